@@ -1,0 +1,48 @@
+{
+  'variables': {
+    'openssl_fips': '',
+    # Linux has OpenMP with its compiler; macOS only where libomp is installed.
+    'libomp%': '<!(node scripts/find-libomp.mjs)',
+  },
+  'targets': [
+    {
+      'target_name': 'fused_adamw',
+      'sources': [
+        'native/addon.cc',
+        'native/binding.cc',
+        'native/cpu/kernels.cc',
+        'native/cpu/step.cc',
+        'native/cpu/threads.cc',
+      ],
+      'dependencies': ["<!(node -p \"require('node-addon-api').targets\"):node_addon_api_except"],
+      'defines': ['FUSED_ADAMW_BUILD="node-gyp"', 'NAPI_VERSION=9'],
+      'cflags!': ['-fno-omit-frame-pointer'],
+      'cflags_cc!': ['-std=gnu++17', '-std=gnu++20', '-fno-rtti', '-O2'],
+      # The contract on bits: no contraction to FMA, no fast-math.
+      'cflags_cc': [
+        '-std=c++17', '-O3', '-ffp-contract=off', '-fno-math-errno', '-fno-trapping-math',
+        '-fvisibility=hidden', '-Wall', '-Wextra',
+      ],
+      'conditions': [
+        ['OS=="linux"', {
+          'cflags_cc': ['-fopenmp'],
+          # A thread team outlives the worker that opened the addon.
+          'ldflags': ['-fopenmp', '-Wl,-z,nodelete'],
+        }],
+        ['OS=="mac"', {
+          'xcode_settings': {
+            'CLANG_CXX_LANGUAGE_STANDARD': 'c++17',
+            'GCC_OPTIMIZATION_LEVEL': '3',
+            'MACOSX_DEPLOYMENT_TARGET': '11.0',
+            'OTHER_CPLUSPLUSFLAGS': ['-ffp-contract=off', '-fno-math-errno', '-fno-trapping-math'],
+          },
+          'conditions': [['libomp!=""', {
+            'include_dirs': ['<(libomp)/include'],
+            'libraries': ['<(libomp)/lib/libomp.dylib'],
+            'xcode_settings': { 'OTHER_CPLUSPLUSFLAGS': ['-Xpreprocessor', '-fopenmp'] },
+          }]],
+        }],
+      ],
+    },
+  ],
+}

@@ -1,0 +1,358 @@
+/** AdamW, with the interface of MXNet's `mxnet.optimizer.AdamW`. */
+import { loadBackend } from './backend/index.js';
+import { COMMON_SCALARS, GROUP_SCALARS, type Rule } from './backend/layout.js';
+import { Binding, namedList } from './binding.js';
+import { BoundStep, type ScalarGroup, type StepResult, type StepRules } from './bound-step.js';
+import { type DType, isHalf } from './dtype.js';
+import { checkBoolean, checkInteger, checkNumber, checkOneOf, outOfRange, outOfRangeIn, wrongKind } from './errors.js';
+import { checkIndex } from './multipliers.js';
+import { type OneOrMany, Optimizer, type OptimizerOptions, register, type StepLists, toLists } from './optimizer.js';
+import { power } from './power.js';
+import { type ArithmeticTypes, checkBeta, checkClip, checkHolds, isSkipped } from './scalars.js';
+import { tensorKey } from './stochastic.js';
+import { dtypeOf, shapeOf, storageOf, Tensor, type TensorLike } from './tensor.js';
+import type { Index } from './update-counts.js';
+
+/** The moments of one weight, and its float32 master where it has one. A step uses what is there. */
+export interface AdamWState {
+  /** First moment: length of the weight; float32 beside a master, else the weight's dtype or float32. */
+  readonly mean: TensorLike;
+  /** Second moment: as the mean. */
+  readonly variance: TensorLike;
+  /** float32 copy that a half-precision weight is rounded from. */
+  readonly master?: TensorLike | null;
+}
+
+export interface AdamWOptions extends OptimizerOptions {
+  /** Default 0.001; beside a scheduler by default the scheduler's own base. */
+  readonly learningRate?: number | null;
+  /** Decay rate of the first moment, in [0, 1). Default 0.9. */
+  readonly beta1?: number;
+  /** Decay rate of the second moment, in [0, 1). Default 0.999. */
+  readonly beta2?: number;
+  /** Keeps the quotient of the moments finite. Default 1e-6. */
+  readonly epsilon?: number;
+  /** Correct the moments' bias towards zero. Default true. */
+  readonly correctBias?: boolean;
+  /** Default true. */
+  readonly useFusedStep?: boolean;
+  /** 'mxnet' (default), or 'pytorch' for the recurrences of torch.optim.AdamW. */
+  readonly rule?: 'mxnet' | 'pytorch';
+  /**
+   * Decay in the gradient as well as in the weight, as MXNet's page prints for
+   * `correct_bias=False`. Needs correctBias: false. Default false.
+   */
+  readonly coupledWeightDecay?: boolean;
+  /** dtype of new states of half-precision weights without masters. Default: float16 for float16, float32 for bfloat16. */
+  readonly stateDtype?: 'float32' | 'float16' | 'bfloat16';
+  /** Of the stochastic rounding of bfloat16 variances; a whole number below 2**32. Default 0. */
+  readonly seed?: number;
+}
+
+/** What the last fusedStep() or step() was called with, so that the same lists are not looked at again. */
+interface LastStep extends StepLists<AdamWState> {
+  readonly bound: BoundStep;
+  readonly means: readonly TensorLike[];
+  readonly variances: readonly TensorLike[];
+  readonly masters: readonly (TensorLike | undefined)[];
+}
+
+/**
+ * AdamW: Adam with decoupled weight decay (Loshchilov and Hutter, "Decoupled
+ * Weight Decay Regularization", 2019). With t the update count of an index,
+ *
+ *     g = clip(rescaleGrad * g, clipGradient)
+ *     m = beta1 * m + (1 - beta1) * g
+ *     v = beta2 * v + (1 - beta2) * g ** 2
+ *     eta = learningRate * sqrt(1 - beta2 ** t) / (1 - beta1 ** t)
+ *     w = w - eta * (m / (sqrt(v) + epsilon) + wd * w)
+ *
+ * where eta is the learning rate itself without `correctBias`.
+ */
+export class AdamW extends Optimizer<AdamWState> {
+  readonly beta1: number;
+  readonly beta2: number;
+  readonly epsilon: number;
+  readonly correctBias: boolean;
+  readonly rule: 'mxnet' | 'pytorch';
+  readonly coupledWeightDecay: boolean;
+  readonly stateDtype: DType | null;
+  readonly seed: number;
+
+  readonly #rules: StepRules;
+  #last: LastStep | null = null;
+  #warnedOfHalf = false;
+
+  /** @throws TypeError for options of the wrong kind, RangeError for values out of range */
+  constructor(options: AdamWOptions = {}) {
+    super(withDefaults(options));
+    this.beta1 = checkDecayRate(options.beta1 ?? 0.9, 'beta1');
+    this.beta2 = checkDecayRate(options.beta2 ?? 0.999, 'beta2');
+    this.epsilon = checkNumber(options.epsilon ?? 1e-6, 'epsilon');
+    this.correctBias = checkBoolean(options.correctBias ?? true, 'correctBias');
+    this.rule = checkOneOf(options.rule ?? 'mxnet', 'rule', ['mxnet', 'pytorch']);
+    this.coupledWeightDecay = checkBoolean(options.coupledWeightDecay ?? false, 'coupledWeightDecay');
+    if (this.coupledWeightDecay && (this.correctBias || this.rule !== 'mxnet')) {
+      throw outOfRange("false unless correctBias is false and rule is 'mxnet'", 'coupledWeightDecay', true);
+    }
+    this.stateDtype =
+      options.stateDtype === undefined ? null : checkOneOf(options.stateDtype, 'stateDtype', STATE_DTYPES);
+    this.seed = checkInteger(options.seed ?? 0, 'seed');
+    if (this.seed >= 2 ** 32) throw outOfRange('a whole number below 2**32', 'seed', this.seed);
+    this.#rules = {
+      counts: this.counts,
+      multipliers: this.multipliers,
+      aggregateNum: this.aggregateNum,
+      skips: (binding) => this.#skips(binding),
+      writeScalars: (...step) => this.#writeScalars(...step),
+    };
+  }
+
+  /**
+   * Zero moments for a weight, of its shape and on its device, and a float32
+   * master where `multiPrecision` asks for one and the weight is half precision.
+   */
+  override createState(index: Index, weight: TensorLike): AdamWState {
+    checkIndex(index, 'index');
+    const dtype = dtypeOf(weight, 'weight');
+    const storage = storageOf(weight, 'weight');
+    const shape = shapeOf(weight);
+    const hasMaster = this.multiPrecision && isHalf(dtype);
+    const stateDType = hasMaster ? 'float32' : this.#stateDTypeOf(dtype);
+    const mean = Tensor.zeros(shape, { dtype: stateDType });
+    const variance = Tensor.zeros(shape, { dtype: stateDType });
+    if (!hasMaster) {
+      if (isHalf(dtype)) this.#warnOfHalf();
+      return { mean, variance };
+    }
+    const tensor = weight instanceof Tensor ? weight : Tensor.from(storage as Uint16Array, { dtype: 'float16' });
+    return { mean, variance, master: Tensor.zeros(shape).set(tensor.toArray()) };
+  }
+
+  /** Updates each weight in place by its own native call. The bits are those of fusedStep(). */
+  override step(
+    indices: OneOrMany<Index>,
+    weights: OneOrMany<TensorLike>,
+    grads: OneOrMany<TensorLike>,
+    states: OneOrMany<AdamWState>,
+  ): StepResult {
+    return this.#bindCached(toLists(indices, weights, grads, states)).run(1);
+  }
+
+  /**
+   * Updates all weights in place in one native call, or one for each
+   * `aggregateNum` tensors.
+   *
+   * The lists of the last call are kept: where they hold the same arrays again,
+   * nothing is looked at twice; where only gradients differ, only they are.
+   * dispose() lets go of them.
+   *
+   * @param indices of the tensors, whole numbers or strings, no two the same:
+   *   they choose counts and multipliers
+   * @param weights Tensors or typed arrays of any length, written
+   * @param grads one for each weight, of its dtype and length, only read
+   * @param states what createState() made for each weight, written
+   * @throws TypeError and RangeError as the README's table of errors says; a
+   *   call that throws has changed nothing, counts included
+   */
+  override fusedStep(
+    indices: OneOrMany<Index>,
+    weights: OneOrMany<TensorLike>,
+    grads: OneOrMany<TensorLike>,
+    states: OneOrMany<AdamWState>,
+  ): StepResult {
+    return this.#bindCached(toLists(indices, weights, grads, states)).run(this.aggregateNum);
+  }
+
+  /**
+   * The tensors of a step, looked at once: `bound.step()` is a fusedStep() of
+   * them whose cost in TypeScript does not grow with their number.
+   *
+   * @throws as fusedStep()
+   */
+  bind(
+    indices: OneOrMany<Index>,
+    weights: OneOrMany<TensorLike>,
+    grads: OneOrMany<TensorLike>,
+    states: OneOrMany<AdamWState>,
+  ): BoundStep {
+    return this.#bind(toLists(indices, weights, grads, states)).bound;
+  }
+
+  /** Lets go of the arrays of the last step. The optimizer can be used again. */
+  dispose(): void {
+    this.#last?.bound.dispose();
+    this.#last = null;
+  }
+
+  #bindCached(lists: StepLists<AdamWState>): BoundStep {
+    const last = this.#last;
+    if (last && isSameBut(last, lists)) {
+      if (!isSame(last.grads, lists.grads)) {
+        const grads = [...lists.grads];
+        last.bound.takeGrads(namedList(grads, 'grads'));
+        this.#last = { ...last, grads };
+      }
+      return last.bound;
+    }
+    this.#last = this.#bind(lists);
+    return this.#last.bound;
+  }
+
+  #bind(lists: StepLists<AdamWState>): LastStep {
+    const indices = lists.indices.map((index: unknown, i) => checkIndex(index, `indices[${i}]`));
+    checkDistinct(indices);
+    lists.states.forEach(checkState);
+    const kept = {
+      indices,
+      weights: [...lists.weights],
+      grads: [...lists.grads],
+      states: [...lists.states],
+      means: lists.states.map((state) => state.mean),
+      variances: lists.states.map((state) => state.variance),
+      masters: lists.states.map((state) => state.master ?? undefined),
+    };
+    const rule: Rule = this.coupledWeightDecay ? 'coupled' : this.rule;
+    const binding = new Binding(
+      loadBackend().backend,
+      rule,
+      {
+        weights: namedList(kept.weights, 'weights'),
+        means: { values: kept.means, name: (i) => `states[${i}].mean` },
+        variances: { values: kept.variances, name: (i) => `states[${i}].variance` },
+        masters: { values: kept.masters, name: (i) => `states[${i}].master` },
+      },
+      Uint32Array.from(indices, (index) => tensorKey(this.seed, index)),
+    );
+    binding.setGrads(namedList(kept.grads, 'grads'));
+    if (binding.hasBareHalf) this.#warnOfHalf();
+    return { ...kept, bound: new BoundStep(this.#rules, indices, binding) };
+  }
+
+  #skips(types: ArithmeticTypes): boolean {
+    checkBeta(this.beta1, 'beta1', types);
+    checkBeta(this.beta2, 'beta2', types);
+    checkHolds(this.epsilon, 'epsilon', types);
+    checkClip(this.clipGradient, types);
+    return isSkipped(this.rescaleGrad, types);
+  }
+
+  #writeScalars(
+    scalars: Float64Array,
+    groups: readonly ScalarGroup[],
+    numUpdate: number,
+    types: ArithmeticTypes,
+  ): void {
+    const learningRate = this.learningRateAt(numUpdate);
+    scalars[0] = this.rescaleGrad;
+    scalars[1] = this.clipGradient ?? Infinity;
+    scalars[2] = this.beta1;
+    scalars[3] = this.beta2;
+    let at = COMMON_SCALARS.length;
+    for (const { counter, lrMult, wdMult } of groups) {
+      const count = counter.count + 1;
+      const correction = this.#biasCorrection(count);
+      const lr = learningRate * lrMult;
+      const wd = this.wd * wdMult;
+      const isPytorch = this.rule === 'pytorch';
+      const eta = isPytorch ? lr / correction.mean : (lr * correction.root) / correction.mean;
+      checkHolds(eta, 'learningRate', types);
+      checkHolds(wd, 'wd', types);
+      if (isPytorch) checkHolds(1 - lr * wd, 'learningRate * wd', types);
+      scalars[at] = eta;
+      scalars[at + 1] = isPytorch ? lr : 1;
+      scalars[at + 2] = wd;
+      scalars[at + 3] = this.epsilon;
+      scalars[at + 4] = isPytorch ? correction.root : 1;
+      scalars[at + 5] = count;
+      at += GROUP_SCALARS.length;
+    }
+  }
+
+  /** 1 - beta1 ** t and sqrt(1 - beta2 ** t); ones without correctBias. */
+  #biasCorrection(count: number): { mean: number; root: number } {
+    if (!this.correctBias) return { mean: 1, root: 1 };
+    return { mean: 1 - power(this.beta1, count), root: Math.sqrt(1 - power(this.beta2, count)) };
+  }
+
+  #stateDTypeOf(weight: DType): DType {
+    if (!isHalf(weight)) return weight;
+    const wanted = this.stateDtype ?? (weight === 'float16' ? 'float16' : 'float32');
+    if (wanted !== 'float32' && wanted !== weight) {
+      throw outOfRangeIn(`float32 or ${weight} beside a ${weight} weight`, 'stateDtype', wanted);
+    }
+    return wanted;
+  }
+
+  #warnOfHalf(): void {
+    if (this.#warnedOfHalf) return;
+    this.#warnedOfHalf = true;
+    process.emitWarning(
+      'Accumulating with float16 in optimizer can lead to poor accuracy or slow convergence. ' +
+        'Consider using multiPrecision: true option of the optimizer',
+    );
+  }
+}
+
+register(AdamW);
+
+const STATE_DTYPES = ['float32', 'float16', 'bfloat16'] as const;
+
+function withDefaults(options: AdamWOptions): OptimizerOptions {
+  if (typeof options !== 'object' || options === null) throw wrongKind('an object', 'options', options);
+  const { learningRate, lrScheduler, useFusedStep } = options;
+  return {
+    ...options,
+    learningRate: learningRate === undefined && !lrScheduler ? 0.001 : learningRate,
+    useFusedStep: useFusedStep ?? true,
+  };
+}
+
+function checkDecayRate(value: unknown, name: string): number {
+  const rate = checkNumber(value, name);
+  if (rate >= 1) throw outOfRange('a number in [0, 1)', name, rate);
+  return rate;
+}
+
+function checkDistinct(indices: readonly Index[]): void {
+  const first = new Map<Index, number>();
+  indices.forEach((index, i) => {
+    const before = first.get(index);
+    if (before !== undefined) {
+      throw outOfRangeIn('an index of its own', `indices[${i}]`, `${JSON.stringify(index)}, as indices[${before}]`);
+    }
+    first.set(index, i);
+  });
+}
+
+function checkState(state: unknown, i: number): void {
+  if (typeof state !== 'object' || state === null || !('mean' in state) || !('variance' in state)) {
+    throw wrongKind('a state with mean and variance', `states[${i}]`, state);
+  }
+}
+
+function isSame(a: readonly unknown[], b: readonly unknown[]): boolean {
+  if (a.length !== b.length) return false;
+  for (let i = 0; i < a.length; i++) if (a[i] !== b[i]) return false;
+  return true;
+}
+
+/** Whether all lists but the gradients hold what they held in the last step. */
+function isSameBut(last: LastStep, lists: StepLists<AdamWState>): boolean {
+  return (
+    isSame(last.indices, lists.indices) &&
+    isSame(last.weights, lists.weights) &&
+    isSame(last.states, lists.states) &&
+    hasSameArrays(last, lists.states)
+  );
+}
+
+/** A state's arrays may have been replaced in the same object. */
+function hasSameArrays(last: LastStep, states: readonly AdamWState[]): boolean {
+  for (let i = 0; i < states.length; i++) {
+    const state = states[i];
+    if (state.mean !== last.means[i] || state.variance !== last.variances[i]) return false;
+    if ((state.master ?? undefined) !== last.masters[i]) return false;
+  }
+  return true;
+}

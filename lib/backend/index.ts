@@ -1,0 +1,63 @@
+/** Which backend runs, and why. */
+import { checkOneOf } from '../errors.js';
+import type { Backend } from './backend.js';
+import { javascriptBackend } from './javascript.js';
+import { type Addon, loadAddon, nativeBackend } from './native.js';
+
+export interface LoadedBackend {
+  readonly backend: Backend;
+  readonly addon: Addon | null;
+  /** The file that the addon was loaded from. */
+  readonly path: string | null;
+  /** Why there is no addon; null where there is one. */
+  readonly reason: string | null;
+  /** Whether the TypeScript backend runs although nobody asked for it. */
+  readonly isFallback: boolean;
+}
+
+let loaded: LoadedBackend | undefined;
+
+/** Loads the backend at first use: importing the package touches no binary. */
+export function loadBackend(): LoadedBackend {
+  loaded ??= load();
+  return loaded;
+}
+
+function load(): LoadedBackend {
+  const wanted = process.env.FUSED_ADAMW_BACKEND;
+  if (wanted) checkOneOf(wanted, 'FUSED_ADAMW_BACKEND', ['native', 'javascript']);
+  if (wanted === 'javascript') {
+    const reason = 'FUSED_ADAMW_BACKEND is javascript';
+    return { backend: javascriptBackend, addon: null, path: null, reason, isFallback: false };
+  }
+  const result = loadAddon();
+  if (result.addon) {
+    return {
+      backend: nativeBackend(result.addon),
+      addon: result.addon,
+      path: result.path,
+      reason: null,
+      isFallback: false,
+    };
+  }
+  if (wanted === 'native') {
+    throw new Error(`FUSED_ADAMW_BACKEND is native, but the addon does not load: ${result.reason}`);
+  }
+  return { backend: javascriptBackend, addon: null, path: null, reason: result.reason, isFallback: true };
+}
+
+let warned = false;
+
+/** Says once, before the first step, that the TypeScript backend runs and why. */
+export function warnOfFallback(): void {
+  if (warned) return;
+  warned = true;
+  const { isFallback, reason } = loadBackend();
+  if (!isFallback) return;
+  process.emitWarning(`fused-adamw runs in TypeScript, many times slower than its native code: ${reason}`, {
+    code: 'FUSED_ADAMW_FALLBACK',
+    detail:
+      'The results are the same. Install the package where a binary for this platform is included, or build it from ' +
+      'a clone with a C++17 compiler (npm ci). FUSED_ADAMW_BACKEND=javascript silences this warning.',
+  });
+}

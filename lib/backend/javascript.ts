@@ -1,0 +1,250 @@
+/**
+ * The fallback: the rule of native/adamw.h in TypeScript, bit for bit.
+ *
+ * Numbers are doubles, so each float32 operation is a double operation rounded
+ * by Math.fround. For +, -, x, / and square root that gives the correctly
+ * rounded float32 result: a double has more than twice the digits.
+ */
+import type { Storage } from '../dtype.js';
+import { fromBfloat16, fromFloat16, toBfloat16, toFloat16 } from '../half.js';
+import { typedArrayBuffer, typedArrayByteOffset, typedArrayLength } from '../memory.js';
+import { randomBits, randomKey, toBfloat16Stochastic } from '../stochastic.js';
+import type { Backend, BackendBinding, Overlap, Role, TensorLists } from './backend.js';
+import { COMMON_SCALARS, GROUP_SCALARS, LAYOUTS, type Rule } from './layout.js';
+
+type Round = (value: number) => number;
+
+/** The scalars of a step for one group, each rounded to the arithmetic type. */
+interface Scalars {
+  rescale: number;
+  clip: number;
+  beta1: number;
+  beta2: number;
+  oneMinusBeta1: number;
+  oneMinusBeta2: number;
+  eta: number;
+  lr: number;
+  wd: number;
+  epsilon: number;
+  decay: number;
+  root: number;
+}
+
+function roundScalars(scalars: Float64Array, group: number, round: Round): Scalars {
+  const [rescale, clip, beta1, beta2] = scalars;
+  const at = COMMON_SCALARS.length + group * GROUP_SCALARS.length;
+  const [eta, lr, wd, epsilon, root] = scalars.subarray(at, at + GROUP_SCALARS.length);
+  return {
+    rescale: round(rescale),
+    clip: round(clip),
+    beta1: round(beta1),
+    beta2: round(beta2),
+    oneMinusBeta1: round(1 - beta1),
+    oneMinusBeta2: round(1 - beta2),
+    eta: round(eta),
+    lr: round(lr),
+    wd: round(wd),
+    epsilon: round(epsilon),
+    decay: round(1 - lr * wd),
+    root: round(root),
+  };
+}
+
+/** One element; afterwards `weight`, `mean` and `variance` hold the results. */
+interface Element {
+  weight: number;
+  mean: number;
+  variance: number;
+}
+
+type Update = (e: Element, grad: number, s: Scalars) => void;
+
+/** The rule with every operation rounded by `r`. */
+function makeUpdate(rule: Rule, r: Round): Update {
+  const prepare = (grad: number, s: Scalars): number => {
+    const g = r(s.rescale * grad);
+    return g > s.clip ? s.clip : g < -s.clip ? -s.clip : g;
+  };
+  if (rule === 'pytorch') {
+    return (e, grad, s) => {
+      const g = prepare(grad, s);
+      const w = r(e.weight * s.decay);
+      const m = r(e.mean + r(s.oneMinusBeta1 * r(g - e.mean)));
+      const v = r(r(s.beta2 * e.variance) + r(r(s.oneMinusBeta2 * g) * g));
+      e.weight = r(w - r(r(s.eta * m) / r(r(r(Math.sqrt(v)) / s.root) + s.epsilon)));
+      e.mean = m;
+      e.variance = v;
+    };
+  }
+  const coupled = rule === 'coupled';
+  return (e, grad, s) => {
+    let g = prepare(grad, s);
+    const w = e.weight;
+    if (coupled) g = r(g + r(s.wd * w));
+    const m = r(r(s.beta1 * r(e.mean - g)) + g);
+    const q = r(g * g);
+    const v = r(r(s.beta2 * r(e.variance - q)) + q);
+    e.weight = r(w - r(s.eta * r(r(r(s.lr * m) / r(r(Math.sqrt(v)) + s.epsilon)) + r(s.wd * w))));
+    e.mean = m;
+    e.variance = v;
+  };
+}
+
+/** How the elements of an array are read and stored. */
+interface Codec {
+  read(bits: number): number;
+  write(value: number): number;
+}
+
+const identity = (value: number): number => value;
+const PLAIN: Codec = { read: identity, write: identity };
+const FLOAT16: Codec = { read: fromFloat16, write: toFloat16 };
+const BFLOAT16: Codec = { read: fromBfloat16, write: toBfloat16 };
+
+function codecOf(dtype: string): Codec {
+  return dtype === 'float16' ? FLOAT16 : dtype === 'bfloat16' ? BFLOAT16 : PLAIN;
+}
+
+class JavascriptBinding implements BackendBinding {
+  readonly #lists: TensorLists;
+  readonly #single: Update;
+  readonly #wide: Update;
+  #grads: readonly Storage[] = [];
+  #groupOf: Uint32Array = new Uint32Array(0);
+  #scalars: Float64Array = new Float64Array(0);
+
+  constructor(lists: TensorLists) {
+    this.#lists = lists;
+    this.#single = makeUpdate(lists.rule, Math.fround);
+    this.#wide = makeUpdate(lists.rule, identity);
+  }
+
+  setGrads(grads: readonly Storage[]): void {
+    this.#grads = grads;
+  }
+
+  setGroups(groupOf: Uint32Array, scalars: Float64Array): void {
+    this.#groupOf = groupOf;
+    this.#scalars = scalars;
+  }
+
+  findOverlap(): Overlap | null {
+    return findOverlap(this.#lists, this.#grads);
+  }
+
+  step(first: number, last: number): void {
+    for (let i = first; i < last; i++) this.#stepTensor(i);
+  }
+
+  #stepTensor(i: number): void {
+    const { layouts, weights, means, variances, masters } = this.#lists;
+    const layout = LAYOUTS[layouts[i]];
+    const group = this.#groupOf[i];
+    const wide = layout === 'float64';
+    const scalars = roundScalars(this.#scalars, group, wide ? identity : Math.fround);
+    const update = wide ? this.#wide : this.#single;
+    const weight = weights[i];
+    const grad = this.#grads[i];
+    const mean = means[i];
+    const variance = variances[i];
+    const master = masters[i];
+    const length = typedArrayLength(weight);
+
+    if (layout === 'float32' || wide) {
+      const e: Element = { weight: 0, mean: 0, variance: 0 };
+      for (let k = 0; k < length; k++) {
+        e.weight = weight[k];
+        e.mean = mean[k];
+        e.variance = variance[k];
+        update(e, grad[k], scalars);
+        weight[k] = e.weight;
+        mean[k] = e.mean;
+        variance[k] = e.variance;
+      }
+      return;
+    }
+
+    const [dtype, states] = layout.split('+');
+    const codec = codecOf(dtype);
+    const stateCodec = states === undefined ? codec : PLAIN;
+    const stochastic = layout === 'bfloat16';
+    const count = this.#scalars[COMMON_SCALARS.length + (group + 1) * GROUP_SCALARS.length - 1];
+    const e: Element = { weight: 0, mean: 0, variance: 0 };
+    let key = randomKey(this.#lists.keys[i], count, 0);
+    for (let k = 0; k < length; k++) {
+      if (k > 0 && k % 2 ** 32 === 0) key = randomKey(this.#lists.keys[i], count, k / 2 ** 32);
+      e.weight = master ? master[k] : codec.read(weight[k]);
+      e.mean = stateCodec.read(mean[k]);
+      e.variance = stateCodec.read(variance[k]);
+      update(e, codec.read(grad[k]), scalars);
+      if (master) master[k] = e.weight;
+      weight[k] = codec.write(e.weight);
+      mean[k] = stateCodec.write(e.mean);
+      variance[k] = stochastic ? toBfloat16Stochastic(e.variance, randomBits(key, k)) : stateCodec.write(e.variance);
+    }
+  }
+}
+
+interface Range {
+  readonly begin: number;
+  readonly end: number;
+  readonly role: Role;
+  readonly tensor: number;
+}
+
+/** The first two arrays of which one is written that share memory, buffer by buffer. */
+function findOverlap(lists: TensorLists, grads: readonly Storage[]): Overlap | null {
+  const written = new Map<ArrayBufferLike, Range[]>();
+  const rangeOf = (array: Storage, role: Role, tensor: number): Range => {
+    const begin = typedArrayByteOffset(array);
+    return { begin, end: begin + typedArrayLength(array) * array.BYTES_PER_ELEMENT, role, tensor };
+  };
+  const add = (array: Storage | undefined, role: Role, tensor: number): void => {
+    if (!array || typedArrayLength(array) === 0) return;
+    const buffer = typedArrayBuffer(array);
+    const ranges = written.get(buffer);
+    const range = rangeOf(array, role, tensor);
+    if (ranges) ranges.push(range);
+    else written.set(buffer, [range]);
+  };
+  lists.weights.forEach((_, i) => {
+    add(lists.weights[i], 'weight', i);
+    add(lists.means[i], 'mean', i);
+    add(lists.variances[i], 'variance', i);
+    add(lists.masters[i], 'master', i);
+  });
+  for (const ranges of written.values()) {
+    ranges.sort((a, b) => a.begin - b.begin);
+    for (let i = 1; i < ranges.length; i++) {
+      if (ranges[i].begin < ranges[i - 1].end) return overlapOf(ranges[i], ranges[i - 1]);
+    }
+  }
+  for (let i = 0; i < grads.length; i++) {
+    if (typedArrayLength(grads[i]) === 0) continue;
+    const grad = rangeOf(grads[i], 'grad', i);
+    const before = lastBeginningBefore(written.get(typedArrayBuffer(grads[i])) ?? [], grad.end);
+    if (before && before.end > grad.begin) return overlapOf(before, grad);
+  }
+  return null;
+}
+
+/** The last of sorted ranges that begins before `end`: written ranges do not overlap, so only it can reach that far. */
+function lastBeginningBefore(ranges: readonly Range[], end: number): Range | undefined {
+  let low = 0;
+  let high = ranges.length;
+  while (low < high) {
+    const middle = (low + high) >>> 1;
+    if (ranges[middle].begin < end) low = middle + 1;
+    else high = middle;
+  }
+  return ranges[low - 1];
+}
+
+function overlapOf(written: Range, other: Range): Overlap {
+  return { written: written.role, writtenTensor: written.tensor, other: other.role, otherTensor: other.tensor };
+}
+
+export const javascriptBackend: Backend = {
+  name: 'javascript',
+  createBinding: (lists) => new JavascriptBinding(lists),
+};

@@ -1,0 +1,115 @@
+/** Loads the addon and speaks to it. */
+
+import { existsSync } from 'node:fs';
+import { createRequire } from 'node:module';
+import { fileURLToPath } from 'node:url';
+import type { Storage } from '../dtype.js';
+import { outOfRangeIn } from '../errors.js';
+import { type Backend, type BackendBinding, type Overlap, ROLES, type TensorLists } from './backend.js';
+import { LAYOUTS, RULES } from './layout.js';
+
+interface AddonBinding {
+  setGrads(grads: readonly Storage[]): void;
+  setGroups(groupOf: Uint32Array, scalars: Float64Array): void;
+  findOverlap(): [number, number, number, number] | null;
+  step(first: number, last: number): void;
+}
+
+/** What native/addon.cc exports. */
+export interface Addon {
+  readonly Binding: new (
+    rule: number,
+    layouts: Uint8Array,
+    keys: Uint32Array,
+    weights: readonly Storage[],
+    means: readonly Storage[],
+    variances: readonly Storage[],
+    masters: readonly (Storage | undefined)[],
+  ) => AddonBinding;
+  /** Instruction sets that this machine runs, the preferred one first. */
+  readonly isas: readonly string[];
+  readonly layouts: readonly string[];
+  readonly build: string;
+  readonly compiler: string;
+  readonly openmp: boolean;
+  readonly availableProcessors: number;
+  address(memory: ArrayBufferView | ArrayBuffer): bigint;
+  setIsa(name: string): boolean;
+  isa(): string;
+  numThreads(): number;
+  setNumThreads(count: number): void;
+}
+
+export type LoadedAddon = { addon: Addon; path: string } | { addon: null; reason: string };
+
+// This file is dist/lib/backend/native.js.
+const packageRoot = new URL('../../../', import.meta.url);
+
+/** A build of this checkout comes before the binary that the package carries. */
+const CANDIDATES = ['build/Release/fused_adamw.node', `prebuilds/${process.platform}-${process.arch}/fused_adamw.node`];
+
+/** The addon, or why there is none. Throws where FUSED_ADAMW_ISA asks for what there is not. */
+export function loadAddon(): LoadedAddon {
+  const reasons: string[] = [];
+  for (const candidate of CANDIDATES) {
+    const path = fileURLToPath(new URL(candidate, packageRoot));
+    if (!existsSync(path)) continue;
+    try {
+      const addon = createRequire(import.meta.url)(path) as Addon;
+      checkInterface(addon);
+      selectIsa(addon, process.env.FUSED_ADAMW_ISA);
+      return { addon, path };
+    } catch (error) {
+      if (error instanceof RangeError) throw error;
+      reasons.push(error instanceof Error ? error.message : String(error));
+    }
+  }
+  return {
+    addon: null,
+    reason: reasons.join('; ') || `there is no binary for ${process.platform}-${process.arch}`,
+  };
+}
+
+/** A binary that was left from another version must not be given our arguments. */
+function checkInterface(addon: Addon): void {
+  if (addon.layouts.join() !== LAYOUTS.join()) throw new Error('the binary belongs to another version; build it again');
+}
+
+function selectIsa(addon: Addon, name: string | undefined): void {
+  if (name && !addon.setIsa(name)) {
+    throw outOfRangeIn(`${addon.isas.join(' or ')} (what this machine runs)`, 'FUSED_ADAMW_ISA', name);
+  }
+}
+
+class NativeBinding implements BackendBinding {
+  readonly #binding: AddonBinding;
+
+  constructor(addon: Addon, lists: TensorLists) {
+    const { layouts, keys, weights, means, variances, masters } = lists;
+    const rule = RULES.indexOf(lists.rule);
+    this.#binding = new addon.Binding(rule, layouts, keys, weights, means, variances, masters);
+  }
+
+  setGrads(grads: readonly Storage[]): void {
+    this.#binding.setGrads(grads);
+  }
+
+  setGroups(groupOf: Uint32Array, scalars: Float64Array): void {
+    this.#binding.setGroups(groupOf, scalars);
+  }
+
+  findOverlap(): Overlap | null {
+    const found = this.#binding.findOverlap();
+    if (!found) return null;
+    const [written, writtenTensor, other, otherTensor] = found;
+    return { written: ROLES[written], writtenTensor, other: ROLES[other], otherTensor };
+  }
+
+  step(first: number, last: number): void {
+    this.#binding.step(first, last);
+  }
+}
+
+export function nativeBackend(addon: Addon): Backend {
+  return { name: 'native', createBinding: (lists) => new NativeBinding(addon, lists) };
+}

@@ -1,0 +1,80 @@
+/** The one shape of a message, after sharp's: says what was expected, for which argument, and what came. */
+
+/** A value of the wrong kind. */
+export function wrongKind(expected: string, name: string, received: unknown): TypeError {
+  return new TypeError(message(expected, name, describe(received)));
+}
+
+/** A value of the right kind that is out of its range. */
+export function outOfRange(expected: string, name: string, received: unknown): RangeError {
+  return new RangeError(message(expected, name, describe(received)));
+}
+
+/** As wrongKind, with what was received in words. */
+export function wrongKindIn(expected: string, name: string, received: string): TypeError {
+  return new TypeError(message(expected, name, received));
+}
+
+/** As outOfRange, with what was received in words. */
+export function outOfRangeIn(expected: string, name: string, received: string): RangeError {
+  return new RangeError(message(expected, name, received));
+}
+
+function message(expected: string, name: string, received: string): string {
+  return `Expected ${expected} for ${name} but received ${received}`;
+}
+
+function describe(value: unknown): string {
+  switch (typeof value) {
+    case 'string':
+      return JSON.stringify(value);
+    case 'number':
+      return Object.is(value, -0) ? '-0' : String(value);
+    case 'bigint':
+      return `${value}n`;
+    case 'function':
+      return value.name ? `the function ${value.name}` : 'a function';
+    case 'symbol':
+      return 'a symbol';
+    case 'object':
+      return value === null ? 'null' : describeObject(value);
+    default:
+      return String(value);
+  }
+}
+
+function describeObject(value: object): string {
+  if (Array.isArray(value)) return `an array of length ${value.length}`;
+  const name: unknown = value.constructor?.name;
+  if (typeof name !== 'string' || name === '' || name === 'Object') return 'an object';
+  return /^[aeiou]/i.test(name) ? `an ${name}` : `a ${name}`;
+}
+
+/** A finite number of at least `least`. */
+export function checkNumber(value: unknown, name: string, least = 0): number {
+  const expected = `a finite number of at least ${least}`;
+  if (typeof value !== 'number') throw wrongKind(expected, name, value);
+  if (!(value >= least) || value === Infinity) throw outOfRange(expected, name, value);
+  return value;
+}
+
+/** A whole number of at least `least`. */
+export function checkInteger(value: unknown, name: string, least = 0): number {
+  const expected = `an integer of at least ${least}`;
+  if (typeof value !== 'number') throw wrongKind(expected, name, value);
+  if (!Number.isSafeInteger(value) || value < least) throw outOfRange(expected, name, value);
+  return value;
+}
+
+export function checkBoolean(value: unknown, name: string): boolean {
+  if (typeof value !== 'boolean') throw wrongKind('a boolean', name, value);
+  return value;
+}
+
+/** One of a few strings. */
+export function checkOneOf<T extends string>(value: unknown, name: string, choices: readonly T[]): T {
+  const found = choices.find((choice) => choice === value);
+  if (found !== undefined) return found;
+  const expected = choices.map((choice) => `'${choice}'`).join(' or ');
+  throw typeof value === 'string' ? outOfRange(expected, name, value) : wrongKind(expected, name, value);
+}

@@ -1,0 +1,187 @@
+/**
+ * Learning rate schedules, with MXNet's names and values
+ * (python/mxnet/lr_scheduler.py). A schedule here is a pure function of the
+ * number of updates: it can be asked in any order and at any time.
+ */
+import { checkInteger, checkNumber, checkOneOf, outOfRange, wrongKind } from './errors.js';
+
+export interface LRSchedulerOptions {
+  /** Learning rate at the start, and at the end of the warm-up. Default 0.01. */
+  readonly baseLr?: number;
+  /** Updates before the schedule begins. Default 0. */
+  readonly warmupSteps?: number;
+  /** Learning rate at the start of the warm-up; at most baseLr. Default 0. */
+  readonly warmupBeginLr?: number;
+  /** 'linear' rises to baseLr; 'constant' stays at warmupBeginLr. Default 'linear'. */
+  readonly warmupMode?: 'linear' | 'constant';
+}
+
+/** The base of all schedules: the warm-up, and what comes after it in a subclass. */
+export abstract class LRScheduler {
+  /** Learning rate at the start, and at the end of the warm-up. */
+  baseLr: number;
+  readonly warmupSteps: number;
+  readonly warmupBeginLr: number;
+  readonly warmupMode: 'linear' | 'constant';
+
+  /** @throws RangeError for a negative rate or count, or a warm-up that begins above baseLr */
+  constructor(options: LRSchedulerOptions = {}) {
+    this.baseLr = checkNumber(options.baseLr ?? 0.01, 'baseLr');
+    this.warmupSteps = checkInteger(options.warmupSteps ?? 0, 'warmupSteps');
+    this.warmupBeginLr = checkNumber(options.warmupBeginLr ?? 0, 'warmupBeginLr');
+    this.warmupMode = checkOneOf(options.warmupMode ?? 'linear', 'warmupMode', ['linear', 'constant']);
+    if (this.warmupBeginLr > this.baseLr) {
+      throw outOfRange(`at most baseLr (${this.baseLr})`, 'warmupBeginLr', this.warmupBeginLr);
+    }
+  }
+
+  /**
+   * The learning rate of an update.
+   *
+   * @param numUpdate the largest number of updates of any parameter, this one included
+   * @param baseLr taken instead of this.baseLr
+   */
+  learningRateAt(numUpdate: number, baseLr: number = this.baseLr): number {
+    if (numUpdate >= this.warmupSteps) return this.afterWarmup(numUpdate, baseLr);
+    if (this.warmupMode === 'constant') return this.warmupBeginLr;
+    return this.warmupBeginLr + ((baseLr - this.warmupBeginLr) * numUpdate) / this.warmupSteps;
+  }
+
+  /** The learning rate of an update that is not part of the warm-up. */
+  protected abstract afterWarmup(numUpdate: number, baseLr: number): number;
+}
+
+function checkFactor(value: unknown): number {
+  const factor = checkNumber(value ?? 1, 'factor');
+  if (factor > 1) throw outOfRange('a number of at most 1', 'factor', factor);
+  return factor;
+}
+
+export interface FactorSchedulerOptions extends LRSchedulerOptions {
+  /** Updates from one reduction to the next; at least 1. */
+  readonly step: number;
+  /** What the rate is multiplied by; at most 1. Default 1. */
+  readonly factor?: number;
+  /** The rate does not fall below this. Default 1e-8. */
+  readonly stopFactorLr?: number;
+}
+
+/** Multiplies the learning rate by `factor` every `step` updates. */
+export class FactorScheduler extends LRScheduler {
+  readonly step: number;
+  readonly factor: number;
+  readonly stopFactorLr: number;
+  // The last rate that was asked for, since the next is often a few products on.
+  #last = { baseLr: 0, reductions: 0, rate: 0 };
+
+  constructor(options: FactorSchedulerOptions) {
+    super(options);
+    this.step = checkInteger(options.step, 'step', 1);
+    this.factor = checkFactor(options.factor);
+    this.stopFactorLr = checkNumber(options.stopFactorLr ?? 1e-8, 'stopFactorLr');
+  }
+
+  protected override afterWarmup(numUpdate: number, baseLr: number): number {
+    const reductions = Math.max(0, Math.ceil(numUpdate / this.step) - 1);
+    let { rate, reductions: done } = this.#last;
+    if (this.#last.baseLr !== baseLr || done > reductions) {
+      rate = baseLr;
+      done = 0;
+    }
+    for (; done < reductions; done++) {
+      const reduced = Math.max(rate * this.factor, this.stopFactorLr);
+      if (reduced === rate) break; // and so for ever
+      rate = reduced;
+    }
+    this.#last = { baseLr, reductions, rate };
+    return rate;
+  }
+}
+
+export interface MultiFactorSchedulerOptions extends LRSchedulerOptions {
+  /** Updates after which the rate is reduced, in increasing order. */
+  readonly step: readonly number[];
+  /** What the rate is multiplied by; at most 1. Default 1. */
+  readonly factor?: number;
+}
+
+/** Multiplies the learning rate by `factor` after each of a list of updates. */
+export class MultiFactorScheduler extends LRScheduler {
+  readonly step: readonly number[];
+  readonly factor: number;
+
+  constructor(options: MultiFactorSchedulerOptions) {
+    super(options);
+    if (!Array.isArray(options.step) || options.step.length === 0) {
+      throw wrongKind('a list of at least one number', 'step', options.step);
+    }
+    this.step = options.step.map((step: unknown, i) => checkInteger(step, `step[${i}]`, 1));
+    this.step.forEach((step, i) => {
+      if (i > 0 && step <= this.step[i - 1]) throw outOfRange(`more than step[${i - 1}]`, `step[${i}]`, step);
+    });
+    this.factor = checkFactor(options.factor);
+  }
+
+  protected override afterWarmup(numUpdate: number, baseLr: number): number {
+    let rate = baseLr;
+    for (const step of this.step) if (numUpdate > step) rate *= this.factor;
+    return rate;
+  }
+}
+
+export interface DecaySchedulerOptions extends LRSchedulerOptions {
+  /** The update at which the rate reaches finalLr; more than warmupSteps. */
+  readonly maxUpdate: number;
+  /** Learning rate from maxUpdate on. Default 0. */
+  readonly finalLr?: number;
+}
+
+/** Schedules that fall from baseLr to finalLr between the warm-up and maxUpdate. */
+abstract class DecayScheduler extends LRScheduler {
+  readonly maxUpdate: number;
+  readonly finalLr: number;
+
+  constructor(options: DecaySchedulerOptions) {
+    super(options);
+    this.maxUpdate = checkInteger(options.maxUpdate, 'maxUpdate', 1);
+    this.finalLr = checkNumber(options.finalLr ?? 0, 'finalLr');
+    if (this.maxUpdate <= this.warmupSteps) {
+      throw outOfRange(`more than warmupSteps (${this.warmupSteps})`, 'maxUpdate', this.maxUpdate);
+    }
+  }
+
+  protected override afterWarmup(numUpdate: number, baseLr: number): number {
+    if (numUpdate >= this.maxUpdate) return this.finalLr;
+    const progress = (numUpdate - this.warmupSteps) / (this.maxUpdate - this.warmupSteps);
+    return this.finalLr + (baseLr - this.finalLr) * this.remaining(progress);
+  }
+
+  /** The share of the way down that is left, 1 to 0, after a share `progress` of the updates. */
+  protected abstract remaining(progress: number): number;
+}
+
+export interface PolySchedulerOptions extends DecaySchedulerOptions {
+  /** Power of the decay; MXNet's `pwr`. Default 2. */
+  readonly power?: number;
+}
+
+/** `finalLr + (baseLr - finalLr) * (1 - progress) ** power` */
+export class PolyScheduler extends DecayScheduler {
+  readonly power: number;
+
+  constructor(options: PolySchedulerOptions) {
+    super(options);
+    this.power = checkNumber(options.power ?? 2, 'power');
+  }
+
+  protected override remaining(progress: number): number {
+    return (1 - progress) ** this.power;
+  }
+}
+
+/** `finalLr + (baseLr - finalLr) * (1 + cos(pi * progress)) / 2` */
+export class CosineScheduler extends DecayScheduler {
+  protected override remaining(progress: number): number {
+    return (1 + Math.cos(Math.PI * progress)) / 2;
+  }
+}

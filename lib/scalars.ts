@@ -1,0 +1,39 @@
+/** The checks of a step's scalars against the type that the arithmetic is done in. */
+import { outOfRange } from './errors.js';
+
+/** The arithmetic types of a step: float32 of all weights but float64. */
+export interface ArithmeticTypes {
+  readonly usesFloat32: boolean;
+  readonly usesFloat64: boolean;
+}
+
+/**
+ * Whether a step with this factor is skipped: it is NaN, infinite or 0 in one
+ * of the arithmetic types. Decided for all tensors of a call.
+ */
+export function isSkipped(rescaleGrad: number, types: ArithmeticTypes): boolean {
+  const stops = (value: number): boolean => !Number.isFinite(value) || value === 0;
+  return stops(rescaleGrad) || (types.usesFloat32 && stops(Math.fround(rescaleGrad)));
+}
+
+/** @throws RangeError for a number that the arithmetic type cannot hold */
+export function checkHolds(value: number, name: string, types: ArithmeticTypes): void {
+  if (types.usesFloat32 && !Number.isFinite(Math.fround(value))) {
+    throw outOfRange('a number that float32 can hold', name, value);
+  }
+  if (!Number.isFinite(value)) throw outOfRange('a number that float64 can hold', name, value);
+}
+
+/** @throws RangeError for a clipping bound that is 0 or infinite in the arithmetic type */
+export function checkClip(clipGradient: number | null, types: ArithmeticTypes): void {
+  if (clipGradient === null) return;
+  checkHolds(clipGradient, 'clipGradient', types);
+  if (types.usesFloat32 && Math.fround(clipGradient) === 0) {
+    throw outOfRange('a positive number in float32', 'clipGradient', clipGradient);
+  }
+}
+
+/** @throws RangeError for a decay rate that is 1 in the arithmetic type */
+export function checkBeta(beta: number, name: string, types: ArithmeticTypes): void {
+  if (types.usesFloat32 && Math.fround(beta) >= 1) throw outOfRange('less than 1 in float32', name, beta);
+}

@@ -1,0 +1,409 @@
+/** Tensor: a dtype, a shape and memory. It never copies by itself. */
+import { types } from 'node:util';
+import { markAsUntransferable } from 'node:worker_threads';
+import { loadBackend } from './backend/index.js';
+import { checkDevice, type ResolvedDevice } from './device.js';
+import {
+  bytesOf,
+  checkDType,
+  type DataOf,
+  type Device,
+  type DType,
+  type Float16ArrayLike,
+  isHalf,
+  type Storage,
+  viewOf,
+} from './dtype.js';
+import { checkInteger, outOfRange, outOfRangeIn, wrongKind, wrongKindIn } from './errors.js';
+import { decoderOf, encoderOf } from './half.js';
+import {
+  bufferLength,
+  checkBuffer,
+  typedArrayBuffer,
+  typedArrayByteOffset,
+  typedArrayLength,
+  typedArrayName,
+} from './memory.js';
+
+// es2022 has no Symbol.dispose, which every supported Node has; the declaration is that of the standard library.
+declare global {
+  interface SymbolConstructor {
+    readonly dispose: unique symbol;
+  }
+}
+
+export interface TensorFromOptions<D extends DType = DType> {
+  /** Sizes of the dimensions; by default one dimension of all elements. */
+  readonly shape?: number | readonly number[];
+  /** Needed for a Uint16Array and for a bare buffer. */
+  readonly dtype?: D;
+  /** Bytes from the start of a bare buffer; a multiple of the element's size. Default 0. */
+  readonly byteOffset?: number;
+  /** Elements of a bare buffer; by default up to its end. */
+  readonly length?: number;
+}
+
+export interface TensorZerosOptions<D extends DType = DType> {
+  /** Default 'float32'. */
+  readonly dtype?: D;
+  /** Default 'cpu'; 'auto' is CUDA where it is usable, else the CPU. */
+  readonly device?: Device | 'auto';
+}
+
+type DTypeOfArray<A> = A extends Float32Array
+  ? 'float32'
+  : A extends Float64Array
+    ? 'float64'
+    : A extends Float16ArrayLike
+      ? 'float16'
+      : DType;
+
+/** How often any tensor was disposed of: what kept its memory looks again when this moves. */
+let disposals = 0;
+
+/** @internal */
+export function disposalCount(): number {
+  return disposals;
+}
+
+export class Tensor<D extends DType = DType> {
+  readonly dtype: D;
+  /** Sizes of the dimensions; empty for a scalar. */
+  readonly shape: readonly number[];
+  /** Number of elements. */
+  readonly length: number;
+  readonly device: ResolvedDevice;
+  #data: Storage | null;
+
+  private constructor(dtype: D, shape: readonly number[], data: Storage) {
+    this.dtype = dtype;
+    this.shape = Object.freeze([...shape]);
+    this.length = typedArrayLength(data);
+    this.device = 'cpu';
+    this.#data = data;
+  }
+
+  /**
+   * A tensor over memory that is there already; nothing is copied.
+   *
+   * @param data a Float32Array, Float64Array or Float16Array; a Uint16Array of
+   *   bits with `dtype: 'float16'` or `'bfloat16'`; or an ArrayBuffer or
+   *   SharedArrayBuffer with a dtype, of which `byteOffset` and `length` may
+   *   take a part
+   * @throws TypeError for another kind of memory or a dtype that does not fit
+   *   it, RangeError for a shape of another length, a misaligned offset, or
+   *   memory that is detached or can be resized
+   */
+  static from<A extends Float32Array | Float64Array | Float16ArrayLike>(
+    data: A,
+    options?: TensorFromOptions<DTypeOfArray<A>>,
+  ): Tensor<DTypeOfArray<A>>;
+  static from<D extends 'float16' | 'bfloat16'>(
+    data: Uint16Array,
+    options: TensorFromOptions<D> & { dtype: D },
+  ): Tensor<D>;
+  static from<D extends DType>(
+    data: ArrayBuffer | SharedArrayBuffer,
+    options: TensorFromOptions<D> & { dtype: D },
+  ): Tensor<D>;
+  static from(data: unknown, options: TensorFromOptions = {}): Tensor {
+    const { dtype, storage } = types.isAnyArrayBuffer(data)
+      ? storageOfBuffer(data, options)
+      : storageOfArray(data, options);
+    const length = typedArrayLength(storage);
+    const shape = options.shape === undefined ? [length] : checkShape(options.shape, 'shape');
+    if (elementsOf(shape) !== length) {
+      throw outOfRangeIn(`a shape of ${length} elements`, 'shape', `[${shape.join(', ')}]`);
+    }
+    return new Tensor(dtype, shape, storage);
+  }
+
+  /**
+   * A tensor of zeros in memory of its own, aligned to 64 bytes and placed so
+   * that the arrays of a step do not compete for the same cache sets.
+   *
+   * @param shape sizes of the dimensions, or the length of the only one
+   * @throws RangeError for a negative or fractional size or too much memory,
+   *   and where `device` names one that is not usable, with the reason
+   */
+  static zeros<D extends DType = 'float32'>(
+    shape: number | readonly number[],
+    options: TensorZerosOptions<D> = {},
+  ): Tensor<D> {
+    const dtype = (options.dtype === undefined ? 'float32' : checkDType(options.dtype, 'dtype')) as D;
+    const sizes = checkShape(shape, 'shape');
+    checkDevice(options.device ?? 'cpu', 'device');
+    return new Tensor<D>(dtype, sizes, allocate(dtype, elementsOf(sizes)));
+  }
+
+  /**
+   * The memory itself: a Float32Array, a Float64Array, or a Uint16Array of the
+   * bits of either half.
+   */
+  get data(): DataOf<D> {
+    return this.#live() as DataOf<D>;
+  }
+
+  /** Address of the first element; needs the native backend. */
+  get pointer(): bigint {
+    const { addon, reason } = loadBackend();
+    if (!addon) throw outOfRangeIn('the native backend', 'pointer', `the TypeScript backend (${reason})`);
+    return addon.address(this.#live());
+  }
+
+  /** Whether dispose() was called. */
+  get disposed(): boolean {
+    return this.#data === null;
+  }
+
+  /** A copy of the values: a Float64Array of a float64 tensor, else a Float32Array. */
+  toArray(): D extends 'float64' ? Float64Array : Float32Array;
+  toArray(): Float32Array | Float64Array {
+    const data = this.#live();
+    if (data instanceof Float64Array) return new Float64Array(data);
+    const values = new Float32Array(this.length);
+    if (isHalf(this.dtype)) {
+      const decode = decoderOf(this.dtype);
+      for (let i = 0; i < values.length; i++) values[i] = decode(data[i]);
+    } else {
+      values.set(data);
+    }
+    return values;
+  }
+
+  /**
+   * Sets all values, each rounded to the nearest of the dtype.
+   *
+   * @param values as many numbers as the tensor has elements
+   * @throws TypeError for anything but a list of numbers, RangeError for another length
+   */
+  set(values: ArrayLike<number>): this {
+    const data = this.#live();
+    const length: unknown = Object(values).length;
+    if (typeof values !== 'object' || typeof length !== 'number') {
+      throw wrongKind('a list of numbers', 'values', values);
+    }
+    if (length !== this.length) throw outOfRangeIn(`${this.length} values`, 'values', `${length}`);
+    if (!types.isTypedArray(values)) {
+      for (let i = 0; i < length; i++) {
+        if (typeof values[i] !== 'number') throw wrongKind('a number', `values[${i}]`, values[i]);
+      }
+    }
+    if (isHalf(this.dtype)) {
+      const encode = encoderOf(this.dtype);
+      for (let i = 0; i < length; i++) data[i] = encode(values[i]);
+    } else {
+      data.set(values);
+    }
+    return this;
+  }
+
+  /**
+   * Copies the elements of a tensor of the same dtype and length, unchanged.
+   *
+   * @throws TypeError for another dtype, RangeError for another length
+   */
+  copyFrom(source: Tensor): this {
+    if (!(source instanceof Tensor)) throw wrongKind('a Tensor', 'source', source);
+    if (source.dtype !== this.dtype) throw wrongKindIn(`a ${this.dtype} Tensor`, 'source', source.dtype);
+    if (source.length !== this.length) throw outOfRangeIn(`length ${this.length}`, 'source', `length ${source.length}`);
+    this.#live().set(source.data);
+    return this;
+  }
+
+  /**
+   * This tensor on a device: itself if it is there already.
+   *
+   * @throws RangeError where the device is not usable, with the reason
+   */
+  to(device: Device | 'auto'): Tensor<D> {
+    this.#live();
+    checkDevice(device, 'device');
+    return this;
+  }
+
+  /** Lets go of the memory; every later use throws. A second call does nothing. */
+  dispose(): void {
+    if (this.#data !== null) disposals++;
+    this.#data = null;
+  }
+
+  /** The same, for `using`. */
+  [Symbol.dispose](): void {
+    this.dispose();
+  }
+
+  #live(): Storage {
+    if (this.#data === null) throw outOfRangeIn('a live Tensor', 'this', 'one that was disposed of');
+    return this.#data;
+  }
+}
+
+function checkShape(shape: unknown, name: string): number[] {
+  if (typeof shape === 'number') return [checkInteger(shape, name)];
+  if (!Array.isArray(shape)) throw wrongKind('a length or a list of sizes', name, shape);
+  return shape.map((size: unknown, i) => checkInteger(size, `${name}[${i}]`));
+}
+
+function elementsOf(shape: readonly number[]): number {
+  return shape.reduce((product, size) => product * size, 1);
+}
+
+interface Source {
+  readonly dtype: DType;
+  readonly storage: Storage;
+}
+
+function storageOfBuffer(buffer: ArrayBufferLike, options: TensorFromOptions): Source {
+  checkBuffer(buffer, 'data');
+  const dtype = checkDType(options.dtype, 'dtype');
+  const size = bytesOf(dtype);
+  const byteOffset = checkInteger(options.byteOffset ?? 0, 'byteOffset');
+  if (byteOffset % size !== 0) throw outOfRange(`a multiple of ${size}`, 'byteOffset', byteOffset);
+  const available = bufferLength(buffer) - byteOffset;
+  if (available < 0) throw outOfRange(`at most ${bufferLength(buffer)}`, 'byteOffset', byteOffset);
+  if (options.length === undefined && available % size !== 0) {
+    throw outOfRangeIn(`a multiple of ${size} bytes`, 'data', `${available} bytes`);
+  }
+  const length = checkInteger(options.length ?? available / size, 'length');
+  if (length * size > available) throw outOfRange(`at most ${Math.floor(available / size)}`, 'length', length);
+  return { dtype, storage: viewOf(dtype, buffer, byteOffset, length) };
+}
+
+function storageOfArray(data: unknown, options: TensorFromOptions): Source {
+  for (const name of ['byteOffset', 'length'] as const) {
+    if (options[name] !== undefined) throw wrongKind('nothing beside a typed array', name, options[name]);
+  }
+  if (typedArrayName(data) === 'Uint16Array') {
+    if (options.dtype !== 'float16' && options.dtype !== 'bfloat16') {
+      throw wrongKind("'float16' or 'bfloat16' beside a Uint16Array", 'dtype', options.dtype);
+    }
+    return { dtype: options.dtype, storage: checkedStorage(data as Uint16Array, 'data') };
+  }
+  const dtype = dtypeOfArray(data);
+  if (dtype === undefined) {
+    throw wrongKind(
+      'a Float32Array, Float64Array, Float16Array, Uint16Array, ArrayBuffer or SharedArrayBuffer',
+      'data',
+      data,
+    );
+  }
+  if (options.dtype !== undefined && options.dtype !== dtype) {
+    throw wrongKind(`'${dtype}', the dtype of the array,`, 'dtype', options.dtype);
+  }
+  return { dtype, storage: checkedStorage(data as Storage | Float16ArrayLike, 'data') };
+}
+
+/** The dtype that a bare typed array speaks for itself; none of a Uint16Array. */
+function dtypeOfArray(array: unknown): DType | undefined {
+  switch (typedArrayName(array)) {
+    case 'Float32Array':
+      return 'float32';
+    case 'Float64Array':
+      return 'float64';
+    case 'Float16Array':
+      return 'float16';
+    default:
+      return undefined;
+  }
+}
+
+/** The array itself, or the bits of a Float16Array, once its buffer proved sound. */
+function checkedStorage(array: Storage | Float16ArrayLike, name: string): Storage {
+  const buffer = typedArrayBuffer(array);
+  checkBuffer(buffer, name);
+  if (typedArrayName(array) !== 'Float16Array') return array as Storage;
+  return new Uint16Array(buffer, typedArrayByteOffset(array), typedArrayLength(array));
+}
+
+/** A tensor or an array that is taken for one. */
+export type TensorLike = Tensor | Float32Array | Float64Array | Float16ArrayLike;
+
+/**
+ * The dtype of what was passed as `name`.
+ *
+ * @internal
+ */
+export function dtypeOf(value: unknown, name: string): DType {
+  if (value instanceof Tensor) return value.dtype;
+  const dtype = dtypeOfArray(value);
+  if (dtype !== undefined) return dtype;
+  if (typedArrayName(value) === 'Uint16Array') {
+    throw wrongKindIn(
+      "a Tensor (make one with Tensor.from(array, { dtype: 'float16' }) or 'bfloat16')",
+      name,
+      'a Uint16Array, which does not say its dtype',
+    );
+  }
+  throw wrongKind('a Tensor, Float32Array, Float64Array or Float16Array', name, value);
+}
+
+/**
+ * The memory of what was passed as `name`, which dtypeOf() has accepted.
+ *
+ * @internal
+ */
+export function storageOf(value: TensorLike, name: string): Storage {
+  if (!(value instanceof Tensor)) return checkedStorage(value, name);
+  if (value.disposed) throw outOfRangeIn('a live Tensor', name, 'one that was disposed of');
+  return checkedStorage(value.data, name);
+}
+
+/**
+ * The shape of what was passed.
+ *
+ * @internal
+ */
+export function shapeOf(value: TensorLike): readonly number[] {
+  return value instanceof Tensor ? value.shape : [typedArrayLength(value)];
+}
+
+// Memory of ours. Arrays that lie equal modulo a large power of two, or one
+// page apart (as malloc places them), compete for cache sets and banks, so
+// large ones are staggered over SLOTS places of a window.
+const ALIGNMENT = 64;
+const SLOT = 16 * 1024;
+const SLOTS = 16;
+const WINDOW = SLOT * SLOTS;
+const STAGGER_FROM = 1024 * 1024; // bytes
+let nextSlot = 0;
+
+function allocate(dtype: DType, length: number): Storage {
+  const bytes = length * bytesOf(dtype);
+  const { addon } = loadBackend();
+  const stagger = bytes >= STAGGER_FROM;
+  const spare = stagger ? WINDOW + ALIGNMENT : ALIGNMENT;
+  const buffer = newBuffer(bytes + spare);
+  const byteOffset = addon ? offsetOf(Number(addon.address(buffer) % BigInt(WINDOW)), stagger) : 0;
+  keepHere(buffer);
+  return viewOf(dtype, buffer, byteOffset, length);
+}
+
+function newBuffer(bytes: number): ArrayBuffer {
+  try {
+    return new ArrayBuffer(bytes);
+  } catch {
+    throw outOfRangeIn('a shape that memory can be had for', 'shape', `one of ${bytes} bytes`);
+  }
+}
+
+/** Bytes to skip from an address (modulo WINDOW) to the next aligned or staggered place. */
+function offsetOf(address: number, stagger: boolean): number {
+  if (!stagger) return (ALIGNMENT - (address % ALIGNMENT)) % ALIGNMENT;
+  const slot = nextSlot;
+  nextSlot = (nextSlot + 1) % SLOTS;
+  return (slot * SLOT + WINDOW - address) % WINDOW;
+}
+
+/** Native code keeps the address of this memory, so it must not move to another thread. */
+function keepHere(buffer: ArrayBuffer): void {
+  markAsUntransferable(buffer);
+  for (const method of ['transfer', 'transferToFixedLength', 'resize']) {
+    if (!(method in buffer)) continue;
+    Object.defineProperty(buffer, method, {
+      value: () => {
+        throw new TypeError(`Expected memory that may move for ${method} but received that of a Tensor`);
+      },
+    });
+  }
+}

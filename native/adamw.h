@@ -1,0 +1,69 @@
+// The AdamW update of one element, the only copy of the rule in native code.
+//
+// The order of the operations is the contract: every line below rounds as it
+// is written (IEEE-754, round to nearest even, no contraction to FMA), so that
+// every instruction set, thread count and device gives the same bits.
+//
+// Rule::mxnet    mxnet.optimizer.AdamW's fused CPU kernel (adamw_update)
+// Rule::coupled  the same with the decay also in the gradient, as MXNet's page
+//                prints for correct_bias=False
+// Rule::pytorch  torch.optim.AdamW, whose second moment does not cancel
+#pragma once
+
+#include <cmath>
+
+#if defined(__FAST_MATH__)
+#error "fused-adamw needs IEEE arithmetic: compile without -ffast-math"
+#endif
+#if defined(__FLT_EVAL_METHOD__) && __FLT_EVAL_METHOD__ != 0
+#error "fused-adamw needs each operation rounded to its own type (FLT_EVAL_METHOD 0)"
+#endif
+
+#if defined(__CUDACC__)
+#define ADAMW_INLINE __host__ __device__ __forceinline__
+#else
+#define ADAMW_INLINE __attribute__((always_inline)) inline
+#endif
+
+namespace fused_adamw {
+
+enum class Rule { mxnet, coupled, pytorch };
+inline constexpr int kRules = 3;
+
+/// The scalars of one step for one group of tensors, each rounded once from
+/// double to the arithmetic type T (float or double).
+template <typename T>
+struct Scalars {
+  T rescale;                           // multiplies the gradient
+  T clip;                              // gradients are clipped to [-clip, clip]; infinity: no clipping
+  T beta1, beta2;                      // decay rates of the moments
+  T one_minus_beta1, one_minus_beta2;  // pytorch only
+  T eta;                               // mxnet: learning rate with bias correction; pytorch: step size
+  T lr;                                // mxnet: a further factor of the moments' quotient
+  T wd;                                // weight decay
+  T epsilon;                           // keeps the quotient finite
+  T decay;                             // pytorch only: 1 - learning rate * weight decay
+  T root;                              // pytorch only: sqrt(1 - beta2**t)
+};
+
+/// Updates weight w, mean m and variance v in place by the gradient g.
+template <Rule rule, typename T>
+ADAMW_INLINE void adamw(T& w, T g, T& m, T& v, const Scalars<T>& s) {
+  using std::sqrt;
+  g = s.rescale * g;
+  g = g > s.clip ? s.clip : (g < -s.clip ? -s.clip : g);  // NaN passes through
+  if constexpr (rule == Rule::pytorch) {
+    w = w * s.decay;
+    m = m + s.one_minus_beta1 * (g - m);
+    v = s.beta2 * v + s.one_minus_beta2 * g * g;
+    w = w - s.eta * m / (sqrt(v) / s.root + s.epsilon);
+  } else {
+    if constexpr (rule == Rule::coupled) g = g + s.wd * w;
+    m = s.beta1 * (m - g) + g;
+    const T q = g * g;
+    v = s.beta2 * (v - q) + q;
+    w = w - s.eta * (s.lr * m / (sqrt(v) + s.epsilon) + s.wd * w);
+  }
+}
+
+}  // namespace fused_adamw

@@ -1,0 +1,233 @@
+#include "kernels.h"
+
+#include <utility>
+
+#include "float-environment.h"
+#include "loop.h"
+
+#if defined(__x86_64__)
+#include <cpuid.h>
+#include <immintrin.h>
+#elif defined(__aarch64__)
+#include <arm_neon.h>
+#endif
+
+namespace fused_adamw::cpu {
+namespace {
+
+#if defined(__x86_64__)
+#define TARGET_BASELINE
+#define TARGET_AVX2 __attribute__((target("avx2,f16c")))
+#if defined(__clang__)
+#define TARGET_AVX512 __attribute__((target("avx2,f16c,avx512f,avx512bw,avx512dq,avx512vl"), min_vector_width(512)))
+#else
+#define TARGET_AVX512 __attribute__((target("avx2,f16c,avx512f,avx512bw,avx512dq,avx512vl,prefer-vector-width=512")))
+#endif
+#endif
+
+// Half precision, one instruction set a struct. Hardware conversions keep a
+// NaN's payload; a NaN that is stored here is always the same one.
+
+struct Baseline {
+#if defined(__aarch64__)
+  static void from_float16(const Float16* from, float* to, size_t length) {
+    size_t i = 0;
+    for (; i + 4 <= length; i += 4) vst1q_f32(to + i, vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(&from[i].bits))));
+    for (; i < length; ++i) to[i] = to_float(from[i]);
+  }
+  static void to_float16(const float* from, Float16* to, size_t length) {
+    size_t i = 0;
+    for (; i + 4 <= length; i += 4) {
+      const float32x4_t x = vld1q_f32(from + i);
+      const uint16x4_t number = vmovn_u32(vceqq_f32(x, x));
+      const uint16x4_t half = vreinterpret_u16_f16(vcvt_f16_f32(x));
+      vst1_u16(&to[i].bits, vbsl_u16(number, half, vdup_n_u16(kFloat16NaN)));
+    }
+    for (; i < length; ++i) to[i] = fused_adamw::to_float16(from[i]);
+  }
+#else
+  static void from_float16(const Float16* from, float* to, size_t length) {
+    for (size_t i = 0; i < length; ++i) to[i] = to_float(from[i]);
+  }
+  static void to_float16(const float* from, Float16* to, size_t length) {
+    for (size_t i = 0; i < length; ++i) to[i] = fused_adamw::to_float16(from[i]);
+  }
+#endif
+};
+
+#if defined(__x86_64__)
+struct Avx2 {
+  TARGET_AVX2 static void from_float16(const Float16* from, float* to, size_t length) {
+    size_t i = 0;
+    for (; i + 8 <= length; i += 8)
+      _mm256_storeu_ps(to + i, _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from + i))));
+    for (; i < length; ++i) to[i] = to_float(from[i]);
+  }
+  TARGET_AVX2 static void to_float16(const float* from, Float16* to, size_t length) {
+    const __m128i nan = _mm_set1_epi16(static_cast<short>(kFloat16NaN));
+    size_t i = 0;
+    for (; i + 8 <= length; i += 8) {
+      const __m256 x = _mm256_loadu_ps(from + i);
+      const __m256i unordered = _mm256_castps_si256(_mm256_cmp_ps(x, x, _CMP_UNORD_Q));
+      const __m128i mask = _mm_packs_epi32(_mm256_castsi256_si128(unordered), _mm256_extracti128_si256(unordered, 1));
+      const __m128i half = _mm256_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+      _mm_storeu_si128(reinterpret_cast<__m128i*>(to + i), _mm_blendv_epi8(half, nan, mask));
+    }
+    for (; i < length; ++i) to[i] = fused_adamw::to_float16(from[i]);
+  }
+};
+
+struct Avx512 {
+  // GCC 12 warns of uninitialised values in the unmasked intrinsics.
+  static constexpr __mmask16 kEveryLane = 0xffff;
+
+  TARGET_AVX512 static void from_float16(const Float16* from, float* to, size_t length) {
+    size_t i = 0;
+    for (; i + 16 <= length; i += 16)
+      _mm512_storeu_ps(
+          to + i, _mm512_maskz_cvtph_ps(kEveryLane, _mm256_loadu_si256(reinterpret_cast<const __m256i*>(from + i))));
+    for (; i < length; ++i) to[i] = to_float(from[i]);
+  }
+  TARGET_AVX512 static void to_float16(const float* from, Float16* to, size_t length) {
+    const __m256i nan = _mm256_set1_epi16(static_cast<short>(kFloat16NaN));
+    size_t i = 0;
+    for (; i + 16 <= length; i += 16) {
+      const __m512 x = _mm512_loadu_ps(from + i);
+      const __mmask16 unordered = _mm512_cmp_ps_mask(x, x, _CMP_UNORD_Q);
+      const __m256i half = _mm512_maskz_cvtps_ph(kEveryLane, x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+      _mm256_storeu_si256(reinterpret_cast<__m256i*>(to + i), _mm256_mask_blend_epi16(unordered, half, nan));
+    }
+    for (; i < length; ++i) to[i] = fused_adamw::to_float16(from[i]);
+  }
+};
+#endif
+
+// One entry point an instruction set: the attribute must stand on the function
+// that the loop is inlined into.
+
+#if !defined(TARGET_BASELINE)
+#define TARGET_BASELINE
+#endif
+
+#define DEFINE_VARIANT(Isa, TARGET)                                                                                \
+  template <Rule rule, Layout layout>                                                                              \
+  TARGET void kernel_##Isa(const Span& span, const GroupScalars& group) {                                          \
+    update_layout<Isa, rule, layout>(span, group);                                                                 \
+  }                                                                                                                \
+  TARGET void from_bfloat16_##Isa(const BFloat16* from, float* to, size_t length) { load<Isa>(from, to, length); } \
+  TARGET void to_bfloat16_##Isa(const float* from, BFloat16* to, size_t length) { store<Isa>(from, to, length); }  \
+  template <int... layouts>                                                                                        \
+  constexpr Variant make_##Isa(const char* name, bool (*supported)(), std::integer_sequence<int, layouts...>) {    \
+    return {name,                                                                                                  \
+            supported,                                                                                             \
+            {{kernel_##Isa<Rule::mxnet, static_cast<Layout>(layouts)>...},                                         \
+             {kernel_##Isa<Rule::coupled, static_cast<Layout>(layouts)>...},                                       \
+             {kernel_##Isa<Rule::pytorch, static_cast<Layout>(layouts)>...}},                                      \
+            {Isa::from_float16, Isa::to_float16, from_bfloat16_##Isa, to_bfloat16_##Isa}};                         \
+  }
+
+DEFINE_VARIANT(Baseline, TARGET_BASELINE)
+bool always() { return true; }
+
+#if defined(__x86_64__)
+DEFINE_VARIANT(Avx2, TARGET_AVX2)
+DEFINE_VARIANT(Avx512, TARGET_AVX512)
+
+bool has_f16c() {
+  unsigned eax, ebx, ecx, edx;
+  return __get_cpuid(1, &eax, &ebx, &ecx, &edx) && (ecx & bit_F16C);
+}
+bool has_avx2() { return __builtin_cpu_supports("avx2") && has_f16c(); }
+bool has_avx512() {
+  return has_avx2() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+         __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
+}
+#endif
+
+// The table, in order of preference.
+constexpr auto kEveryLayout = std::make_integer_sequence<int, kLayouts>{};
+constexpr Variant kVariants[] = {
+#if defined(__x86_64__)
+    make_Avx512("avx512", has_avx512, kEveryLayout),
+    make_Avx2("avx2", has_avx2, kEveryLayout),
+#endif
+    make_Baseline("baseline", always, kEveryLayout),
+};
+
+/// A number whose every operation is rounded on its own, whatever the compiler
+/// would contract: the rule evaluated with it is the reference.
+template <typename T>
+class Rounded {
+ public:
+  Rounded(T value = 0) : value_(value) {}
+  friend Rounded operator+(Rounded a, Rounded b) { return a.get() + b.get(); }
+  friend Rounded operator-(Rounded a, Rounded b) { return a.get() - b.get(); }
+  friend Rounded operator*(Rounded a, Rounded b) { return a.get() * b.get(); }
+  friend Rounded operator/(Rounded a, Rounded b) { return a.get() / b.get(); }
+  friend Rounded operator-(Rounded a) { return -a.get(); }
+  friend bool operator<(Rounded a, Rounded b) { return a.get() < b.get(); }
+  friend bool operator>(Rounded a, Rounded b) { return a.get() > b.get(); }
+  friend Rounded sqrt(Rounded a) { return std::sqrt(a.get()); }
+  T get() const {
+    volatile T value = value_;
+    return value;
+  }
+
+ private:
+  T value_;
+};
+
+template <typename T>
+bool rounds_exactly(const Variant& variant, Rule rule, Layout layout, const Scalars<T>& s, const GroupScalars& group) {
+  constexpr size_t n = 37;  // a vector body and a tail on every instruction set
+  T w[n], g[n], m[n], v[n];
+  Rounded<T> rw[n], rm[n], rv[n];
+  const Scalars<Rounded<T>> rs{s.rescale, s.clip, s.beta1, s.beta2,   s.one_minus_beta1, s.one_minus_beta2,
+                               s.eta,     s.lr,   s.wd,    s.epsilon, s.decay,           s.root};
+  for (size_t i = 0; i < n; ++i) {
+    const T x = static_cast<T>(i);
+    rw[i] = w[i] = 1 / (x + 3);
+    g[i] = 1 / (7 * x + 11);
+    rm[i] = m[i] = -1 / (5 * x + 13);
+    rv[i] = v[i] = 1 / (3 * x + 17);
+    if (rule == Rule::mxnet) adamw<Rule::mxnet, Rounded<T>>(rw[i], g[i], rm[i], rv[i], rs);
+    if (rule == Rule::coupled) adamw<Rule::coupled, Rounded<T>>(rw[i], g[i], rm[i], rv[i], rs);
+    if (rule == Rule::pytorch) adamw<Rule::pytorch, Rounded<T>>(rw[i], g[i], rm[i], rv[i], rs);
+  }
+  variant.kernel(rule, layout)({w, g, m, v, nullptr, n, 0, 0, 0}, group);
+  for (size_t i = 0; i < n; ++i)
+    if (w[i] != rw[i].get() || m[i] != rm[i].get() || v[i] != rv[i].get()) return false;
+  return true;
+}
+
+}  // namespace
+
+bool rounds_exactly(const Variant& variant) {
+  const FloatEnvironment environment;
+  const StepOptions options{1.0 / 3, 1e30, 0.9, 0.999};
+  const Group group{0.0123, 1.1, 0.0789, 1e-6, 0.7, 0};
+  const GroupScalars scalars{round_scalars<float>(options, group), round_scalars<double>(options, group), 0};
+  for (Rule rule : {Rule::mxnet, Rule::coupled, Rule::pytorch})
+    if (!rounds_exactly(variant, rule, Layout::float32, scalars.single, scalars) ||
+        !rounds_exactly(variant, rule, Layout::float64, scalars.wide, scalars))
+      return false;
+  return true;
+}
+
+const std::vector<const Variant*>& variants() {
+  static const std::vector<const Variant*> usable = [] {
+    std::vector<const Variant*> list;
+    for (const Variant& variant : kVariants)
+      if (variant.supported() && rounds_exactly(variant)) list.push_back(&variant);
+    return list;
+  }();
+  return usable;
+}
+
+const Variant* find_variant(std::string_view name) {
+  for (const Variant* variant : variants())
+    if (name == variant->name) return variant;
+  return nullptr;
+}
+
+}  // namespace fused_adamw::cpu

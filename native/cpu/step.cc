@@ -1,0 +1,79 @@
+#include "step.h"
+
+#include <algorithm>
+
+#include "threads.h"
+
+namespace fused_adamw::cpu {
+namespace {
+
+// Elements of a chunk: large enough that handing one out costs nothing, small
+// enough that a thread which is held up leaves little behind.
+constexpr uint64_t kChunk = 16 * 1024;
+
+// Below this many elements waking a team costs more than it gains.
+constexpr uint64_t kSmallStep = 32 * 1024;
+
+/// A place in the list of tensors.
+struct Place {
+  size_t tensor;
+  uint64_t offset;
+};
+
+/// The place of element `element` of the concatenated tensors, moved down to a
+/// multiple of kBlock of its tensor, so that chunks meet at aligned places.
+Place place_of(const Binding& binding, uint64_t element) {
+  const uint64_t* starts = binding.element_starts();
+  const size_t tensor = std::upper_bound(starts, starts + binding.size() + 1, element) - starts - 1;
+  return {tensor, (element - starts[tensor]) / kBlock * kBlock};
+}
+
+void update(const TensorArrays& tensor, const Variant& variant, Rule rule, const GroupScalars& scalars, uint64_t begin,
+            uint64_t end) {
+  const LayoutInfo& layout = info(tensor.layout);
+  const auto at = [begin](auto* base, size_t size) { return base + begin * size; };
+  const Span span{
+      at(static_cast<char*>(tensor.weight), layout.weight_size),
+      at(static_cast<const char*>(tensor.grad), layout.weight_size),
+      at(static_cast<char*>(tensor.mean), layout.state_size),
+      at(static_cast<char*>(tensor.variance), layout.state_size),
+      layout.master ? tensor.master + begin : nullptr,
+      end - begin,
+      begin,
+      tensor.key,
+      scalars.count,
+  };
+  variant.kernel(rule, tensor.layout)(span, scalars);
+}
+
+}  // namespace
+
+void step(const Binding& binding, const Variant& variant, const StepOptions& options, const Group* groups, size_t first,
+          size_t last, int threads) {
+  std::vector<GroupScalars> scalars(binding.group_count());
+  for (size_t i = 0; i < scalars.size(); ++i)
+    scalars[i] = {round_scalars<float>(options, groups[i]), round_scalars<double>(options, groups[i]),
+                  static_cast<uint32_t>(static_cast<uint64_t>(groups[i].count))};
+
+  const uint64_t begin = binding.element_start(first);
+  const uint64_t total = binding.element_start(last) - begin;
+  const auto update_between = [&](Place from, Place to) {
+    for (size_t i = from.tensor; i <= to.tensor && i < last; ++i) {
+      const TensorArrays& tensor = binding.tensor(i);
+      const uint64_t start = i == from.tensor ? from.offset : 0;
+      const uint64_t end = i == to.tensor ? to.offset : tensor.length;
+      if (start < end) update(tensor, variant, binding.rule(), scalars[tensor.group], start, end);
+    }
+  };
+  if (total <= kSmallStep) {
+    for_each_chunk(1, 1, [&](size_t) { update_between({first, 0}, {last, 0}); });
+    return;
+  }
+  const size_t chunks = (total + kChunk - 1) / kChunk;
+  const auto boundary = [&](size_t chunk) {
+    return chunk == 0 ? Place{first, 0} : chunk == chunks ? Place{last, 0} : place_of(binding, begin + chunk * kChunk);
+  };
+  for_each_chunk(chunks, threads, [&](size_t chunk) { update_between(boundary(chunk), boundary(chunk + 1)); });
+}
+
+}  // namespace fused_adamw::cpu

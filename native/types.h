@@ -1,0 +1,140 @@
+// Dtypes, the layouts of a tensor's arrays, and the conversions of one value.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+
+#include "adamw.h"
+
+namespace fused_adamw {
+
+// IEEE binary16 and bfloat16, stored as bits; distinct types so that a loop
+// over one cannot be given the other.
+struct Float16 {
+  uint16_t bits;
+};
+struct BFloat16 {
+  uint16_t bits;
+};
+
+inline constexpr uint16_t kFloat16NaN = 0x7e00;   // every NaN that is stored to a float16
+inline constexpr uint16_t kBFloat16NaN = 0x7fc0;  // and to a bfloat16, on every backend
+
+/// The arithmetic type: float for all but double.
+template <typename T>
+struct ArithmeticOf {
+  using type = float;
+};
+template <>
+struct ArithmeticOf<double> {
+  using type = double;
+};
+template <typename T>
+using Arithmetic = typename ArithmeticOf<T>::type;
+
+/// The dtypes of a tensor's arrays: weight and gradient, moments, and whether
+/// a float32 master holds the weight. The order is the interface with
+/// lib/backend/layout.ts, which checks the names when it loads the addon.
+enum class Layout : uint8_t {
+  float32,
+  float64,
+  float16,
+  float16_float32_states,
+  float16_master,
+  bfloat16,
+  bfloat16_float32_states,
+  bfloat16_master,
+};
+inline constexpr int kLayouts = 8;
+
+struct LayoutInfo {
+  const char* name;
+  size_t weight_size;  // bytes of an element of weight and gradient
+  size_t state_size;   // bytes of an element of mean and variance
+  bool master;
+};
+inline constexpr LayoutInfo kLayoutInfo[kLayouts] = {
+    {"float32", 4, 4, false},
+    {"float64", 8, 8, false},
+    {"float16", 2, 2, false},
+    {"float16+float32 states", 2, 4, false},
+    {"float16+master", 2, 4, true},
+    {"bfloat16", 2, 2, false},
+    {"bfloat16+float32 states", 2, 4, false},
+    {"bfloat16+master", 2, 4, true},
+};
+constexpr const LayoutInfo& info(Layout layout) { return kLayoutInfo[static_cast<int>(layout)]; }
+
+/// What differs from group to group in a step, in double, as the host
+/// computed it. `count` is the update count, for stochastic rounding.
+struct Group {
+  double eta, lr, wd, epsilon, root, count;
+};
+
+/// What a step has in common.
+struct StepOptions {
+  double rescale, clip, beta1, beta2;
+};
+
+/// Rounds the scalars of a step to the arithmetic type, each once.
+template <typename T>
+inline Scalars<T> round_scalars(const StepOptions& o, const Group& g) {
+  return {
+      static_cast<T>(o.rescale),
+      static_cast<T>(o.clip),
+      static_cast<T>(o.beta1),
+      static_cast<T>(o.beta2),
+      static_cast<T>(1 - o.beta1),
+      static_cast<T>(1 - o.beta2),
+      static_cast<T>(g.eta),
+      static_cast<T>(g.lr),
+      static_cast<T>(g.wd),
+      static_cast<T>(g.epsilon),
+      static_cast<T>(1 - g.lr * g.wd),
+      static_cast<T>(g.root),
+  };
+}
+
+ADAMW_INLINE uint32_t bits_of(float value) {
+  uint32_t bits;
+  std::memcpy(&bits, &value, sizeof bits);
+  return bits;
+}
+ADAMW_INLINE float float_of(uint32_t bits) {
+  float value;
+  std::memcpy(&value, &bits, sizeof value);
+  return value;
+}
+
+ADAMW_INLINE float to_float(BFloat16 value) { return float_of(static_cast<uint32_t>(value.bits) << 16); }
+
+ADAMW_INLINE float to_float(Float16 value) {
+  const uint32_t sign = static_cast<uint32_t>(value.bits & 0x8000) << 16;
+  const uint32_t exponent = value.bits & 0x7c00;
+  const uint32_t magnitude = value.bits & 0x7fff;
+  const uint32_t normal = (magnitude << 13) + (112u << 23);  // exponent bias 15 -> 127
+  const uint32_t special = (magnitude << 13) | 0x7f800000;   // infinities and NaN
+  const uint32_t subnormal = bits_of(static_cast<float>(static_cast<int32_t>(magnitude)) * 0x1p-24f);
+  return float_of(sign | (exponent == 0 ? subnormal : exponent == 0x7c00 ? special : normal));
+}
+
+ADAMW_INLINE BFloat16 to_bfloat16(float value) {
+  const uint32_t bits = bits_of(value);
+  const uint32_t nearest = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
+  return {static_cast<uint16_t>((bits & 0x7fffffff) > 0x7f800000 ? kBFloat16NaN : nearest)};
+}
+
+ADAMW_INLINE Float16 to_float16(float value) {
+  const uint32_t bits = bits_of(value);
+  const uint32_t sign = (bits >> 16) & 0x8000;
+  const uint32_t magnitude = bits & 0x7fffffff;
+  const uint32_t normal = (magnitude - (112u << 23) + 0xfff + ((magnitude >> 13) & 1)) >> 13;
+  // Adding 0.5 leaves the value's multiple of 2^-24, correctly rounded, in the low bits.
+  const uint32_t subnormal = bits_of(float_of(magnitude) + 0.5f) - bits_of(0.5f);
+  const uint32_t finite = magnitude < 0x38800000 ? subnormal : normal;  // below 2^-14
+  const uint32_t rounded = magnitude < 0x477ff000 ? finite : 0x7c00;    // 65520 and above
+  return {static_cast<uint16_t>(magnitude > 0x7f800000 ? kFloat16NaN : sign | rounded)};
+}
+
+}  // namespace fused_adamw
