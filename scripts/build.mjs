@@ -4,7 +4,7 @@
 //   node scripts/build.mjs          both
 //   FUSED_ADAMW_SKIP_ADDON=1 ...    dist/ alone
 import { spawnSync } from 'node:child_process';
-import { rmSync } from 'node:fs';
+import { existsSync, rmSync } from 'node:fs';
 import { createRequire } from 'node:module';
 import { dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
@@ -23,19 +23,27 @@ function run(file, args, options = {}) {
   return spawnSync(process.execPath, [file, ...args], { cwd: root, encoding: 'utf8', ...options });
 }
 
+/** The headers that came with this node, where they did: then node-gyp fetches none. */
+function nodeDirectory() {
+  const prefix = dirname(dirname(process.execPath));
+  const found = existsSync(join(prefix, 'include/node/common.gypi'));
+  return found && !process.env.npm_config_nodedir ? [`--nodedir=${prefix}`] : [];
+}
+
 /** Why a build failed: the compiler's first error, else node-gyp's, in one line. */
 function reasonOf({ error, stdout, stderr }) {
   const lines = `${error ?? ''}\n${stdout ?? ''}\n${stderr ?? ''}`.split('\n');
   const telling =
     lines.find((line) => /\berror:|fatal|not found|No such file/i.test(line) && !/gyp info/.test(line)) ??
-    lines.find((line) => /gyp ERR! stack/.test(line));
+    lines.find((line) => line.includes('gyp ERR! stack Error:')) ??
+    lines.find((line) => line.trim() !== '');
   return (telling ?? 'unknown reason').replace(/gyp ERR! stack (Error: )?/, '').trim();
 }
 
 if (process.env.FUSED_ADAMW_SKIP_ADDON) {
   console.log('fused-adamw: the addon was skipped (FUSED_ADAMW_SKIP_ADDON)');
 } else {
-  const result = run(binOf('node-gyp'), ['rebuild']);
+  const result = run(binOf('node-gyp'), ['rebuild', ...nodeDirectory()]);
   if (result.status !== 0) {
     rmSync(join(root, 'build'), { recursive: true, force: true }); // half a build must not be loaded
     console.log(

@@ -23,8 +23,18 @@ export function loadBackend(): LoadedBackend {
   return loaded;
 }
 
-function load(): LoadedBackend {
-  const wanted = process.env.FUSED_ADAMW_BACKEND;
+/**
+ * Loads again as if FUSED_ADAMW_BACKEND were what is given: for tests and
+ * benchmarks that compare backends in one process. What was bound before stays
+ * with its backend.
+ *
+ * @internal
+ */
+export function switchBackend(wanted: 'native' | 'javascript'): void {
+  loaded = load(wanted);
+}
+
+function load(wanted = process.env.FUSED_ADAMW_BACKEND): LoadedBackend {
   if (wanted) checkOneOf(wanted, 'FUSED_ADAMW_BACKEND', ['native', 'javascript']);
   if (wanted === 'javascript') {
     const reason = 'FUSED_ADAMW_BACKEND is javascript';

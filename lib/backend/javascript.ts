@@ -63,6 +63,7 @@ type Update = (e: Element, grad: number, s: Scalars) => void;
 function makeUpdate(rule: Rule, r: Round): Update {
   const prepare = (grad: number, s: Scalars): number => {
     const g = r(s.rescale * grad);
+    // biome-ignore lint/complexity/useMathMinMax: the comparisons are the contract's, for NaN and zeros too
     return g > s.clip ? s.clip : g < -s.clip ? -s.clip : g;
   };
   if (rule === 'pytorch') {

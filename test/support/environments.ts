@@ -1,0 +1,45 @@
+/** Everything that a step can run on here, for one suite over all of them. */
+import { expect } from 'chai';
+import { loadBackend, switchBackend } from '../../lib/backend/index.js';
+import { backendInfo, setNumThreads } from '../../lib/index.js';
+
+export interface Environment {
+  readonly name: string;
+  readonly backend: 'native' | 'javascript';
+  readonly isa?: string;
+  readonly threads?: number;
+}
+
+const THREADS = [1, 2, 7];
+
+/** What this process was started with: native where it loads, unless FUSED_ADAMW_BACKEND says otherwise. */
+const { addon } = loadBackend();
+
+/** Every instruction set of this machine (with each number of threads, if asked for), then TypeScript. */
+export function environments(options: { readonly threads?: boolean } = {}): Environment[] {
+  const native = (addon?.isas ?? []).flatMap((isa) =>
+    options.threads
+      ? THREADS.map((threads) => ({ name: `${isa}, threads: ${threads}`, backend: 'native' as const, isa, threads }))
+      : [{ name: isa, backend: 'native' as const, isa }],
+  );
+  return [...native, { name: 'TypeScript', backend: 'javascript' as const }];
+}
+
+/** Runs a function in an environment, with proof that it is the one, and returns to what was. */
+export function inEnvironment<T>(environment: Environment, run: () => T): T {
+  const before = backendInfo();
+  try {
+    switchBackend(environment.backend);
+    if (environment.isa !== undefined) expect(addon?.setIsa(environment.isa)).to.equal(true);
+    if (environment.threads !== undefined) setNumThreads(environment.threads);
+    const now = backendInfo();
+    expect(now.backend).to.equal(environment.backend);
+    if (environment.isa !== undefined) expect(now.native).to.include({ isa: environment.isa });
+    if (environment.threads !== undefined) expect(now.threads).to.equal(environment.threads);
+    return run();
+  } finally {
+    switchBackend(before.backend);
+    if (before.native.available) addon?.setIsa(before.native.isa);
+    setNumThreads(null);
+  }
+}
