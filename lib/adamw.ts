@@ -1,7 +1,7 @@
 /** AdamW, with the interface of MXNet's `mxnet.optimizer.AdamW`. */
 import { loadBackend } from './backend/index.js';
 import { COMMON_SCALARS, GROUP_SCALARS, type Rule } from './backend/layout.js';
-import { Binding, namedList } from './binding.js';
+import { Binding } from './binding.js';
 import { BoundStep, type ScalarGroup, type StepResult, type StepRules } from './bound-step.js';
 import { type DType, isHalf } from './dtype.js';
 import { checkBoolean, checkInteger, checkNumber, checkOneOf, outOfRange, outOfRangeIn, wrongKind } from './errors.js';
@@ -114,8 +114,8 @@ export class AdamW extends Optimizer<AdamWState> {
    */
   override createState(index: Index, weight: TensorLike): AdamWState {
     checkIndex(index, 'index');
-    const dtype = dtypeOf(weight, 'weight');
-    const storage = storageOf(weight, 'weight');
+    const dtype = dtypeOf(weight, { name: 'weight' });
+    const storage = storageOf(weight, { name: 'weight' });
     const shape = shapeOf(weight);
     const hasMaster = this.multiPrecision && isHalf(dtype);
     const stateDType = hasMaster ? 'float32' : this.#stateDTypeOf(dtype);
@@ -190,7 +190,7 @@ export class AdamW extends Optimizer<AdamWState> {
     if (last && isSameBut(last, lists)) {
       if (!isSame(last.grads, lists.grads)) {
         const grads = [...lists.grads];
-        last.bound.takeGrads(namedList(grads, 'grads'));
+        last.bound.takeGrads({ name: 'grads', values: grads });
         this.#last = { ...last, grads };
       }
       return last.bound;
@@ -217,14 +217,14 @@ export class AdamW extends Optimizer<AdamWState> {
       loadBackend().backend,
       rule,
       {
-        weights: namedList(kept.weights, 'weights'),
-        means: { values: kept.means, name: (i) => `states[${i}].mean` },
-        variances: { values: kept.variances, name: (i) => `states[${i}].variance` },
-        masters: { values: kept.masters, name: (i) => `states[${i}].master` },
+        weights: { name: 'weights', values: kept.weights },
+        means: { name: 'states', field: '.mean', values: kept.means },
+        variances: { name: 'states', field: '.variance', values: kept.variances },
+        masters: { name: 'states', field: '.master', values: kept.masters },
       },
       Uint32Array.from(indices, (index) => tensorKey(this.seed, index)),
     );
-    binding.setGrads(namedList(kept.grads, 'grads'));
+    binding.setGrads({ name: 'grads', values: kept.grads });
     if (binding.hasBareHalf) this.#warnOfHalf();
     return { ...kept, bound: new BoundStep(this.#rules, indices, binding) };
   }

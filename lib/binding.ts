@@ -9,17 +9,11 @@ import { layoutIndex, type Rule } from './backend/layout.js';
 import { type DType, isHalf, type Storage } from './dtype.js';
 import { outOfRangeIn, wrongKind, wrongKindIn } from './errors.js';
 import { detached, typedArrayLength } from './memory.js';
-import { disposalCount, dtypeOf, storageOf, Tensor, type TensorLike } from './tensor.js';
+import { disposalCount, dtypeOf, type Named, nameOf, storageOf, Tensor, type TensorLike } from './tensor.js';
 
-/** A list of arrays and what its elements are called in messages. The list stays as it is while it is bound. */
-export interface NamedList {
+/** A list of arrays, which stays as it is while it is bound, and what its elements are called in messages. */
+export interface NamedList extends Named {
   readonly values: readonly (TensorLike | undefined)[];
-  readonly name: (i: number) => string;
-}
-
-/** `weights[3]` and the like. */
-export function namedList(values: readonly (TensorLike | undefined)[], name: string): NamedList {
-  return { values, name: (i) => `${name}[${i}]` };
 }
 
 export interface BindingLists {
@@ -27,6 +21,11 @@ export interface BindingLists {
   readonly means: NamedList;
   readonly variances: NamedList;
   readonly masters: NamedList;
+}
+
+/** A list whose arrays stay bound: memory that native code has the addresses of. */
+interface BoundList extends NamedList {
+  readonly storages: (Storage | undefined)[];
 }
 
 export class Binding {
@@ -38,12 +37,11 @@ export class Binding {
   readonly hasBareHalf: boolean;
 
   readonly #binding: BackendBinding;
-  readonly #names: Record<Role, (i: number) => string>;
   readonly #dtypes: DType[];
   readonly #lengths: number[];
-  /** All memory but the gradients', its names and lengths, in rows of weight, mean, variance and master. */
-  readonly #kept: Kept;
-  #grads: Kept = new Kept();
+  readonly #lists: Readonly<Record<Exclude<Role, 'grad'>, BoundList>>;
+  #grads: BoundList | null = null;
+  #disposals = disposalCount();
 
   /**
    * @param keys of the tensors, for stochastic rounding
@@ -53,33 +51,31 @@ export class Binding {
   constructor(backend: Backend, rule: Rule, lists: BindingLists, keys: Uint32Array) {
     const { weights, means, variances, masters } = lists;
     const size = weights.values.length;
-    const kept = new Kept();
     const layouts = new Uint8Array(size);
-    const storages = {
+    const bound = {
       weights: new Array<Storage>(size),
       means: new Array<Storage>(size),
       variances: new Array<Storage>(size),
-      masters: new Array<Storage | undefined>(size),
+      masters: new Array<Storage | undefined>(size).fill(undefined),
     };
     const dtypes = new Array<DType>(size);
     const lengths = new Array<number>(size);
     let hasBareHalf = false;
     for (let i = 0; i < size; i++) {
-      const master = masters.values[i];
-      const hasMaster = master !== undefined && master !== null;
-      const dtype = dtypeOf(weights.values[i], weights.name(i));
-      const stateDType = dtypeOf(means.values[i], means.name(i));
+      const hasMaster = (masters.values[i] ?? null) !== null;
+      const dtype = dtypeOf(weights.values[i], weights, i);
+      const stateDType = dtypeOf(means.values[i], means, i);
       const layout = layoutIndex(dtype, stateDType, hasMaster);
       if (layout < 0) throw wrongLayout(lists, i, dtype, stateDType, hasMaster);
-      const weight = kept.add(weights, i);
-      const length = typedArrayLength(weight);
       checkDType(variances, i, stateDType);
-      storages.weights[i] = weight;
-      storages.means[i] = kept.add(means, i, length);
-      storages.variances[i] = kept.add(variances, i, length);
+      const weight = storageOf(weights.values[i] as TensorLike, weights, i);
+      const length = typedArrayLength(weight);
+      bound.weights[i] = weight;
+      bound.means[i] = storageOfLength(means, i, length);
+      bound.variances[i] = storageOfLength(variances, i, length);
       if (hasMaster) {
         checkDType(masters, i, 'float32');
-        storages.masters[i] = kept.add(masters, i, length);
+        bound.masters[i] = storageOfLength(masters, i, length);
       }
       layouts[i] = layout;
       dtypes[i] = dtype;
@@ -92,15 +88,13 @@ export class Binding {
     this.hasBareHalf = hasBareHalf;
     this.#dtypes = dtypes;
     this.#lengths = lengths;
-    this.#kept = kept;
-    this.#names = {
-      weight: weights.name,
-      grad: (i) => `grads[${i}]`,
-      mean: means.name,
-      variance: variances.name,
-      master: masters.name,
+    this.#lists = {
+      weight: { ...weights, storages: bound.weights },
+      mean: { ...means, storages: bound.means },
+      variance: { ...variances, storages: bound.variances },
+      master: { ...masters, storages: bound.masters },
     };
-    this.#binding = backend.createBinding({ rule, layouts, keys, ...storages });
+    this.#binding = backend.createBinding({ rule, layouts, keys, ...bound });
   }
 
   /**
@@ -110,18 +104,18 @@ export class Binding {
    *   which one is written; then the last gradients stay
    */
   setGrads(list: NamedList): void {
-    const grads = new Kept();
+    const storages = new Array<Storage>(this.size);
     for (let i = 0; i < this.size; i++) {
       checkDType(list, i, this.#dtypes[i]);
-      grads.add(list, i, this.#lengths[i]);
+      storages[i] = storageOfLength(list, i, this.#lengths[i]);
     }
-    this.#binding.setGrads(grads.storages);
+    this.#binding.setGrads(storages);
     const overlap = this.#binding.findOverlap();
     if (overlap) {
-      if (this.#grads.storages.length > 0) this.#binding.setGrads(this.#grads.storages);
-      throw this.#shared(overlap);
+      if (this.#grads) this.#binding.setGrads(this.#grads.storages as Storage[]);
+      throw this.#shared(overlap, list);
     }
-    this.#grads = grads;
+    this.#grads = { ...list, storages };
   }
 
   setGroups(groupOf: Uint32Array, scalars: Float64Array): void {
@@ -130,8 +124,10 @@ export class Binding {
 
   /** @throws RangeError where memory was disposed of, detached or resized since it was bound */
   checkMemory(): void {
-    this.#kept.check();
-    this.#grads.check();
+    for (const list of this.#boundLists()) checkStorages(list, this.#lengths);
+    if (this.#disposals === disposalCount()) return;
+    for (const list of this.#boundLists()) checkDisposed(list);
+    this.#disposals = disposalCount();
   }
 
   /** Updates tensors [first, last) in place; checkMemory() comes before. */
@@ -139,67 +135,55 @@ export class Binding {
     this.#binding.step(first, last);
   }
 
-  #shared({ written, writtenTensor, other, otherTensor }: Overlap): RangeError {
-    const a = this.#names[written](writtenTensor);
-    const b = this.#names[other](otherTensor);
+  #boundLists(): BoundList[] {
+    const { weight, mean, variance, master } = this.#lists;
+    return [weight, mean, variance, master, ...(this.#grads ? [this.#grads] : [])];
+  }
+
+  #shared({ written, writtenTensor, other, otherTensor }: Overlap, grads: NamedList): RangeError {
+    const lists: Record<Role, NamedList> = { ...this.#lists, grad: grads };
+    const a = nameOf(lists[written], writtenTensor);
+    const b = nameOf(lists[other], otherTensor);
     return outOfRangeIn('memory of its own', a, `memory shared with ${b}`);
   }
 }
 
-/** Arrays that stay bound, and what is needed to see that their memory is still there. */
-class Kept {
-  readonly storages: Storage[] = [];
-  // What each storage is: its length, and the list and place that it came from.
-  readonly #lengths: number[] = [];
-  readonly #lists: NamedList[] = [];
-  readonly #places: number[] = [];
-  #disposals = disposalCount();
+/** The memory of element i of a list, which must have `length` elements. */
+function storageOfLength(list: NamedList, i: number, length: number): Storage {
+  const storage = storageOf(list.values[i] as TensorLike, list, i);
+  const actual = typedArrayLength(storage);
+  if (actual !== length) throw outOfRangeIn(`length ${length}`, nameOf(list, i), `length ${actual}`);
+  return storage;
+}
 
-  /** Takes element i of a list, which must have `length` elements if that is given. */
-  add(list: NamedList, i: number, length?: number): Storage {
-    const storage = storageOf(list.values[i] as TensorLike, list.name(i));
-    const actual = typedArrayLength(storage);
-    if (length !== undefined && actual !== length) {
-      throw outOfRangeIn(`length ${length}`, list.name(i), `length ${actual}`);
+/** An element that is read is the engine's own, whatever a subclass says, and is undefined once the memory is gone. */
+function checkStorages(list: BoundList, lengths: readonly number[]): void {
+  const { storages } = list;
+  for (let i = 0; i < storages.length; i++) {
+    const storage = storages[i];
+    if (storage !== undefined && storage[lengths[i] - 1] === undefined && lengths[i] > 0) {
+      throw detached(nameOf(list, i));
     }
-    this.storages.push(storage);
-    this.#lengths.push(actual);
-    this.#lists.push(list);
-    this.#places.push(i);
-    return storage;
-  }
-
-  check(): void {
-    const { storages } = this;
-    const lengths = this.#lengths;
-    for (let k = 0; k < storages.length; k++) {
-      if (typedArrayLength(storages[k]) !== lengths[k]) throw detached(this.#lists[k].name(this.#places[k]));
-    }
-    if (this.#disposals !== disposalCount()) this.#checkDisposed();
-  }
-
-  #checkDisposed(): void {
-    for (let k = 0; k < this.#lists.length; k++) {
-      const list = this.#lists[k];
-      const i = this.#places[k];
-      const value = list.values[i];
-      if (value instanceof Tensor && value.disposed) {
-        throw outOfRangeIn('a live Tensor', list.name(i), 'one that was disposed of');
-      }
-    }
-    this.#disposals = disposalCount();
   }
 }
 
+function checkDisposed(list: BoundList): void {
+  list.values.forEach((value, i) => {
+    if (value instanceof Tensor && value.disposed) {
+      throw outOfRangeIn('a live Tensor', nameOf(list, i), 'one that was disposed of');
+    }
+  });
+}
+
 function checkDType(list: NamedList, i: number, expected: DType): void {
-  const dtype = dtypeOf(list.values[i], list.name(i));
-  if (dtype !== expected) throw wrongKindIn(expected, list.name(i), dtype);
+  const dtype = dtypeOf(list.values[i], list, i);
+  if (dtype !== expected) throw wrongKindIn(expected, nameOf(list, i), dtype);
 }
 
 function wrongLayout(lists: BindingLists, i: number, weight: DType, state: DType, hasMaster: boolean): TypeError {
   if (hasMaster && !isHalf(weight)) {
-    return wrongKind(`no master beside a ${weight} weight`, lists.masters.name(i), lists.masters.values[i]);
+    return wrongKind(`no master beside a ${weight} weight`, nameOf(lists.masters, i), lists.masters.values[i]);
   }
   const expected = hasMaster ? 'float32' : isHalf(weight) ? `${weight} or float32` : weight;
-  return wrongKindIn(expected, lists.means.name(i), state);
+  return wrongKindIn(expected, nameOf(lists.means, i), state);
 }

@@ -1,7 +1,7 @@
 /** The tensors of an AdamW step, bound: what a step then costs does not grow with looking at them. */
 import { warnOfFallback } from './backend/index.js';
 import { COMMON_SCALARS, GROUP_SCALARS } from './backend/layout.js';
-import { type Binding, type NamedList, namedList } from './binding.js';
+import type { Binding, NamedList } from './binding.js';
 import { outOfRangeIn } from './errors.js';
 import type { Multipliers } from './multipliers.js';
 import type { TensorLike } from './tensor.js';
@@ -81,7 +81,7 @@ export class BoundStep {
     if (!Array.isArray(grads) || grads.length !== binding.size) {
       throw outOfRangeIn(`a list of ${binding.size} gradients`, 'grads', `${Object(grads).length}`);
     }
-    this.takeGrads(namedList([...grads], 'grads'));
+    this.takeGrads({ name: 'grads', values: [...grads] });
   }
 
   /** Lets go of the arrays; every later use throws. A second call does nothing. */

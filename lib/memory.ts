@@ -5,44 +5,56 @@
 import { types } from 'node:util';
 import { outOfRangeIn } from './errors.js';
 
+const { apply } = Reflect;
 const typedArrayPrototype: object = Object.getPrototypeOf(Uint8Array.prototype);
 
-function getterOf<T>(prototype: object, key: PropertyKey): (target: unknown) => T {
+function getterOf(prototype: object, key: PropertyKey): () => unknown {
   const get = Object.getOwnPropertyDescriptor(prototype, key)?.get;
   if (!get) throw new Error(`this engine has no getter ${String(key)}`);
-  return (target) => Reflect.apply(get, target, []) as T;
+  return get;
 }
 
-/** 'Float32Array', 'Uint16Array', ...; undefined for anything that is no typed array. */
-export const typedArrayName = getterOf<string | undefined>(typedArrayPrototype, Symbol.toStringTag);
-/** Elements; 0 once the buffer was detached, or was resized past the array's end. */
-export const typedArrayLength = getterOf<number>(typedArrayPrototype, 'length');
-export const typedArrayByteOffset = getterOf<number>(typedArrayPrototype, 'byteOffset');
-export const typedArrayBuffer = getterOf<ArrayBufferLike>(typedArrayPrototype, 'buffer');
+// A function of its own for each getter: the engine then compiles each call to one known target.
+const nameGetter = getterOf(typedArrayPrototype, Symbol.toStringTag);
+const lengthGetter = getterOf(typedArrayPrototype, 'length');
+const byteOffsetGetter = getterOf(typedArrayPrototype, 'byteOffset');
+const bufferGetter = getterOf(typedArrayPrototype, 'buffer');
+const byteLengthGetter = getterOf(ArrayBuffer.prototype, 'byteLength');
+const sharedByteLengthGetter = getterOf(SharedArrayBuffer.prototype, 'byteLength');
 
-const byteLengthOf = getterOf<number>(ArrayBuffer.prototype, 'byteLength');
-const sharedByteLengthOf = getterOf<number>(SharedArrayBuffer.prototype, 'byteLength');
+/** 'Float32Array', 'Uint16Array', ...; undefined for anything that is no typed array. */
+export function typedArrayName(value: unknown): string | undefined {
+  return apply(nameGetter, value, []) as string | undefined;
+}
+
+/** Elements; 0 once the buffer was detached, or was resized past the array's end. */
+export function typedArrayLength(array: unknown): number {
+  return apply(lengthGetter, array, []) as number;
+}
+
+export function typedArrayByteOffset(array: unknown): number {
+  return apply(byteOffsetGetter, array, []) as number;
+}
+
+export function typedArrayBuffer(array: unknown): ArrayBufferLike {
+  return apply(bufferGetter, array, []) as ArrayBufferLike;
+}
 
 /** Bytes of an ArrayBuffer or SharedArrayBuffer. */
 export function bufferLength(buffer: ArrayBufferLike): number {
-  return types.isSharedArrayBuffer(buffer) ? sharedByteLengthOf(buffer) : byteLengthOf(buffer);
+  return apply(types.isSharedArrayBuffer(buffer) ? sharedByteLengthGetter : byteLengthGetter, buffer, []) as number;
 }
 
-function optionalGetter(prototype: object, key: string): (target: unknown) => boolean {
-  return Object.getOwnPropertyDescriptor(prototype, key) ? getterOf<boolean>(prototype, key) : () => false;
-}
-
-const isResizable = optionalGetter(ArrayBuffer.prototype, 'resizable');
-const isGrowable = optionalGetter(SharedArrayBuffer.prototype, 'growable');
-
-/** Throws unless the buffer is there and keeps its size. */
-export function checkBuffer(buffer: ArrayBufferLike, name: string): void {
-  if (types.isSharedArrayBuffer(buffer)) {
-    if (isGrowable(buffer)) throw outOfRangeIn('memory of a fixed size', name, 'a growable SharedArrayBuffer');
-    return;
-  }
-  if (isResizable(buffer)) throw outOfRangeIn('memory of a fixed size', name, 'a resizable ArrayBuffer');
-  if (byteLengthOf(buffer) === 0 && isDetached(buffer)) throw detached(name);
+/**
+ * Throws unless the buffer of an array of `length` elements is there and keeps
+ * its size. A buffer that lies about its size is caught later, by the elements
+ * that are gone.
+ */
+export function checkBuffer(buffer: ArrayBufferLike, length: number, name: () => string): void {
+  const { resizable, growable } = buffer as { resizable?: boolean; growable?: boolean };
+  if (resizable) throw outOfRangeIn('memory of a fixed size', name(), 'a resizable ArrayBuffer');
+  if (growable) throw outOfRangeIn('memory of a fixed size', name(), 'a growable SharedArrayBuffer');
+  if (length === 0 && isDetached(buffer)) throw detached(name());
 }
 
 export function detached(name: string): RangeError {

@@ -1,10 +1,10 @@
 /** MXNet's operators multi_adamw_update and multi_mp_adamw_update: one update of many tensors, no optimizer. */
 import { loadBackend, warnOfFallback } from './backend/index.js';
 import { COMMON_SCALARS, GROUP_SCALARS } from './backend/layout.js';
-import { Binding, namedList } from './binding.js';
+import { Binding } from './binding.js';
 import type { StepResult } from './bound-step.js';
 import { checkInteger, checkNumber, outOfRange, outOfRangeIn, wrongKind } from './errors.js';
-import { checkBeta, checkClip, checkHolds, isSkipped } from './scalars.js';
+import { type ArithmeticTypes, checkBeta, checkClip, checkHolds, isSkipped } from './scalars.js';
 import { tensorKey } from './stochastic.js';
 import type { TensorLike } from './tensor.js';
 
@@ -69,19 +69,20 @@ export function multiAdamwUpdate(
   const seed = checkInteger(options.seed ?? 0, 'seed');
   const updateCount = checkInteger(options.updateCount ?? 1, 'updateCount');
 
-  const keys = Uint32Array.from({ length: size }, (_, i) => tensorKey(seed, i));
+  const indices = new Uint32Array(size).map((_, i) => i);
+  const keys = indices.map((i) => tensorKey(seed, i));
   const binding = new Binding(
     loadBackend().backend,
     'mxnet',
     {
-      weights: namedList([...weights], 'weights'),
-      means: namedList([...means], 'means'),
-      variances: namedList([...variances], 'variances'),
-      masters: namedList([...masters], 'masters'),
+      weights: { name: 'weights', values: [...weights] },
+      means: { name: 'means', values: [...means] },
+      variances: { name: 'variances', values: [...variances] },
+      masters: { name: 'masters', values: [...masters] },
     },
     keys,
   );
-  binding.setGrads(namedList([...grads], 'grads'));
+  binding.setGrads({ name: 'grads', values: [...grads] });
   checkBeta(beta1, 'beta1', binding);
   checkBeta(beta2, 'beta2', binding);
   checkHolds(epsilon, 'epsilon', binding);
@@ -89,26 +90,36 @@ export function multiAdamwUpdate(
 
   const scalars = new Float64Array(COMMON_SCALARS.length + size * GROUP_SCALARS.length);
   scalars.set([rescaleGrad, clipGradient ?? Infinity, beta1, beta2]);
-  const named = Object.entries({ etas, lrs, wds });
-  for (let i = 0; i < size; i++) {
-    const at = COMMON_SCALARS.length + i * GROUP_SCALARS.length;
-    named.forEach(([name, list], k) => {
-      const value = checkNumber(list[i], `${name}[${i}]`);
-      checkHolds(value, `${name}[${i}]`, binding);
-      scalars[at + k] = value;
-    });
+  writeEach(scalars, GROUP_SCALARS.indexOf('eta'), etas, 'etas', binding);
+  writeEach(scalars, GROUP_SCALARS.indexOf('lr'), lrs, 'lrs', binding);
+  writeEach(scalars, GROUP_SCALARS.indexOf('wd'), wds, 'wds', binding);
+  for (let at = COMMON_SCALARS.length; at < scalars.length; at += GROUP_SCALARS.length) {
     scalars[at + 3] = epsilon;
     scalars[at + 4] = 1;
     scalars[at + 5] = updateCount;
   }
   if (isSkipped(rescaleGrad, binding)) return { skipped: true, reason: 'rescaleGrad' };
-  binding.setGroups(
-    Uint32Array.from({ length: size }, (_, i) => i),
-    scalars,
-  );
+  binding.setGroups(indices, scalars);
   warnOfFallback();
   binding.step(0, size);
   return { skipped: false };
+}
+
+/** Writes one scalar of every tensor, `offset` into its group. */
+function writeEach(
+  scalars: Float64Array,
+  offset: number,
+  values: readonly number[],
+  name: string,
+  types: ArithmeticTypes,
+): void {
+  for (let i = 0; i < values.length; i++) {
+    const value = values[i];
+    if (!(value >= 0) || !Number.isFinite(types.usesFloat32 ? Math.fround(value) : value)) {
+      checkHolds(checkNumber(value, `${name}[${i}]`), `${name}[${i}]`, types);
+    }
+    scalars[COMMON_SCALARS.length + i * GROUP_SCALARS.length + offset] = value;
+  }
 }
 
 function checkLists(lists: Record<string, readonly unknown[]>, size: number): void {

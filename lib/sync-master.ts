@@ -1,8 +1,9 @@
 /** Refreshes masters after weights were loaded from elsewhere. */
 import type { AdamWState } from './adamw.js';
 import { outOfRangeIn, wrongKindIn } from './errors.js';
+import { typedArrayLength } from './memory.js';
 import type { OneOrMany } from './optimizer.js';
-import { dtypeOf, storageOf, Tensor, type TensorLike } from './tensor.js';
+import { dtypeOf, nameOf, storageOf, Tensor, type TensorLike } from './tensor.js';
 
 /**
  * Sets the float32 master of each state to the value of its weight. States
@@ -20,22 +21,26 @@ export function syncMaster(weights: OneOrMany<TensorLike>, states: OneOrMany<Ada
   const copies = allWeights.flatMap((weight, i) => {
     const master = allStates[i].master;
     if (!master) return [];
-    const name = `states[${i}].master`;
-    const values = valuesOf(weight, `weights[${i}]`);
-    const dtype = dtypeOf(master, name);
-    if (dtype !== 'float32') throw wrongKindIn('float32', name, dtype);
-    const storage = storageOf(master, name);
-    if (storage.length !== values.length) {
-      throw outOfRangeIn(`length ${values.length}`, name, `length ${storage.length}`);
+    const values = valuesOf(weight, i);
+    const dtype = dtypeOf(master, MASTERS, i);
+    if (dtype !== 'float32') throw wrongKindIn('float32', nameOf(MASTERS, i), dtype);
+    const storage = storageOf(master, MASTERS, i);
+    const length = typedArrayLength(storage);
+    if (length !== values.length) {
+      throw outOfRangeIn(`length ${values.length}`, nameOf(MASTERS, i), `length ${length}`);
     }
     return [{ storage, values }];
   });
   for (const { storage, values } of copies) storage.set(values);
 }
 
-function valuesOf(weight: TensorLike, name: string): Float32Array | Float64Array {
-  const dtype = dtypeOf(weight, name);
-  const storage = storageOf(weight, name);
+const WEIGHTS = { name: 'weights' };
+const MASTERS = { name: 'states', field: '.master' };
+
+/** The values of a weight: a copy, but of a float32 or float64 array that is no Tensor itself. */
+function valuesOf(weight: TensorLike, i: number): Float32Array | Float64Array {
+  const dtype = dtypeOf(weight, WEIGHTS, i);
+  const storage = storageOf(weight, WEIGHTS, i);
   if (weight instanceof Tensor) return weight.toArray();
   return dtype === 'float16' ? Tensor.from(storage as Uint16Array, { dtype }).toArray() : (storage as Float32Array);
 }

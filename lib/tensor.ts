@@ -255,7 +255,7 @@ interface Source {
 }
 
 function storageOfBuffer(buffer: ArrayBufferLike, options: TensorFromOptions): Source {
-  checkBuffer(buffer, 'data');
+  checkBuffer(buffer, bufferLength(buffer), () => 'data');
   const dtype = checkDType(options.dtype, 'dtype');
   const size = bytesOf(dtype);
   const byteOffset = checkInteger(options.byteOffset ?? 0, 'byteOffset');
@@ -278,7 +278,7 @@ function storageOfArray(data: unknown, options: TensorFromOptions): Source {
     if (options.dtype !== 'float16' && options.dtype !== 'bfloat16') {
       throw wrongKind("'float16' or 'bfloat16' beside a Uint16Array", 'dtype', options.dtype);
     }
-    return { dtype: options.dtype, storage: checkedStorage(data as Uint16Array, 'data') };
+    return { dtype: options.dtype, storage: checkedStorage(data as Uint16Array, { name: 'data' }) };
   }
   const dtype = dtypeOfArray(data);
   if (dtype === undefined) {
@@ -291,7 +291,7 @@ function storageOfArray(data: unknown, options: TensorFromOptions): Source {
   if (options.dtype !== undefined && options.dtype !== dtype) {
     throw wrongKind(`'${dtype}', the dtype of the array,`, 'dtype', options.dtype);
   }
-  return { dtype, storage: checkedStorage(data as Storage | Float16ArrayLike, 'data') };
+  return { dtype, storage: checkedStorage(data as Storage | Float16ArrayLike, { name: 'data' }) };
 }
 
 /** The dtype that a bare typed array speaks for itself; none of a Uint16Array. */
@@ -309,44 +309,66 @@ function dtypeOfArray(array: unknown): DType | undefined {
 }
 
 /** The array itself, or the bits of a Float16Array, once its buffer proved sound. */
-function checkedStorage(array: Storage | Float16ArrayLike, name: string): Storage {
+function checkedStorage(array: Storage | Float16ArrayLike, named: Named, i?: number): Storage {
   const buffer = typedArrayBuffer(array);
-  checkBuffer(buffer, name);
+  const length = typedArrayLength(array);
+  checkBuffer(buffer, length, () => nameOf(named, i));
   if (typedArrayName(array) !== 'Float16Array') return array as Storage;
-  return new Uint16Array(buffer, typedArrayByteOffset(array), typedArrayLength(array));
+  return new Uint16Array(buffer, typedArrayByteOffset(array), length);
+}
+
+/**
+ * What a list of arguments, or one argument, is called in messages: the name
+ * is put together only for a message.
+ *
+ * @internal
+ */
+export interface Named {
+  readonly name: string;
+  /** What follows the place in a list: `states[3].mean`. */
+  readonly field?: string;
+}
+
+/**
+ * What element i of a list is called; without a place the argument itself.
+ *
+ * @internal
+ */
+export function nameOf({ name, field = '' }: Named, i?: number): string {
+  return i === undefined ? name : `${name}[${i}]${field}`;
 }
 
 /** A tensor or an array that is taken for one. */
 export type TensorLike = Tensor | Float32Array | Float64Array | Float16ArrayLike;
 
 /**
- * The dtype of what was passed as `name`.
+ * The dtype of what was passed under a name.
  *
  * @internal
  */
-export function dtypeOf(value: unknown, name: string): DType {
+export function dtypeOf(value: unknown, named: Named, i?: number): DType {
   if (value instanceof Tensor) return value.dtype;
   const dtype = dtypeOfArray(value);
   if (dtype !== undefined) return dtype;
   if (typedArrayName(value) === 'Uint16Array') {
     throw wrongKindIn(
       "a Tensor (make one with Tensor.from(array, { dtype: 'float16' }) or 'bfloat16')",
-      name,
+      nameOf(named, i),
       'a Uint16Array, which does not say its dtype',
     );
   }
-  throw wrongKind('a Tensor, Float32Array, Float64Array or Float16Array', name, value);
+  throw wrongKind('a Tensor, Float32Array, Float64Array or Float16Array', nameOf(named, i), value);
 }
 
 /**
- * The memory of what was passed as `name`, which dtypeOf() has accepted.
+ * The memory of what was passed under a name, which dtypeOf() has accepted.
  *
  * @internal
  */
-export function storageOf(value: TensorLike, name: string): Storage {
-  if (!(value instanceof Tensor)) return checkedStorage(value, name);
-  if (value.disposed) throw outOfRangeIn('a live Tensor', name, 'one that was disposed of');
-  return checkedStorage(value.data, name);
+export function storageOf(value: TensorLike, named: Named, i?: number): Storage {
+  if (!(value instanceof Tensor)) return checkedStorage(value, named, i);
+  if (value.disposed) throw outOfRangeIn('a live Tensor', nameOf(named, i), 'one that was disposed of');
+  return checkedStorage(value.data, named, i);
 }
 
 /**
