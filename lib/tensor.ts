@@ -380,41 +380,56 @@ export function shapeOf(value: TensorLike): readonly number[] {
   return value instanceof Tensor ? value.shape : [typedArrayLength(value)];
 }
 
-// Memory of ours. Arrays that lie equal modulo a large power of two, or one
-// page apart (as malloc places them), compete for cache sets and banks, so
-// large ones are staggered over SLOTS places of a window.
+// Memory of ours. Large arrays that lie equal modulo a large power of two, or
+// one page apart (as malloc places them), compete for cache sets and banks, so
+// they are staggered over SLOTS places of a window. Small ones share slabs, as
+// Node's own Buffers do: neighbours in a list are then neighbours in memory.
 const ALIGNMENT = 64;
 const SLOT = 16 * 1024;
 const SLOTS = 16;
 const WINDOW = SLOT * SLOTS;
 const STAGGER_FROM = 1024 * 1024; // bytes
+const SMALL = 4 * 1024; // bytes
+const SLAB = 256 * 1024; // bytes
 let nextSlot = 0;
+let slab = { buffer: new ArrayBuffer(0), used: 0 };
 
 function allocate(dtype: DType, length: number): Storage {
   const bytes = length * bytesOf(dtype);
-  const { addon } = loadBackend();
-  const stagger = bytes >= STAGGER_FROM;
-  const spare = stagger ? WINDOW + ALIGNMENT : ALIGNMENT;
-  const buffer = newBuffer(bytes + spare);
-  const byteOffset = addon ? offsetOf(Number(addon.address(buffer) % BigInt(WINDOW)), stagger) : 0;
-  keepHere(buffer);
-  return viewOf(dtype, buffer, byteOffset, length);
-}
-
-function newBuffer(bytes: number): ArrayBuffer {
-  try {
-    return new ArrayBuffer(bytes);
-  } catch {
-    throw outOfRangeIn('a shape that memory can be had for', 'shape', `one of ${bytes} bytes`);
+  if (bytes > SMALL) {
+    const stagger = bytes >= STAGGER_FROM;
+    const buffer = newBuffer(bytes + (stagger ? WINDOW : ALIGNMENT));
+    return viewOf(dtype, buffer, offsetOf(buffer, stagger), length);
   }
+  if (slab.used + bytes > slab.buffer.byteLength) {
+    const buffer = newBuffer(SLAB);
+    slab = { buffer, used: offsetOf(buffer, false) };
+  }
+  const byteOffset = slab.used;
+  slab.used += Math.ceil(bytes / ALIGNMENT) * ALIGNMENT;
+  return viewOf(dtype, slab.buffer, byteOffset, length);
 }
 
-/** Bytes to skip from an address (modulo WINDOW) to the next aligned or staggered place. */
-function offsetOf(address: number, stagger: boolean): number {
+/** Bytes to skip from the start of a buffer to the next aligned or staggered place. */
+function offsetOf(buffer: ArrayBuffer, stagger: boolean): number {
+  const { addon } = loadBackend();
+  if (!addon) return 0; // there are no addresses, and none that matter
+  const address = Number(addon.address(buffer) % BigInt(WINDOW));
   if (!stagger) return (ALIGNMENT - (address % ALIGNMENT)) % ALIGNMENT;
   const slot = nextSlot;
   nextSlot = (nextSlot + 1) % SLOTS;
   return (slot * SLOT + WINDOW - address) % WINDOW;
+}
+
+function newBuffer(bytes: number): ArrayBuffer {
+  let buffer: ArrayBuffer;
+  try {
+    buffer = new ArrayBuffer(bytes);
+  } catch {
+    throw outOfRangeIn('a shape that memory can be had for', 'shape', `one of ${bytes} bytes`);
+  }
+  keepHere(buffer);
+  return buffer;
 }
 
 /** Native code keeps the address of this memory, so it must not move to another thread. */
