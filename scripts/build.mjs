@@ -1,10 +1,12 @@
 // Builds the addon and then dist/. Without a compiler that is one clear line
-// and no failure: the TypeScript backend runs.
+// and no failure: the TypeScript backend runs. The binary is also put where the
+// package carries it: it speaks Node-API, so one serves all versions of Node on
+// a platform.
 //
 //   node scripts/build.mjs          both
 //   FUSED_ADAMW_SKIP_ADDON=1 ...    dist/ alone
 import { spawnSync } from 'node:child_process';
-import { existsSync, rmSync } from 'node:fs';
+import { cpSync, existsSync, rmSync } from 'node:fs';
 import { createRequire } from 'node:module';
 import { dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
@@ -44,7 +46,11 @@ if (process.env.FUSED_ADAMW_SKIP_ADDON) {
   console.log('fused-adamw: the addon was skipped (FUSED_ADAMW_SKIP_ADDON)');
 } else {
   const result = run(binOf('node-gyp'), ['rebuild', ...nodeDirectory()]);
-  if (result.status !== 0) {
+  const carried = join(root, 'prebuilds', `${process.platform}-${process.arch}`);
+  rmSync(carried, { recursive: true, force: true });
+  if (result.status === 0) {
+    cpSync(join(root, 'build/Release/fused_adamw.node'), join(carried, 'fused_adamw.node'));
+  } else {
     rmSync(join(root, 'build'), { recursive: true, force: true }); // half a build must not be loaded
     console.log(
       `fused-adamw: the addon was not built, the TypeScript backend will run with the same results (${reasonOf(result)})`,

@@ -1,0 +1,60 @@
+#!/usr/bin/env bash
+# Packs the package and uses it as a stranger would: installed into an empty
+# project, with and without a compiler on PATH, and compiled against its types.
+set -euo pipefail
+root=$(cd "$(dirname "$0")/.." && pwd)
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+
+(cd "$root" && npm pack --silent --pack-destination "$work")
+package=$(ls "$work"/fused-adamw-*.tgz)
+
+# The tools of the system but its compilers.
+mkdir "$work/bin"
+for tool in node npm sh bash env uname mkdir cp; do ln -s "$(command -v $tool)" "$work/bin/$tool"; done
+
+cat >"$work/use.mjs" <<'JS'
+import { AdamW, backendInfo } from 'fused-adamw';
+const weight = new Float32Array([1, -2, 3]);
+const grad = new Float32Array([0.1, 0.2, -0.3]);
+const optimizer = new AdamW({ learningRate: 0.01, wd: 0.01 });
+const state = optimizer.createState(0, weight);
+for (let step = 0; step < 3; step++) optimizer.update(0, weight, grad, state);
+console.log(backendInfo().backend, [...new Uint32Array(weight.buffer)].map((bits) => bits.toString(16)).join(' '));
+JS
+
+install_into() { # folder
+  set -e
+  mkdir "$1" && cp "$work/use.mjs" "$1/" && cd "$1" || exit 1
+  npm init -y >/dev/null && npm install --silent --no-audit --no-fund "$package"
+  [ ! -e node_modules/fused-adamw/build ] || { echo 'installing built something'; exit 1; }
+}
+
+with=$(install_into "$work/with" && node use.mjs)
+without=$(export PATH="$work/bin"; install_into "$work/without" && node use.mjs)
+typescript=$(cd "$work/with" && FUSED_ADAMW_BACKEND=javascript node use.mjs)
+echo "with a compiler:    $with"
+echo "without a compiler: $without"
+echo "TypeScript:         $typescript"
+[ "$with" = "$without" ] && [ "${with#native }" = "${typescript#javascript }" ]
+[ "${with%% *}" = native ] && [ "${typescript%% *}" = javascript ]
+
+# Without the binary the package still imports and runs, and says why.
+rm -r "$work/without/node_modules/fused-adamw/prebuilds"
+bare=$(cd "$work/without" && node use.mjs 2>"$work/warning")
+[ "${bare#javascript }" = "${with#native }" ] || { echo "without the binary: $bare"; exit 1; }
+grep -q FUSED_ADAMW_FALLBACK "$work/warning" || { echo 'no warning of the fallback'; exit 1; }
+
+# The declarations compile for a consumer who has neither skipLibCheck nor @types/node.
+cat >"$work/with/use.mts" <<'TS'
+import { AdamW, CosineScheduler, type DType, multiAdamwUpdate, type StepResult, Tensor } from 'fused-adamw';
+const weight: Tensor<'bfloat16'> = Tensor.zeros([3, 4], { dtype: 'bfloat16' });
+const bits: Uint16Array = weight.data;
+const dtype: DType = weight.dtype;
+const optimizer = new AdamW({ lrScheduler: new CosineScheduler({ maxUpdate: 10 }), multiPrecision: true });
+const result: StepResult = optimizer.fusedStep(['a'], [weight], [weight], [optimizer.createState('a', weight)]);
+export const used = [result.skipped ? result.reason : 'updated', bits, dtype, multiAdamwUpdate];
+TS
+cd "$work/with"
+"$root/node_modules/.bin/tsc" --noEmit --strict --target es2022 --lib es2022 --module nodenext --types '' use.mts
+echo 'the package works'
