@@ -170,6 +170,7 @@ class BindingObject : public Napi::ObjectWrap<BindingObject> {
       const std::vector<uint32_t> groups(begin, begin + group_of.length);
       for (uint32_t group : groups)
         if (group >= group_count) throw Napi::RangeError::New(env, "Expected the number of a group");
+      rounded_.resize(group_count);
       binding_.set_groups(groups, group_count);
       scalars_holder_ = Napi::Persistent(info[1].As<Napi::Object>());
       scalars_ = static_cast<double*>(scalars.data);
@@ -190,22 +191,27 @@ class BindingObject : public Napi::ObjectWrap<BindingObject> {
     });
   }
 
-  /// step(first, last): updates these tensors in place.
+  /// step(first, last): updates these tensors in place. The calls of one step
+  /// go through the tensors in order; the first reads the scalars.
   void Step(const Napi::CallbackInfo& info) {
     guarded(info.Env(), [&] {
       const size_t first = info[0].As<Napi::Number>().Uint32Value();
       const size_t last = info[1].As<Napi::Number>().Uint32Value();
       if (!has_grads_ || !scalars_ || first > last || last > binding_.size())
         throw Napi::Error::New(info.Env(), "Expected setGrads, setGroups and a range of tensors before a step");
-      const StepOptions options{scalars_[0], scalars_[1], scalars_[2], scalars_[3]};
-      const auto* groups = reinterpret_cast<const Group*>(scalars_ + sizeof(StepOptions) / sizeof(double));
-      cpu::step(binding_, *active_variant, options, groups, first, last, cpu::num_threads());
+      if (first == 0) {
+        const StepOptions options{scalars_[0], scalars_[1], scalars_[2], scalars_[3]};
+        const auto* groups = reinterpret_cast<const Group*>(scalars_ + sizeof(StepOptions) / sizeof(double));
+        cpu::round_groups(options, groups, rounded_.size(), rounded_.data());
+      }
+      cpu::step(binding_, *active_variant, rounded_.data(), first, last, cpu::num_threads());
     });
   }
 
   Binding binding_;
   Napi::ObjectReference scalars_holder_;
   const double* scalars_ = nullptr;
+  std::vector<cpu::GroupScalars> rounded_;  // of the step that runs
   bool has_grads_ = false;
 };
 

@@ -33,7 +33,7 @@ export interface BackendBinding {
   /** The group of each tensor, and the array that holds the scalars of all later steps (layout.ts). */
   setGroups(groupOf: Uint32Array, scalars: Float64Array): void;
   findOverlap(): Overlap | null;
-  /** Updates tensors [first, last) in place. */
+  /** Updates tensors [first, last) in place. The calls of one step go through the tensors in order, from 0. */
   step(first: number, last: number): void;
 }
 

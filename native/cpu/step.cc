@@ -48,13 +48,14 @@ void update(const TensorArrays& tensor, const Variant& variant, Rule rule, const
 
 }  // namespace
 
-void step(const Binding& binding, const Variant& variant, const StepOptions& options, const Group* groups, size_t first,
-          size_t last, int threads) {
-  std::vector<GroupScalars> scalars(binding.group_count());
-  for (size_t i = 0; i < scalars.size(); ++i)
-    scalars[i] = {round_scalars<float>(options, groups[i]), round_scalars<double>(options, groups[i]),
-                  static_cast<uint32_t>(static_cast<uint64_t>(groups[i].count))};
+void round_groups(const StepOptions& options, const Group* groups, size_t count, GroupScalars* out) {
+  for (size_t i = 0; i < count; ++i)
+    out[i] = {round_scalars<float>(options, groups[i]), round_scalars<double>(options, groups[i]),
+              static_cast<uint32_t>(static_cast<uint64_t>(groups[i].count))};
+}
 
+void step(const Binding& binding, const Variant& variant, const GroupScalars* scalars, size_t first, size_t last,
+          int threads) {
   const uint64_t begin = binding.element_start(first);
   const uint64_t total = binding.element_start(last) - begin;
   const auto update_between = [&](Place from, Place to) {

@@ -6,9 +6,12 @@
 
 namespace fused_adamw::cpu {
 
-/// Updates tensors [first, last) of the binding in place. `groups` holds
-/// binding.group_count() groups.
-void step(const Binding& binding, const Variant& variant, const StepOptions& options, const Group* groups, size_t first,
-          size_t last, int threads);
+/// Rounds the scalars of `count` groups to both arithmetic types.
+void round_groups(const StepOptions& options, const Group* groups, size_t count, GroupScalars* out);
+
+/// Updates tensors [first, last) of the binding in place. `scalars` holds
+/// binding.group_count() groups. Allocates nothing.
+void step(const Binding& binding, const Variant& variant, const GroupScalars* scalars, size_t first, size_t last,
+          int threads);
 
 }  // namespace fused_adamw::cpu

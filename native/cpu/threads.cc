@@ -148,7 +148,7 @@ int num_threads() {
 
 void set_num_threads(int count) { requested.store(count, std::memory_order_relaxed); }
 
-void for_each_chunk(size_t chunks, int threads, const std::function<void(size_t)>& work) {
+void for_each_chunk(size_t chunks, int threads, void (*work)(const void*, size_t), const void* context) {
 #if defined(_OPENMP)
   if (chunks > 1 && threads > 1) {
     const std::lock_guard lock(parallel_step());
@@ -158,14 +158,14 @@ void for_each_chunk(size_t chunks, int threads, const std::function<void(size_t)
 #pragma omp parallel num_threads(team)
       {
         const FloatEnvironment environment;
-        for (size_t chunk; (chunk = next.fetch_add(1, std::memory_order_relaxed)) < chunks;) work(chunk);
+        for (size_t chunk; (chunk = next.fetch_add(1, std::memory_order_relaxed)) < chunks;) work(context, chunk);
       }
       return;
     }
   }
 #endif
   const FloatEnvironment environment;
-  for (size_t chunk = 0; chunk < chunks; ++chunk) work(chunk);
+  for (size_t chunk = 0; chunk < chunks; ++chunk) work(context, chunk);
 }
 
 }  // namespace fused_adamw::cpu

@@ -2,7 +2,7 @@
 #pragma once
 
 #include <cstddef>
-#include <functional>
+#include <memory>
 
 namespace fused_adamw::cpu {
 
@@ -18,10 +18,18 @@ void set_num_threads(int count);
 
 bool has_openmp();
 
-/// Calls work(chunk) once for every chunk below `chunks`, on up to `threads`
-/// threads, each in the floating-point environment of the contract. One
-/// parallel call runs at a time in a process; one on a single thread does not
-/// wait. `work` must not throw.
-void for_each_chunk(size_t chunks, int threads, const std::function<void(size_t)>& work);
+/// Calls work(context, chunk) once for every chunk below `chunks`, on up to
+/// `threads` threads, each in the floating-point environment of the contract.
+/// One parallel call runs at a time in a process; one on a single thread does
+/// not wait. `work` must not throw.
+void for_each_chunk(size_t chunks, int threads, void (*work)(const void* context, size_t chunk), const void* context);
+
+/// The same for a callable.
+template <typename Work>
+void for_each_chunk(size_t chunks, int threads, const Work& work) {
+  for_each_chunk(
+      chunks, threads, [](const void* context, size_t chunk) { (*static_cast<const Work*>(context))(chunk); },
+      std::addressof(work));
+}
 
 }  // namespace fused_adamw::cpu
