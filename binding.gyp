@@ -1,8 +1,6 @@
 {
   'variables': {
     'openssl_fips': '',
-    # Linux has OpenMP with its compiler; macOS only where libomp is installed.
-    'libomp%': '<!(node scripts/find-libomp.mjs)',
   },
   'targets': [
     {
@@ -25,9 +23,9 @@
       ],
       'conditions': [
         ['OS=="linux"', {
-          'cflags_cc': ['-fopenmp'],
-          # A thread team outlives the worker that opened the addon.
-          'ldflags': ['-fopenmp', '-Wl,-z,nodelete'],
+          'cflags_cc': ['-pthread'],
+          # The team's threads outlive the worker that opened the addon.
+          'ldflags': ['-pthread', '-Wl,-z,nodelete'],
         }],
         ['OS=="mac"', {
           'xcode_settings': {
@@ -36,11 +34,6 @@
             'MACOSX_DEPLOYMENT_TARGET': '11.0',
             'OTHER_CPLUSPLUSFLAGS': ['-ffp-contract=off', '-fno-math-errno', '-fno-trapping-math'],
           },
-          'conditions': [['libomp!=""', {
-            'include_dirs': ['<(libomp)/include'],
-            'libraries': ['<(libomp)/lib/libomp.dylib'],
-            'xcode_settings': { 'OTHER_CPLUSPLUSFLAGS': ['-Xpreprocessor', '-fopenmp'] },
-          }]],
         }],
       ],
     },

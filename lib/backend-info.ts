@@ -19,7 +19,6 @@ export interface BackendInfo {
         readonly isa: string;
         /** All that this machine runs, the preferred one first. */
         readonly isas: readonly string[];
-        readonly openmp: boolean;
       }
     | { readonly available: false; readonly reason: string };
   /** Threads of a large step. */
@@ -48,7 +47,6 @@ export function backendInfo(): BackendInfo {
             compiler: addon.compiler,
             isa: addon.isa(),
             isas: [...addon.isas],
-            openmp: addon.openmp,
           }
         : { available: false, reason: reason ?? '' },
     threads: addon ? addon.numThreads() : 1,

@@ -252,7 +252,6 @@ Napi::Object Init(Napi::Env env, Napi::Object exports) {
   exports["layouts"] = layouts;
   exports["build"] = FUSED_ADAMW_BUILD;
   exports["compiler"] = __VERSION__;
-  exports["openmp"] = cpu::has_openmp();
   exports["availableProcessors"] = cpu::available_processors();
   exports["address"] = Napi::Function::New<Address>(env, "address");
   exports["setIsa"] = Napi::Function::New<SetIsa>(env, "setIsa");

@@ -3,7 +3,7 @@
 //   node scripts/lint.mjs            checks
 //   node scripts/lint.mjs --write    mends what can be mended
 import { spawnSync } from 'node:child_process';
-import { readdirSync } from 'node:fs';
+import { existsSync, readdirSync } from 'node:fs';
 import { createRequire } from 'node:module';
 import { dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
@@ -23,6 +23,7 @@ function run(command, args) {
 
 const biome = join(dirname(require.resolve('@biomejs/biome/package.json')), 'bin/biome');
 const sources = ['native', 'test', 'bench']
+  .filter((folder) => existsSync(join(root, folder)))
   .flatMap((folder) => readdirSync(join(root, folder), { recursive: true }).map((file) => join(folder, file)))
   .filter((file) => /\.(cc|h|cu|cuh)$/.test(file));
 

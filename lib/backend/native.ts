@@ -31,7 +31,6 @@ export interface Addon {
   readonly layouts: readonly string[];
   readonly build: string;
   readonly compiler: string;
-  readonly openmp: boolean;
   readonly availableProcessors: number;
   address(memory: ArrayBufferView | ArrayBuffer): bigint;
   setIsa(name: string): boolean;

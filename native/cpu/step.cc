@@ -14,6 +14,13 @@ constexpr uint64_t kChunk = 16 * 1024;
 // Below this many elements waking a team costs more than it gains.
 constexpr uint64_t kSmallStep = 32 * 1024;
 
+// Tensors ahead whose first bytes are fetched while one is updated: short
+// arrays end before the processor's own prefetcher has seen a pattern. Of 1, 2,
+// 4 and 8 ahead, 8 was the best over 10,000 tensors of 64.
+constexpr size_t kTensorsAhead = 8;
+constexpr size_t kBytesAhead = 256;
+constexpr size_t kCacheLine = 64;
+
 /// A place in the list of tensors.
 struct Place {
   size_t tensor;
@@ -46,6 +53,20 @@ void update(const TensorArrays& tensor, const Variant& variant, Rule rule, const
   variant.kernel(rule, tensor.layout)(span, scalars);
 }
 
+void prefetch(const void* array, size_t bytes) {
+  for (size_t at = 0; at < std::min(bytes, kBytesAhead); at += kCacheLine)
+    __builtin_prefetch(static_cast<const char*>(array) + at);
+}
+
+void prefetch(const TensorArrays& tensor) {
+  const LayoutInfo& layout = info(tensor.layout);
+  prefetch(tensor.weight, tensor.length * layout.weight_size);
+  prefetch(tensor.grad, tensor.length * layout.weight_size);
+  prefetch(tensor.mean, tensor.length * layout.state_size);
+  prefetch(tensor.variance, tensor.length * layout.state_size);
+  if (layout.master) prefetch(tensor.master, tensor.length * sizeof(float));
+}
+
 }  // namespace
 
 void round_groups(const StepOptions& options, const Group* groups, size_t count, GroupScalars* out) {
@@ -61,6 +82,7 @@ void step(const Binding& binding, const Variant& variant, const GroupScalars* sc
   const auto update_between = [&](Place from, Place to) {
     for (size_t i = from.tensor; i <= to.tensor && i < last; ++i) {
       const TensorArrays& tensor = binding.tensor(i);
+      if (i + kTensorsAhead < last) prefetch(binding.tensor(i + kTensorsAhead));
       const uint64_t start = i == from.tensor ? from.offset : 0;
       const uint64_t end = i == to.tensor ? to.offset : tensor.length;
       if (start < end) update(tensor, variant, binding.rule(), scalars[tensor.group], start, end);

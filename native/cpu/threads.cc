@@ -1,23 +1,23 @@
 #include "threads.h"
 
+#include <pthread.h>
+#include <signal.h>
+
 #include <algorithm>
 #include <atomic>
+#include <chrono>
+#include <climits>
 #include <cmath>
 #include <condition_variable>
-#include <cstdio>
 #include <cstdlib>
 #include <fstream>
 #include <mutex>
 #include <string>
 #include <system_error>
 #include <thread>
-#include <vector>
 
 #if defined(__linux__)
 #include <sched.h>
-#endif
-#if defined(_OPENMP)
-#include <omp.h>
 #endif
 
 #include "float-environment.h"
@@ -62,51 +62,114 @@ double cgroup_processors() {
   return least;
 }
 
-#if defined(_OPENMP)
-/// Threads that can exist at once beside the calling one, up to `wanted`,
-/// found by making them: libgomp ends the process when it cannot, and no
-/// single limit (pids.max, RLIMIT_NPROC, memory) tells.
-int threads_that_start(int wanted) {
-  std::mutex mutex;
-  std::condition_variable release;
-  bool released = false;
-  std::vector<std::thread> threads;
-  try {
-    threads.reserve(wanted);
-    for (int i = 0; i < wanted; ++i)
-      threads.emplace_back([&] {
-        std::unique_lock lock(mutex);
-        release.wait(lock, [&] { return released; });
-      });
-  } catch (const std::system_error&) {
-    // as many as there are
-  } catch (const std::bad_alloc&) {
+/// New threads inherit the signal mask: the process's signals are Node's to handle.
+class SignalsBlocked {
+ public:
+  SignalsBlocked() {
+    sigset_t all;
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &saved_);
   }
-  {
-    const std::lock_guard lock(mutex);
-    released = true;
-  }
-  release.notify_all();
-  for (std::thread& thread : threads) thread.join();
-  return static_cast<int>(threads.size());
-}
+  ~SignalsBlocked() { pthread_sigmask(SIG_SETMASK, &saved_, nullptr); }
 
-/// `threads`, or fewer where the system makes no more. libgomp keeps a team
-/// for each calling thread, so what was proven holds for this one.
-int team_size(int threads) {
-  thread_local int proven = 1, tried = 1;
-  if (threads > tried) {
-    proven = 1 + threads_that_start(threads - 1);
-    tried = threads;
-  }
-  return std::min(threads, proven);
-}
+ private:
+  sigset_t saved_;
+};
 
-std::mutex& parallel_step() {
-  static std::mutex& mutex = *new std::mutex;  // never destroyed: a worker may still step at exit
-  return mutex;
+/// Threads that wait for chunks to work on.
+///
+/// A call is over when its chunks are, whichever threads did them: one that the
+/// system has not scheduled yet is not waited for. On a busy machine the
+/// barrier of an OpenMP team waits out whole time slices (docs/performance.md).
+class Team {
+ public:
+  using Work = void (*)(const void* context, size_t chunk);
+
+  /// Whether the team was free and took the call.
+  bool run(size_t chunks, int others, Work work, const void* context) {
+    const std::unique_lock admission(admission_, std::try_to_lock);
+    if (!admission) return false;
+    others = std::min(others, grow(others));
+    if (others == 0) return false;
+    {
+      const std::lock_guard lock(mutex_);
+      job_ = {chunks, work, context};
+      next_chunk_.store(0, std::memory_order_relaxed);
+      seats_.store(others, std::memory_order_relaxed);
+    }
+    others == 1 ? wake_.notify_one() : wake_.notify_all();
+    work_on(job_);
+
+    std::unique_lock lock(mutex_);
+    seats_.store(0, std::memory_order_relaxed);  // who has not come by now need not
+    done_.wait(lock, [this] { return active_ == 0; });
+    return true;
+  }
+
+ private:
+  struct Job {
+    size_t chunks = 0;
+    Work work = nullptr;
+    const void* context = nullptr;
+  };
+
+  // How long a thread looks out for the next call before it sleeps: about what passes between steps in a loop.
+  static constexpr std::chrono::microseconds kLookOut{200};
+
+  void work_on(const Job& job) {
+    const FloatEnvironment environment;
+    for (size_t chunk; (chunk = next_chunk_.fetch_add(1, std::memory_order_relaxed)) < job.chunks;)
+      job.work(job.context, chunk);
+  }
+
+  /// Makes threads until there are `wanted`, or no more can be had; returns how many there are.
+  int grow(int wanted) {
+    while (size_ < wanted && wanted < refused_) {
+      try {
+        const SignalsBlocked blocked;
+        std::thread([this] { serve(); }).detach();
+        ++size_;
+      } catch (const std::system_error&) {
+        refused_ = wanted;  // asking again at every step would cost too much
+      }
+    }
+    return size_;
+  }
+
+  [[noreturn]] void serve() {
+    for (;;) {
+      const auto until = std::chrono::steady_clock::now() + kLookOut;
+      while (seats_.load(std::memory_order_relaxed) == 0 && std::chrono::steady_clock::now() < until)
+        std::this_thread::yield();  // to the calling thread, where they share a processor
+      std::unique_lock lock(mutex_);
+      wake_.wait(lock, [this] { return seats_.load(std::memory_order_relaxed) > 0; });
+      seats_.fetch_sub(1, std::memory_order_relaxed);
+      ++active_;
+      const Job job = job_;
+      lock.unlock();
+      work_on(job);
+      lock.lock();
+      if (--active_ == 0) done_.notify_one();
+    }
+  }
+
+  std::mutex admission_;   // held by the call that runs
+  int size_ = 0;           // threads there are
+  int refused_ = INT_MAX;  // so many could not be had
+
+  std::mutex mutex_;
+  std::condition_variable wake_, done_;
+  Job job_;
+  int active_ = 0;             // threads in the job
+  std::atomic<int> seats_{0};  // threads that may still join it
+  std::atomic<size_t> next_chunk_{0};
+};
+
+/// Never destroyed: its threads, and workers that still step, outlive main().
+Team& team() {
+  static Team& instance = *new Team;
+  return instance;
 }
-#endif
 
 }  // namespace
 
@@ -126,44 +189,19 @@ int available_processors() {
   return count;
 }
 
-bool has_openmp() {
-#if defined(_OPENMP)
-  return true;
-#else
-  return false;
-#endif
-}
-
 int num_threads() {
-#if defined(_OPENMP)
   const int set = requested.load(std::memory_order_relaxed);
   if (set > 0) return set;
   const char* variable = std::getenv("OMP_NUM_THREADS");
   const int from_environment = variable ? std::atoi(variable) : 0;  // the first of a list
   return from_environment > 0 ? from_environment : available_processors();
-#else
-  return 1;
-#endif
 }
 
 void set_num_threads(int count) { requested.store(count, std::memory_order_relaxed); }
 
 void for_each_chunk(size_t chunks, int threads, void (*work)(const void*, size_t), const void* context) {
-#if defined(_OPENMP)
-  if (chunks > 1 && threads > 1) {
-    const std::lock_guard lock(parallel_step());
-    const int team = team_size(static_cast<int>(std::min<size_t>(chunks, threads)));
-    if (team > 1) {
-      std::atomic<size_t> next{0};
-#pragma omp parallel num_threads(team)
-      {
-        const FloatEnvironment environment;
-        for (size_t chunk; (chunk = next.fetch_add(1, std::memory_order_relaxed)) < chunks;) work(context, chunk);
-      }
-      return;
-    }
-  }
-#endif
+  const int others = static_cast<int>(std::min<size_t>(chunks, threads)) - 1;
+  if (others > 0 && team().run(chunks, others, work, context)) return;
   const FloatEnvironment environment;
   for (size_t chunk = 0; chunk < chunks; ++chunk) work(context, chunk);
 }

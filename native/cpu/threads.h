@@ -10,18 +10,17 @@ namespace fused_adamw::cpu {
 int available_processors();
 
 /// Threads of a large step: what was set, else OMP_NUM_THREADS, else
-/// available_processors(); 1 without OpenMP.
+/// available_processors().
 int num_threads();
 
 /// Sets num_threads() for the whole process; 0 returns to the default.
 void set_num_threads(int count);
 
-bool has_openmp();
-
-/// Calls work(context, chunk) once for every chunk below `chunks`, on up to
-/// `threads` threads, each in the floating-point environment of the contract.
-/// One parallel call runs at a time in a process; one on a single thread does
-/// not wait. `work` must not throw.
+/// Calls work(context, chunk) once for every chunk below `chunks`, on the
+/// calling thread and up to `threads` - 1 others, each in the floating-point
+/// environment of the contract. Returns when all are done. The others serve
+/// one call at a time; one that finds them taken runs on its own thread, as
+/// does one that no thread could be made for. `work` must not throw.
 void for_each_chunk(size_t chunks, int threads, void (*work)(const void* context, size_t chunk), const void* context);
 
 /// The same for a callable.

@@ -1,0 +1,31 @@
+/** What a network makes of digits that it was not trained on. */
+import type { Digits } from './digits.js';
+import type { Network } from './network.js';
+
+export interface Reading {
+  /** [PIXELS] */
+  readonly image: Float32Array;
+  /** What the digit is. */
+  readonly label: number;
+  /** What the network takes it for. */
+  readonly answer: number;
+  /** How sure the network is of its answer, 0 to 1. */
+  readonly probability: number;
+}
+
+export function readDigits(network: Network, digits: Digits): Reading[] {
+  return digits.images.map((image, i) => {
+    const probabilities = network.predict(image);
+    const probability = probabilities.reduce((a, b) => Math.max(a, b));
+    return { image, label: digits.labels[i], answer: probabilities.indexOf(probability), probability };
+  });
+}
+
+export function isRight(reading: Reading): boolean {
+  return reading.answer === reading.label;
+}
+
+/** The share of right answers, 0 to 1. */
+export function accuracyOf(readings: readonly Reading[]): number {
+  return readings.filter(isRight).length / readings.length;
+}

@@ -1,0 +1,19 @@
+/** Which of the test digits are shown. */
+import { CLASSES } from './digits.js';
+import { isRight, type Reading } from './evaluation.js';
+
+/** The first of each digit that was read right. */
+export function firstRight(readings: readonly Reading[]): Reading[] {
+  return Array.from({ length: CLASSES }, (_, digit) => digit).flatMap((digit) => {
+    const found = readings.find((reading) => reading.label === digit && isRight(reading));
+    return found ? [found] : [];
+  });
+}
+
+/** Those that were read wrong, the surest mistake first. */
+export function surestWrong(readings: readonly Reading[], most: number): Reading[] {
+  return readings
+    .filter((reading) => !isRight(reading))
+    .sort((a, b) => b.probability - a.probability)
+    .slice(0, most);
+}
