@@ -4,11 +4,19 @@ import { COMMON_SCALARS, GROUP_SCALARS, type Rule } from './backend/layout.js';
 import { Binding } from './binding.js';
 import { BoundStep, type ScalarGroup, type StepResult, type StepRules } from './bound-step.js';
 import { type DType, isHalf } from './dtype.js';
-import { checkBoolean, checkInteger, checkNumber, checkOneOf, outOfRange, outOfRangeIn, wrongKind } from './errors.js';
+import { checkBoolean, checkNumber, checkObject, checkOneOf, outOfRange, outOfRangeIn, wrongKind } from './errors.js';
 import { checkIndex } from './multipliers.js';
 import { type OneOrMany, Optimizer, type OptimizerOptions, register, type StepLists, toLists } from './optimizer.js';
 import { power } from './power.js';
-import { type ArithmeticTypes, checkBeta, checkClip, checkHolds, isSkipped } from './scalars.js';
+import {
+  type ArithmeticTypes,
+  checkBeta,
+  checkClip,
+  checkDecayRate,
+  checkHolds,
+  checkSeed,
+  isSkipped,
+} from './scalars.js';
 import { tensorKey } from './stochastic.js';
 import { dtypeOf, shapeOf, storageOf, Tensor, type TensorLike } from './tensor.js';
 import type { Index } from './update-counts.js';
@@ -44,7 +52,7 @@ export interface AdamWOptions extends OptimizerOptions {
    */
   readonly coupledWeightDecay?: boolean;
   /** dtype of new states of half-precision weights without masters. Default: float16 for float16, float32 for bfloat16. */
-  readonly stateDtype?: 'float32' | 'float16' | 'bfloat16';
+  readonly stateDtype?: 'float32' | 'float16' | 'bfloat16' | null;
   /** Of the stochastic rounding of bfloat16 variances; a whole number below 2**32. Default 0. */
   readonly seed?: number;
 }
@@ -96,9 +104,8 @@ export class AdamW extends Optimizer<AdamWState> {
       throw outOfRange("false unless correctBias is false and rule is 'mxnet'", 'coupledWeightDecay', true);
     }
     this.stateDtype =
-      options.stateDtype === undefined ? null : checkOneOf(options.stateDtype, 'stateDtype', STATE_DTYPES);
-    this.seed = checkInteger(options.seed ?? 0, 'seed');
-    if (this.seed >= 2 ** 32) throw outOfRange('a whole number below 2**32', 'seed', this.seed);
+      (options.stateDtype ?? null) === null ? null : checkOneOf(options.stateDtype, 'stateDtype', STATE_DTYPES);
+    this.seed = checkSeed(options.seed ?? 0);
     this.#rules = {
       counts: this.counts,
       multipliers: this.multipliers,
@@ -195,8 +202,10 @@ export class AdamW extends Optimizer<AdamWState> {
       }
       return last.bound;
     }
-    this.#last = this.#bind(lists);
-    return this.#last.bound;
+    const next = this.#bind(lists);
+    this.dispose();
+    this.#last = next;
+    return next.bound;
   }
 
   #bind(lists: StepLists<AdamWState>): LastStep {
@@ -258,7 +267,7 @@ export class AdamW extends Optimizer<AdamWState> {
       const eta = isPytorch ? lr / correction.mean : (lr * correction.root) / correction.mean;
       checkHolds(eta, 'learningRate', types);
       checkHolds(wd, 'wd', types);
-      if (isPytorch) checkHolds(1 - lr * wd, 'learningRate * wd', types);
+      if (isPytorch) checkHolds(lr * wd, 'learningRate * wd', types);
       scalars[at] = eta;
       scalars[at + 1] = isPytorch ? lr : 1;
       scalars[at + 2] = wd;
@@ -299,19 +308,13 @@ register(AdamW);
 const STATE_DTYPES = ['float32', 'float16', 'bfloat16'] as const;
 
 function withDefaults(options: AdamWOptions): OptimizerOptions {
-  if (typeof options !== 'object' || options === null) throw wrongKind('an object', 'options', options);
+  checkObject(options, 'options');
   const { learningRate, lrScheduler, useFusedStep } = options;
   return {
     ...options,
     learningRate: learningRate === undefined && !lrScheduler ? 0.001 : learningRate,
     useFusedStep: useFusedStep ?? true,
   };
-}
-
-function checkDecayRate(value: unknown, name: string): number {
-  const rate = checkNumber(value, name);
-  if (rate >= 1) throw outOfRange('a number in [0, 1)', name, rate);
-  return rate;
 }
 
 function checkDistinct(indices: readonly Index[]): void {
@@ -325,7 +328,12 @@ function checkDistinct(indices: readonly Index[]): void {
   });
 }
 
-function checkState(state: unknown, i: number): void {
+/**
+ * A state: an object with the two moments.
+ *
+ * @internal
+ */
+export function checkState(state: unknown, i: number): void {
   if (typeof state !== 'object' || state === null || !('mean' in state) || !('variance' in state)) {
     throw wrongKind('a state with mean and variance', `states[${i}]`, state);
   }

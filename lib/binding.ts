@@ -109,12 +109,8 @@ export class Binding {
       checkDType(list, i, this.#dtypes[i]);
       storages[i] = storageOfLength(list, i, this.#lengths[i]);
     }
-    this.#binding.setGrads(storages);
-    const overlap = this.#binding.findOverlap();
-    if (overlap) {
-      if (this.#grads) this.#binding.setGrads(this.#grads.storages as Storage[]);
-      throw this.#shared(overlap, list);
-    }
+    const overlap = this.#binding.setGrads(storages);
+    if (overlap) throw this.#shared(overlap, list);
     this.#grads = { ...list, storages };
   }
 
@@ -133,6 +129,11 @@ export class Binding {
   /** Updates tensors [first, last) in place; checkMemory() comes before. */
   step(first: number, last: number): void {
     this.#binding.step(first, last);
+  }
+
+  /** Frees native memory at once: garbage collection alone would wait for the event loop. */
+  dispose(): void {
+    this.#binding.dispose();
   }
 
   #boundLists(): BoundList[] {

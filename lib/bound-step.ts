@@ -2,7 +2,7 @@
 import { warnOfFallback } from './backend/index.js';
 import { COMMON_SCALARS, GROUP_SCALARS } from './backend/layout.js';
 import type { Binding, NamedList } from './binding.js';
-import { outOfRangeIn } from './errors.js';
+import { outOfRangeIn, wrongKind } from './errors.js';
 import type { Multipliers } from './multipliers.js';
 import type { TensorLike } from './tensor.js';
 import type { Counter, Index, UpdateCounts } from './update-counts.js';
@@ -78,14 +78,16 @@ export class BoundStep {
    */
   setGrads(grads: readonly TensorLike[]): void {
     const binding = this.#bound();
-    if (!Array.isArray(grads) || grads.length !== binding.size) {
-      throw outOfRangeIn(`a list of ${binding.size} gradients`, 'grads', `${Object(grads).length}`);
+    if (!Array.isArray(grads)) throw wrongKind('a list', 'grads', grads);
+    if (grads.length !== binding.size) {
+      throw outOfRangeIn(`a list of length ${binding.size}`, 'grads', `one of length ${grads.length}`);
     }
     this.takeGrads({ name: 'grads', values: [...grads] });
   }
 
   /** Lets go of the arrays; every later use throws. A second call does nothing. */
   dispose(): void {
+    this.#binding?.dispose();
     this.#binding = null;
   }
 
@@ -102,11 +104,15 @@ export class BoundStep {
   run(aggregateNum: number): StepResult {
     const binding = this.#bound();
     const rules = this.#rules;
-    binding.checkMemory();
-    if (rules.skips(binding)) return { skipped: true, reason: 'rescaleGrad' };
-    this.#regroup(binding);
-    rules.writeScalars(this.#scalars, this.#groups, rules.counts.numUpdateAfter(this.#counters), binding);
+    const skips = rules.skips(binding);
+    if (!skips) {
+      this.#regroup(binding);
+      rules.writeScalars(this.#scalars, this.#groups, rules.counts.numUpdateAfter(this.#counters), binding);
+    }
     warnOfFallback();
+    // Last of all, since schedulers and parameters are the caller's code: none of it runs between this and the kernels.
+    this.#bound().checkMemory();
+    if (skips) return { skipped: true, reason: 'rescaleGrad' };
     rules.counts.advance(this.#counters);
     for (let first = 0; first < binding.size; first += aggregateNum) {
       binding.step(first, Math.min(binding.size, first + aggregateNum));

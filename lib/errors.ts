@@ -47,7 +47,13 @@ function describeObject(value: object): string {
   if (Array.isArray(value)) return `an array of length ${value.length}`;
   const name: unknown = value.constructor?.name;
   if (typeof name !== 'string' || name === '' || name === 'Object') return 'an object';
-  return /^[aeiou]/i.test(name) ? `an ${name}` : `a ${name}`;
+  return /^[aeio]/i.test(name) ? `an ${name}` : `a ${name}`;
+}
+
+/** An object, of options say. */
+export function checkObject<T>(value: T, name: string): T {
+  if (typeof value !== 'object' || value === null) throw wrongKind('an object', name, value);
+  return value;
 }
 
 /** A finite number of at least `least`. */

@@ -3,7 +3,7 @@
  * (python/mxnet/lr_scheduler.py). A schedule here is a pure function of the
  * number of updates: it can be asked in any order and at any time.
  */
-import { checkInteger, checkNumber, checkOneOf, outOfRange, wrongKind } from './errors.js';
+import { checkInteger, checkNumber, checkObject, checkOneOf, outOfRange, wrongKind } from './errors.js';
 
 export interface LRSchedulerOptions {
   /** Learning rate at the start, and at the end of the warm-up. Default 0.01. */
@@ -26,6 +26,7 @@ export abstract class LRScheduler {
 
   /** @throws RangeError for a negative rate or count, or a warm-up that begins above baseLr */
   constructor(options: LRSchedulerOptions = {}) {
+    checkObject(options, 'options');
     this.baseLr = checkNumber(options.baseLr ?? 0.01, 'baseLr');
     this.warmupSteps = checkInteger(options.warmupSteps ?? 0, 'warmupSteps');
     this.warmupBeginLr = checkNumber(options.warmupBeginLr ?? 0, 'warmupBeginLr');
@@ -75,7 +76,7 @@ export class FactorScheduler extends LRScheduler {
   #last = { baseLr: 0, reductions: 0, rate: 0 };
 
   constructor(options: FactorSchedulerOptions) {
-    super(options);
+    super(checkObject(options, 'options'));
     this.step = checkInteger(options.step, 'step', 1);
     this.factor = checkFactor(options.factor);
     this.stopFactorLr = checkNumber(options.stopFactorLr ?? 1e-8, 'stopFactorLr');
@@ -111,7 +112,7 @@ export class MultiFactorScheduler extends LRScheduler {
   readonly factor: number;
 
   constructor(options: MultiFactorSchedulerOptions) {
-    super(options);
+    super(checkObject(options, 'options'));
     if (!Array.isArray(options.step) || options.step.length === 0) {
       throw wrongKind('a list of at least one number', 'step', options.step);
     }
@@ -142,7 +143,7 @@ abstract class DecayScheduler extends LRScheduler {
   readonly finalLr: number;
 
   constructor(options: DecaySchedulerOptions) {
-    super(options);
+    super(checkObject(options, 'options'));
     this.maxUpdate = checkInteger(options.maxUpdate, 'maxUpdate', 1);
     this.finalLr = checkNumber(options.finalLr ?? 0, 'finalLr');
     if (this.maxUpdate <= this.warmupSteps) {
@@ -170,7 +171,7 @@ export class PolyScheduler extends DecayScheduler {
   readonly power: number;
 
   constructor(options: PolySchedulerOptions) {
-    super(options);
+    super(checkObject(options, 'options'));
     this.power = checkNumber(options.power ?? 2, 'power');
   }
 

@@ -3,8 +3,18 @@ import { loadBackend, warnOfFallback } from './backend/index.js';
 import { COMMON_SCALARS, GROUP_SCALARS } from './backend/layout.js';
 import { Binding } from './binding.js';
 import type { StepResult } from './bound-step.js';
-import { checkInteger, checkNumber, outOfRange, outOfRangeIn, wrongKind } from './errors.js';
-import { type ArithmeticTypes, checkBeta, checkClip, checkHolds, isSkipped } from './scalars.js';
+import { checkInteger, checkNumber, checkObject, outOfRangeIn, wrongKind } from './errors.js';
+import {
+  type ArithmeticTypes,
+  checkBeta,
+  checkClip,
+  checkClipGradient,
+  checkDecayRate,
+  checkHolds,
+  checkRescaleGrad,
+  checkSeed,
+  isSkipped,
+} from './scalars.js';
 import { tensorKey } from './stochastic.js';
 import type { TensorLike } from './tensor.js';
 
@@ -51,58 +61,58 @@ export function multiAdamwUpdate(
   variances: readonly TensorLike[],
   options: MultiAdamWUpdateOptions,
 ): StepResult {
-  if (!Array.isArray(weights)) throw wrongKind('a list', 'weights', weights);
-  if (typeof options !== 'object' || options === null) throw wrongKind('an object', 'options', options);
-  const size = weights.length;
-  const { etas, lrs, wds } = options;
-  const masters = options.masters ?? new Array<undefined>(size).fill(undefined);
-  checkLists({ grads, means, variances, etas, lrs, wds, masters }, size);
-  const beta1 = checkNumber(options.beta1 ?? 0.9, 'beta1');
-  const beta2 = checkNumber(options.beta2 ?? 0.999, 'beta2');
-  const epsilon = checkNumber(options.epsilon ?? 1e-8, 'epsilon');
-  const rescaleGrad = options.rescaleGrad ?? 1;
-  if (typeof rescaleGrad !== 'number') throw wrongKind('a number', 'rescaleGrad', rescaleGrad);
-  const clipGradient = options.clipGradient ?? null;
-  if (clipGradient !== null && checkNumber(clipGradient, 'clipGradient') === 0) {
-    throw outOfRange('a positive number, or null for none,', 'clipGradient', 0);
-  }
-  const seed = checkInteger(options.seed ?? 0, 'seed');
-  const updateCount = checkInteger(options.updateCount ?? 1, 'updateCount');
+  // Everything of the caller's is read once, here: an option's getter may do anything.
+  checkObject(options, 'options');
+  const { etas, lrs, wds, masters, beta1, beta2, epsilon, rescaleGrad, clipGradient, seed, updateCount } = options;
+  const lists = copyLists({ weights, grads, means, variances, etas, lrs, wds }, masters);
+  const size = lists.weights.length;
+  const common = {
+    rescale: checkRescaleGrad(rescaleGrad ?? 1),
+    clip: checkClipGradient(clipGradient),
+    beta1: checkDecayRate(beta1 ?? 0.9, 'beta1'),
+    beta2: checkDecayRate(beta2 ?? 0.999, 'beta2'),
+  };
+  const checkedEpsilon = checkNumber(epsilon ?? 1e-8, 'epsilon');
+  const checkedSeed = checkSeed(seed ?? 0);
+  const count = checkInteger(updateCount ?? 1, 'updateCount');
 
   const indices = new Uint32Array(size).map((_, i) => i);
-  const keys = indices.map((i) => tensorKey(seed, i));
   const binding = new Binding(
     loadBackend().backend,
     'mxnet',
     {
-      weights: { name: 'weights', values: [...weights] },
-      means: { name: 'means', values: [...means] },
-      variances: { name: 'variances', values: [...variances] },
-      masters: { name: 'masters', values: [...masters] },
+      weights: { name: 'weights', values: lists.weights },
+      means: { name: 'means', values: lists.means },
+      variances: { name: 'variances', values: lists.variances },
+      masters: { name: 'masters', values: lists.masters },
     },
-    keys,
+    indices.map((i) => tensorKey(checkedSeed, i)),
   );
-  binding.setGrads({ name: 'grads', values: [...grads] });
-  checkBeta(beta1, 'beta1', binding);
-  checkBeta(beta2, 'beta2', binding);
-  checkHolds(epsilon, 'epsilon', binding);
-  checkClip(clipGradient, binding);
-
-  const scalars = new Float64Array(COMMON_SCALARS.length + size * GROUP_SCALARS.length);
-  scalars.set([rescaleGrad, clipGradient ?? Infinity, beta1, beta2]);
-  writeEach(scalars, GROUP_SCALARS.indexOf('eta'), etas, 'etas', binding);
-  writeEach(scalars, GROUP_SCALARS.indexOf('lr'), lrs, 'lrs', binding);
-  writeEach(scalars, GROUP_SCALARS.indexOf('wd'), wds, 'wds', binding);
-  for (let at = COMMON_SCALARS.length; at < scalars.length; at += GROUP_SCALARS.length) {
-    scalars[at + 3] = epsilon;
-    scalars[at + 4] = 1;
-    scalars[at + 5] = updateCount;
+  try {
+    binding.setGrads({ name: 'grads', values: lists.grads });
+    checkBeta(common.beta1, 'beta1', binding);
+    checkBeta(common.beta2, 'beta2', binding);
+    checkHolds(checkedEpsilon, 'epsilon', binding);
+    checkClip(common.clip, binding);
+    const scalars = new Float64Array(COMMON_SCALARS.length + size * GROUP_SCALARS.length);
+    scalars.set([common.rescale, common.clip ?? Infinity, common.beta1, common.beta2]);
+    writeEach(scalars, GROUP_SCALARS.indexOf('eta'), lists.etas, 'etas', binding);
+    writeEach(scalars, GROUP_SCALARS.indexOf('lr'), lists.lrs, 'lrs', binding);
+    writeEach(scalars, GROUP_SCALARS.indexOf('wd'), lists.wds, 'wds', binding);
+    for (let at = COMMON_SCALARS.length; at < scalars.length; at += GROUP_SCALARS.length) {
+      scalars[at + 3] = checkedEpsilon;
+      scalars[at + 4] = 1;
+      scalars[at + 5] = count;
+    }
+    warnOfFallback();
+    binding.checkMemory();
+    if (isSkipped(common.rescale, binding)) return { skipped: true, reason: 'rescaleGrad' };
+    binding.setGroups(indices, scalars);
+    binding.step(0, size);
+    return { skipped: false };
+  } finally {
+    binding.dispose();
   }
-  if (isSkipped(rescaleGrad, binding)) return { skipped: true, reason: 'rescaleGrad' };
-  binding.setGroups(indices, scalars);
-  warnOfFallback();
-  binding.step(0, size);
-  return { skipped: false };
 }
 
 /** Writes one scalar of every tensor, `offset` into its group. */
@@ -115,16 +125,46 @@ function writeEach(
 ): void {
   for (let i = 0; i < values.length; i++) {
     const value = values[i];
-    if (!(value >= 0) || !Number.isFinite(types.usesFloat32 ? Math.fround(value) : value)) {
+    if (
+      typeof value !== 'number' ||
+      !(value >= 0) ||
+      !Number.isFinite(types.usesFloat32 ? Math.fround(value) : value)
+    ) {
       checkHolds(checkNumber(value, `${name}[${i}]`), `${name}[${i}]`, types);
     }
     scalars[COMMON_SCALARS.length + i * GROUP_SCALARS.length + offset] = value;
   }
 }
 
-function checkLists(lists: Record<string, readonly unknown[]>, size: number): void {
-  for (const [name, list] of Object.entries(lists)) {
+type Lists = {
+  readonly weights: readonly TensorLike[];
+  readonly grads: readonly TensorLike[];
+  readonly means: readonly TensorLike[];
+  readonly variances: readonly TensorLike[];
+  readonly etas: readonly number[];
+  readonly lrs: readonly number[];
+  readonly wds: readonly number[];
+};
+
+/** Copies of the lists, which are all as long as `weights`. */
+function copyLists(
+  lists: Lists,
+  masters: readonly TensorLike[] | undefined,
+): Lists & { readonly masters: readonly (TensorLike | undefined)[] } {
+  if (!Array.isArray(lists.weights)) throw wrongKind('a list', 'weights', lists.weights);
+  const size = lists.weights.length;
+  for (const [name, list] of Object.entries({ ...lists, masters: masters ?? lists.weights })) {
     if (!Array.isArray(list)) throw wrongKind('a list, as of weights,', name, list);
     if (list.length !== size) throw outOfRangeIn(`a list of length ${size}`, name, `one of length ${list.length}`);
   }
+  return {
+    weights: [...lists.weights],
+    grads: [...lists.grads],
+    means: [...lists.means],
+    variances: [...lists.variances],
+    etas: [...lists.etas],
+    lrs: [...lists.lrs],
+    wds: [...lists.wds],
+    masters: masters ? [...masters] : new Array<undefined>(size).fill(undefined),
+  };
 }

@@ -4,6 +4,7 @@
  * Precedence as in MXNet: `paramDict` wins over the index, the index over the
  * name that `paramIdx2name` gives it.
  */
+import { types } from 'node:util';
 import { checkNumber, wrongKind } from './errors.js';
 import type { Index } from './update-counts.js';
 
@@ -20,8 +21,9 @@ export interface Parameter {
 export function toMap<T>(value: unknown, name: string, check: (value: unknown, name: string) => T): Map<Index, T> {
   if (value === undefined || value === null) return new Map();
   if (typeof value !== 'object' || Array.isArray(value)) throw wrongKind('a Map or an object', name, value);
-  const entries: [unknown, unknown][] =
-    value instanceof Map ? [...value] : Object.entries(value).map(([key, entry]) => [indexOfKey(key), entry]);
+  const entries: [unknown, unknown][] = types.isMap(value)
+    ? [...value]
+    : Object.entries(value).map(([key, entry]) => [indexOfKey(key), entry]);
   return new Map(
     entries.map(([key, entry]) => [
       checkIndex(key, `a key of ${name}`),

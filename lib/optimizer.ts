@@ -3,9 +3,10 @@
  * The interface is that of MXNet's `mxnet.optimizer.Optimizer`.
  */
 import type { StepResult } from './bound-step.js';
-import { checkBoolean, checkInteger, checkNumber, outOfRange, outOfRangeIn, wrongKind } from './errors.js';
+import { checkBoolean, checkInteger, checkNumber, checkObject, outOfRange, outOfRangeIn, wrongKind } from './errors.js';
 import { LRScheduler } from './lr-scheduler.js';
 import { type ByParameter, checkIndex, Multipliers, type Parameter } from './multipliers.js';
+import { checkClipGradient, checkRescaleGrad } from './scalars.js';
 import type { TensorLike } from './tensor.js';
 import { type Index, UpdateCounts } from './update-counts.js';
 
@@ -58,14 +59,14 @@ export abstract class Optimizer<State = unknown> {
 
   /** @throws TypeError for options of the wrong kind, RangeError for values out of range */
   constructor(options: OptimizerOptions = {}) {
-    if (typeof options !== 'object' || options === null) throw wrongKind('an object', 'options', options);
+    checkObject(options, 'options');
     const { lrScheduler, clipGradient, aggregateNum } = options;
     if (lrScheduler !== undefined && lrScheduler !== null && !(lrScheduler instanceof LRScheduler)) {
       throw wrongKind('an LRScheduler', 'lrScheduler', lrScheduler);
     }
     this.lrScheduler = lrScheduler ?? null;
     this.wd = checkNumber(options.wd ?? 0, 'wd');
-    this.clipGradient = clipGradient === undefined || clipGradient === null ? null : checkClipGradient(clipGradient);
+    this.clipGradient = checkClipGradient(clipGradient);
     this.multiPrecision = checkBoolean(options.multiPrecision ?? false, 'multiPrecision');
     this.aggregateNum = checkAggregateNum(aggregateNum ?? Infinity);
     this.useFusedStep = checkBoolean(options.useFusedStep ?? false, 'useFusedStep');
@@ -241,19 +242,6 @@ export const register: typeof Optimizer.register = (optimizer, name) => Optimize
 /** An optimizer by its name; MXNet's `create`. */
 export const createOptimizer: typeof Optimizer.createOptimizer = (name, options) =>
   Optimizer.createOptimizer(name, options);
-
-function checkRescaleGrad(value: unknown): number {
-  if (typeof value !== 'number') throw wrongKind('a number', 'rescaleGrad', value);
-  return value;
-}
-
-function checkClipGradient(value: unknown): number {
-  if (typeof value !== 'number') throw wrongKind('a positive number, or null for none,', 'clipGradient', value);
-  if (!(value > 0) || value === Infinity) {
-    throw outOfRange('a positive number, or null for none,', 'clipGradient', value);
-  }
-  return value;
-}
 
 function checkAggregateNum(value: unknown): number {
   if (value === Infinity) return Infinity;

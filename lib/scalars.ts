@@ -1,5 +1,34 @@
-/** The checks of a step's scalars against the type that the arithmetic is done in. */
-import { outOfRange } from './errors.js';
+/** The checks of a step's scalars: on their own, and against the type that the arithmetic is done in. */
+import { checkInteger, checkNumber, outOfRange, wrongKind } from './errors.js';
+
+/** The decay rate of a moment. */
+export function checkDecayRate(value: unknown, name: string): number {
+  const rate = checkNumber(value, name);
+  if (rate >= 1) throw outOfRange('a number in [0, 1)', name, rate);
+  return rate;
+}
+
+/** Any number: NaN, infinities and 0 skip the step. */
+export function checkRescaleGrad(value: unknown): number {
+  if (typeof value !== 'number') throw wrongKind('a number', 'rescaleGrad', value);
+  return value;
+}
+
+/** The clipping bound, or null for none. */
+export function checkClipGradient(value: unknown): number | null {
+  if (value === undefined || value === null) return null;
+  const expected = 'a positive number, or null for none,';
+  if (typeof value !== 'number') throw wrongKind(expected, 'clipGradient', value);
+  if (!(value > 0) || value === Infinity) throw outOfRange(expected, 'clipGradient', value);
+  return value;
+}
+
+/** The seed of stochastic rounding. */
+export function checkSeed(value: unknown): number {
+  const seed = checkInteger(value, 'seed');
+  if (seed >= 2 ** 32) throw outOfRange('a whole number below 2**32', 'seed', seed);
+  return seed;
+}
 
 /** The arithmetic types of a step: float32 of all weights but float64. */
 export interface ArithmeticTypes {

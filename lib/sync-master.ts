@@ -1,5 +1,5 @@
 /** Refreshes masters after weights were loaded from elsewhere. */
-import type { AdamWState } from './adamw.js';
+import { type AdamWState, checkState } from './adamw.js';
 import { outOfRangeIn, wrongKindIn } from './errors.js';
 import { typedArrayLength } from './memory.js';
 import type { OneOrMany } from './optimizer.js';
@@ -19,6 +19,7 @@ export function syncMaster(weights: OneOrMany<TensorLike>, states: OneOrMany<Ada
     throw outOfRangeIn(`a list of length ${allWeights.length}`, 'states', `one of length ${allStates.length}`);
   }
   const copies = allWeights.flatMap((weight, i) => {
+    checkState(allStates[i], i);
     const master = allStates[i].master;
     if (!master) return [];
     const values = valuesOf(weight, i);

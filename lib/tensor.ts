@@ -14,11 +14,12 @@ import {
   type Storage,
   viewOf,
 } from './dtype.js';
-import { checkInteger, outOfRange, outOfRangeIn, wrongKind, wrongKindIn } from './errors.js';
+import { checkInteger, checkObject, outOfRange, outOfRangeIn, wrongKind, wrongKindIn } from './errors.js';
 import { decoderOf, encoderOf } from './half.js';
 import {
   bufferLength,
   checkBuffer,
+  detached,
   typedArrayBuffer,
   typedArrayByteOffset,
   typedArrayLength,
@@ -107,6 +108,7 @@ export class Tensor<D extends DType = DType> {
     options: TensorFromOptions<D> & { dtype: D },
   ): Tensor<D>;
   static from(data: unknown, options: TensorFromOptions = {}): Tensor {
+    checkObject(options, 'options');
     const { dtype, storage } = types.isAnyArrayBuffer(data)
       ? storageOfBuffer(data, options)
       : storageOfArray(data, options);
@@ -130,6 +132,7 @@ export class Tensor<D extends DType = DType> {
     shape: number | readonly number[],
     options: TensorZerosOptions<D> = {},
   ): Tensor<D> {
+    checkObject(options, 'options');
     const dtype = (options.dtype === undefined ? 'float32' : checkDType(options.dtype, 'dtype')) as D;
     const sizes = checkShape(shape, 'shape');
     checkDevice(options.device ?? 'cpu', 'device');
@@ -160,7 +163,7 @@ export class Tensor<D extends DType = DType> {
   toArray(): D extends 'float64' ? Float64Array : Float32Array;
   toArray(): Float32Array | Float64Array {
     const data = this.#live();
-    if (data instanceof Float64Array) return new Float64Array(data);
+    if (this.dtype === 'float64') return new Float64Array(data);
     const values = new Float32Array(this.length);
     if (isHalf(this.dtype)) {
       const decode = decoderOf(this.dtype);
@@ -180,7 +183,7 @@ export class Tensor<D extends DType = DType> {
   set(values: ArrayLike<number>): this {
     const data = this.#live();
     const length: unknown = Object(values).length;
-    if (typeof values !== 'object' || typeof length !== 'number') {
+    if (typeof values !== 'object' || typeof length !== 'number' || /^Big/.test(typedArrayName(values) ?? '')) {
       throw wrongKind('a list of numbers', 'values', values);
     }
     if (length !== this.length) throw outOfRangeIn(`${this.length} values`, 'values', `${length}`);
@@ -207,7 +210,7 @@ export class Tensor<D extends DType = DType> {
     if (!(source instanceof Tensor)) throw wrongKind('a Tensor', 'source', source);
     if (source.dtype !== this.dtype) throw wrongKindIn(`a ${this.dtype} Tensor`, 'source', source.dtype);
     if (source.length !== this.length) throw outOfRangeIn(`length ${this.length}`, 'source', `length ${source.length}`);
-    this.#live().set(source.data);
+    this.#live().set(source.#live('source'));
     return this;
   }
 
@@ -233,9 +236,12 @@ export class Tensor<D extends DType = DType> {
     this.dispose();
   }
 
-  #live(): Storage {
-    if (this.#data === null) throw outOfRangeIn('a live Tensor', 'this', 'one that was disposed of');
-    return this.#data;
+  /** The memory, if it is still there. */
+  #live(name = 'this'): Storage {
+    const data = this.#data;
+    if (data === null) throw outOfRangeIn('a live Tensor', name, 'one that was disposed of');
+    if (this.length > 0 && data[this.length - 1] === undefined) throw detached(name);
+    return data;
   }
 }
 
@@ -398,11 +404,11 @@ function allocate(dtype: DType, length: number): Storage {
   const bytes = length * bytesOf(dtype);
   if (bytes > SMALL) {
     const stagger = bytes >= STAGGER_FROM;
-    const buffer = newBuffer(bytes + (stagger ? WINDOW : ALIGNMENT));
+    const buffer = newBuffer(bytes, stagger ? WINDOW : ALIGNMENT);
     return viewOf(dtype, buffer, offsetOf(buffer, stagger), length);
   }
   if (slab.used + bytes > slab.buffer.byteLength) {
-    const buffer = newBuffer(SLAB);
+    const buffer = newBuffer(SLAB, 0);
     slab = { buffer, used: offsetOf(buffer, false) };
   }
   const byteOffset = slab.used;
@@ -421,10 +427,10 @@ function offsetOf(buffer: ArrayBuffer, stagger: boolean): number {
   return (slot * SLOT + WINDOW - address) % WINDOW;
 }
 
-function newBuffer(bytes: number): ArrayBuffer {
+function newBuffer(bytes: number, spare: number): ArrayBuffer {
   let buffer: ArrayBuffer;
   try {
-    buffer = new ArrayBuffer(bytes);
+    buffer = new ArrayBuffer(bytes + spare);
   } catch {
     throw outOfRangeIn('a shape that memory can be had for', 'shape', `one of ${bytes} bytes`);
   }

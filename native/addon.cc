@@ -93,8 +93,8 @@ class BindingObject : public Napi::ObjectWrap<BindingObject> {
                        {
                            InstanceMethod<&BindingObject::SetGrads>("setGrads"),
                            InstanceMethod<&BindingObject::SetGroups>("setGroups"),
-                           InstanceMethod<&BindingObject::FindOverlap>("findOverlap"),
                            InstanceMethod<&BindingObject::Step>("step"),
+                           InstanceMethod<&BindingObject::Dispose>("dispose"),
                        });
   }
 
@@ -135,9 +135,11 @@ class BindingObject : public Napi::ObjectWrap<BindingObject> {
     return Binding(static_cast<Rule>(rule), std::move(tensors));
   }
 
-  /// setGrads(grads): replaces every gradient's address.
-  void SetGrads(const Napi::CallbackInfo& info) {
-    guarded(info.Env(), [&] {
+  /// setGrads(grads): takes every gradient's address and returns null, or
+  /// returns [role, tensor, role, tensor] of two arrays that share memory, the
+  /// written one first.
+  Napi::Value SetGrads(const Napi::CallbackInfo& info) {
+    return guarded(info.Env(), [&]() -> Napi::Value {
       const Napi::Env env = info.Env();
       const size_t size = binding_.size();
       const List list(env, info[0], size, "grads");
@@ -149,8 +151,17 @@ class BindingObject : public Napi::ObjectWrap<BindingObject> {
           grads[i] = list.data(i, fused_adamw::info(tensor.layout).weight_size, tensor.length);
         }
       }
-      binding_.set_grads(grads);
-      has_grads_ = true;
+      const auto overlap = binding_.set_grads(grads);
+      if (!overlap) {
+        has_grads_ = true;
+        return env.Null();
+      }
+      Napi::Array result = Napi::Array::New(env, 4);
+      result[0u] = static_cast<int>(overlap->written_role);
+      result[1u] = overlap->written_tensor;
+      result[2u] = static_cast<int>(overlap->other_role);
+      result[3u] = overlap->other_tensor;
+      return result;
     });
   }
 
@@ -177,20 +188,6 @@ class BindingObject : public Napi::ObjectWrap<BindingObject> {
     });
   }
 
-  /// findOverlap(): [role, tensor, role, tensor], the written array first, or null.
-  Napi::Value FindOverlap(const Napi::CallbackInfo& info) {
-    return guarded(info.Env(), [&]() -> Napi::Value {
-      const auto overlap = binding_.find_overlap();
-      if (!overlap) return info.Env().Null();
-      Napi::Array result = Napi::Array::New(info.Env(), 4);
-      result[0u] = static_cast<int>(overlap->written_role);
-      result[1u] = overlap->written_tensor;
-      result[2u] = static_cast<int>(overlap->other_role);
-      result[3u] = overlap->other_tensor;
-      return result;
-    });
-  }
-
   /// step(first, last): updates these tensors in place. The calls of one step
   /// go through the tensors in order; the first reads the scalars.
   void Step(const Napi::CallbackInfo& info) {
@@ -206,6 +203,15 @@ class BindingObject : public Napi::ObjectWrap<BindingObject> {
       }
       cpu::step(binding_, *active_variant, rounded_.data(), first, last, cpu::num_threads());
     });
+  }
+
+  /// dispose(): frees the lists now rather than when the event loop comes to the finalizer.
+  void Dispose(const Napi::CallbackInfo&) {
+    binding_ = Binding(binding_.rule(), {});
+    std::vector<cpu::GroupScalars>().swap(rounded_);
+    scalars_holder_.Reset();
+    scalars_ = nullptr;
+    has_grads_ = false;
   }
 
   Binding binding_;

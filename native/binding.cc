@@ -14,8 +14,11 @@ Binding::Binding(Rule rule, std::vector<TensorArrays> tensors) : rule_(rule), te
   element_starts_.push_back(total);
 }
 
-void Binding::set_grads(const std::vector<const void*>& grads) {
-  for (size_t i = 0; i < tensors_.size(); ++i) tensors_[i].grad = grads[i];
+std::optional<Overlap> Binding::set_grads(const std::vector<const void*>& grads) {
+  const auto overlap = find_overlap(grads);
+  if (!overlap)
+    for (size_t i = 0; i < tensors_.size(); ++i) tensors_[i].grad = grads[i];
+  return overlap;
 }
 
 void Binding::set_groups(const std::vector<uint32_t>& groups, size_t group_count) {
@@ -28,7 +31,7 @@ void Binding::append_range(std::vector<Range>& ranges, const void* data, size_t 
   if (bytes > 0) ranges.push_back({begin, begin + bytes, role, static_cast<uint32_t>(tensor)});
 }
 
-std::optional<Overlap> Binding::find_overlap() {
+std::optional<Overlap> Binding::find_overlap(const std::vector<const void*>& grads) {
   const auto by_begin = [](const Range& a, const Range& b) { return a.begin < b.begin; };
   if (written_.empty()) {
     written_.reserve(3 * tensors_.size());
@@ -52,7 +55,7 @@ std::optional<Overlap> Binding::find_overlap() {
   }
   for (size_t i = 0; i < tensors_.size(); ++i) {
     const TensorArrays& tensor = tensors_[i];
-    const auto begin = reinterpret_cast<uintptr_t>(tensor.grad);
+    const auto begin = reinterpret_cast<uintptr_t>(grads[i]);
     const uintptr_t end = begin + tensor.length * info(tensor.layout).weight_size;
     if (begin == end) continue;
     // Written ranges do not overlap each other, so the last that begins before `end` is the one to ask.

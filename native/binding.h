@@ -36,13 +36,12 @@ class Binding {
  public:
   Binding(Rule rule, std::vector<TensorArrays> tensors);
 
-  /// Replaces the addresses of the gradients; one for each tensor.
-  void set_grads(const std::vector<const void*>& grads);
+  /// Takes the addresses of the gradients, one for each tensor, unless a written
+  /// array shares memory with any other: then the first such pair is returned
+  /// and the last gradients stay.
+  std::optional<Overlap> set_grads(const std::vector<const void*>& grads);
   /// Which group each tensor belongs to.
   void set_groups(const std::vector<uint32_t>& groups, size_t group_count);
-
-  /// The first overlap of a written array with any other, if there is one.
-  std::optional<Overlap> find_overlap();
 
   Rule rule() const { return rule_; }
   size_t size() const { return tensors_.size(); }
@@ -58,13 +57,14 @@ class Binding {
     Role role;
     uint32_t tensor;
   };
+  std::optional<Overlap> find_overlap(const std::vector<const void*>& grads);
   void append_range(std::vector<Range>& ranges, const void* data, size_t bytes, Role role, size_t tensor) const;
 
   Rule rule_;
   std::vector<TensorArrays> tensors_;
   std::vector<uint64_t> element_starts_;
   size_t group_count_ = 0;
-  std::vector<Range> written_;  // sorted; filled by the first find_overlap()
+  std::vector<Range> written_;  // sorted; filled by the first set_grads()
 };
 
 }  // namespace fused_adamw

@@ -29,12 +29,14 @@ export interface Overlap {
 }
 
 export interface BackendBinding {
-  setGrads(grads: readonly Storage[]): void;
+  /** Takes these gradients, unless an array that is written shares memory with another: that overlap is returned. */
+  setGrads(grads: readonly Storage[]): Overlap | null;
   /** The group of each tensor, and the array that holds the scalars of all later steps (layout.ts). */
   setGroups(groupOf: Uint32Array, scalars: Float64Array): void;
-  findOverlap(): Overlap | null;
   /** Updates tensors [first, last) in place. The calls of one step go through the tensors in order, from 0. */
   step(first: number, last: number): void;
+  /** Frees what the binding holds; it is not used again. */
+  dispose(): void;
 }
 
 export interface Backend {

@@ -120,8 +120,10 @@ class JavascriptBinding implements BackendBinding {
     this.#wide = makeUpdate(lists.rule, identity);
   }
 
-  setGrads(grads: readonly Storage[]): void {
-    this.#grads = grads;
+  setGrads(grads: readonly Storage[]): Overlap | null {
+    const overlap = findOverlap(this.#lists, grads);
+    if (!overlap) this.#grads = grads;
+    return overlap;
   }
 
   setGroups(groupOf: Uint32Array, scalars: Float64Array): void {
@@ -129,12 +131,12 @@ class JavascriptBinding implements BackendBinding {
     this.#scalars = scalars;
   }
 
-  findOverlap(): Overlap | null {
-    return findOverlap(this.#lists, this.#grads);
-  }
-
   step(first: number, last: number): void {
     for (let i = first; i < last; i++) this.#stepTensor(i);
+  }
+
+  dispose(): void {
+    this.#grads = [];
   }
 
   #stepTensor(i: number): void {

@@ -9,10 +9,10 @@ import { type Backend, type BackendBinding, type Overlap, ROLES, type TensorList
 import { LAYOUTS, RULES } from './layout.js';
 
 interface AddonBinding {
-  setGrads(grads: readonly Storage[]): void;
+  setGrads(grads: readonly Storage[]): [number, number, number, number] | null;
   setGroups(groupOf: Uint32Array, scalars: Float64Array): void;
-  findOverlap(): [number, number, number, number] | null;
   step(first: number, last: number): void;
+  dispose(): void;
 }
 
 /** What native/addon.cc exports. */
@@ -89,23 +89,23 @@ class NativeBinding implements BackendBinding {
     this.#binding = new addon.Binding(rule, layouts, keys, weights, means, variances, masters);
   }
 
-  setGrads(grads: readonly Storage[]): void {
-    this.#binding.setGrads(grads);
+  setGrads(grads: readonly Storage[]): Overlap | null {
+    const found = this.#binding.setGrads(grads);
+    if (!found) return null;
+    const [written, writtenTensor, other, otherTensor] = found;
+    return { written: ROLES[written], writtenTensor, other: ROLES[other], otherTensor };
   }
 
   setGroups(groupOf: Uint32Array, scalars: Float64Array): void {
     this.#binding.setGroups(groupOf, scalars);
   }
 
-  findOverlap(): Overlap | null {
-    const found = this.#binding.findOverlap();
-    if (!found) return null;
-    const [written, writtenTensor, other, otherTensor] = found;
-    return { written: ROLES[written], writtenTensor, other: ROLES[other], otherTensor };
-  }
-
   step(first: number, last: number): void {
     this.#binding.step(first, last);
+  }
+
+  dispose(): void {
+    this.#binding.dispose();
   }
 }
 
