@@ -144,7 +144,7 @@ export class Tensor<D extends DType = DType> {
    * bits of either half.
    */
   get data(): DataOf<D> {
-    return this.#live() as DataOf<D>;
+    return this.#kept() as DataOf<D>;
   }
 
   /** Address of the first element; needs the native backend. */
@@ -236,10 +236,14 @@ export class Tensor<D extends DType = DType> {
     this.dispose();
   }
 
-  /** The memory, if it is still there. */
+  #kept(name = 'this'): Storage {
+    if (this.#data === null) throw outOfRangeIn('a live Tensor', name, 'one that was disposed of');
+    return this.#data;
+  }
+
+  /** The memory, if nobody has detached it. */
   #live(name = 'this'): Storage {
-    const data = this.#data;
-    if (data === null) throw outOfRangeIn('a live Tensor', name, 'one that was disposed of');
+    const data = this.#kept(name);
     if (this.length > 0 && data[this.length - 1] === undefined) throw detached(name);
     return data;
   }
