@@ -392,13 +392,15 @@ export function shapeOf(value: TensorLike): readonly number[] {
 
 // Memory of ours. Large arrays that lie equal modulo a large power of two, or
 // one page apart (as malloc places them), compete for cache sets and banks, so
-// they are staggered over SLOTS places of a window. Small ones share slabs, as
-// Node's own Buffers do: neighbours in a list are then neighbours in memory.
+// they are staggered over SLOTS places of a window; the largest ask for huge
+// pages. Small ones share slabs, as Node's own Buffers do: neighbours in a list
+// are then neighbours in memory.
 const ALIGNMENT = 64;
 const SLOT = 16 * 1024;
 const SLOTS = 16;
 const WINDOW = SLOT * SLOTS;
 const STAGGER_FROM = 1024 * 1024; // bytes
+const HUGE_PAGES_FROM = 4 * 1024 * 1024; // bytes
 const SMALL = 4 * 1024; // bytes
 const SLAB = 256 * 1024; // bytes
 let nextSlot = 0;
@@ -409,6 +411,7 @@ function allocate(dtype: DType, length: number): Storage {
   if (bytes > SMALL) {
     const stagger = bytes >= STAGGER_FROM;
     const buffer = newBuffer(bytes, stagger ? WINDOW : ALIGNMENT);
+    if (bytes >= HUGE_PAGES_FROM) loadBackend().addon?.preferHugePages(buffer);
     return viewOf(dtype, buffer, offsetOf(buffer, stagger), length);
   }
   if (slab.used + bytes > slab.buffer.byteLength) {

@@ -33,6 +33,7 @@ export interface Addon {
   readonly compiler: string;
   readonly availableProcessors: number;
   address(memory: ArrayBufferView | ArrayBuffer): bigint;
+  preferHugePages(buffer: ArrayBuffer): void;
   setIsa(name: string): boolean;
   isa(): string;
   numThreads(): number;

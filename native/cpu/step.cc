@@ -7,9 +7,12 @@
 namespace fused_adamw::cpu {
 namespace {
 
-// Elements of a chunk: large enough that handing one out costs nothing, small
-// enough that a thread which is held up leaves little behind.
-constexpr uint64_t kChunk = 16 * 1024;
+// Elements of a chunk: large enough that handing one out costs nothing and the
+// processor's prefetcher runs far, small enough that a thread which is held up
+// leaves little behind.
+constexpr uint64_t kLeastChunk = 16 * 1024;
+constexpr uint64_t kMostChunk = 128 * 1024;
+constexpr uint64_t kChunksWanted = 64;
 
 // Below this many elements waking a team costs more than it gains.
 constexpr uint64_t kSmallStep = 32 * 1024;
@@ -92,9 +95,12 @@ void step(const Binding& binding, const Variant& variant, const GroupScalars* sc
     for_each_chunk(1, 1, [&](size_t) { update_between({first, 0}, {last, 0}); });
     return;
   }
-  const size_t chunks = (total + kChunk - 1) / kChunk;
+  const uint64_t chunk_size = std::clamp(total / kChunksWanted, kLeastChunk, kMostChunk);
+  const size_t chunks = (total + chunk_size - 1) / chunk_size;
   const auto boundary = [&](size_t chunk) {
-    return chunk == 0 ? Place{first, 0} : chunk == chunks ? Place{last, 0} : place_of(binding, begin + chunk * kChunk);
+    return chunk == 0        ? Place{first, 0}
+           : chunk == chunks ? Place{last, 0}
+                             : place_of(binding, begin + chunk * chunk_size);
   };
   for_each_chunk(chunks, threads, [&](size_t chunk) { update_between(boundary(chunk), boundary(chunk + 1)); });
 }
