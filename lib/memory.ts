@@ -17,6 +17,7 @@ function getterOf(prototype: object, key: PropertyKey): () => unknown {
 // A function of its own for each getter: the engine then compiles each call to one known target.
 const nameGetter = getterOf(typedArrayPrototype, Symbol.toStringTag);
 const lengthGetter = getterOf(typedArrayPrototype, 'length');
+const arrayByteLengthGetter = getterOf(typedArrayPrototype, 'byteLength');
 const byteOffsetGetter = getterOf(typedArrayPrototype, 'byteOffset');
 const bufferGetter = getterOf(typedArrayPrototype, 'buffer');
 const byteLengthGetter = getterOf(ArrayBuffer.prototype, 'byteLength');
@@ -30,6 +31,10 @@ export function typedArrayName(value: unknown): string | undefined {
 /** Elements; 0 once the buffer was detached, or was resized past the array's end. */
 export function typedArrayLength(array: unknown): number {
   return apply(lengthGetter, array, []) as number;
+}
+
+export function typedArrayByteLength(array: unknown): number {
+  return apply(arrayByteLengthGetter, array, []) as number;
 }
 
 export function typedArrayByteOffset(array: unknown): number {

@@ -41,8 +41,13 @@ export interface ArithmeticTypes {
  * of the arithmetic types. Decided for all tensors of a call.
  */
 export function isSkipped(rescaleGrad: number, types: ArithmeticTypes): boolean {
-  const stops = (value: number): boolean => !Number.isFinite(value) || value === 0;
-  return stops(rescaleGrad) || (types.usesFloat32 && stops(Math.fround(rescaleGrad)));
+  if (!Number.isFinite(rescaleGrad) || rescaleGrad === 0) return true;
+  return types.usesFloat32 && (!Number.isFinite(Math.fround(rescaleGrad)) || isZeroInFloat32(rescaleGrad));
+}
+
+/** Whether a number rounds to 0. Math.fround would say so of subnormals too, in a thread that flushes them. */
+function isZeroInFloat32(value: number): boolean {
+  return Math.abs(value) <= 2 ** -150;
 }
 
 /** @throws RangeError for a number that the arithmetic type cannot hold */
@@ -57,7 +62,7 @@ export function checkHolds(value: number, name: string, types: ArithmeticTypes):
 export function checkClip(clipGradient: number | null, types: ArithmeticTypes): void {
   if (clipGradient === null) return;
   checkHolds(clipGradient, 'clipGradient', types);
-  if (types.usesFloat32 && Math.fround(clipGradient) === 0) {
+  if (types.usesFloat32 && isZeroInFloat32(clipGradient)) {
     throw outOfRange('a positive number in float32', 'clipGradient', clipGradient);
   }
 }

@@ -38,10 +38,11 @@ export function syncMaster(weights: OneOrMany<TensorLike>, states: OneOrMany<Ada
 const WEIGHTS = { name: 'weights' };
 const MASTERS = { name: 'states', field: '.master' };
 
-/** The values of a weight: a copy, but of a float32 or float64 array that is no Tensor itself. */
+/** A copy of the values of a weight. */
 function valuesOf(weight: TensorLike, i: number): Float32Array | Float64Array {
   const dtype = dtypeOf(weight, WEIGHTS, i);
   const storage = storageOf(weight, WEIGHTS, i);
-  if (weight instanceof Tensor) return weight.toArray();
-  return dtype === 'float16' ? Tensor.from(storage as Uint16Array, { dtype }).toArray() : (storage as Float32Array);
+  return (
+    weight instanceof Tensor ? weight : Tensor.from(storage as Uint16Array, { dtype: dtype as 'float16' })
+  ).toArray();
 }

@@ -7,7 +7,7 @@
  */
 import type { Storage } from '../dtype.js';
 import { fromBfloat16, fromFloat16, toBfloat16, toFloat16 } from '../half.js';
-import { typedArrayBuffer, typedArrayByteOffset, typedArrayLength } from '../memory.js';
+import { typedArrayBuffer, typedArrayByteLength, typedArrayByteOffset, typedArrayLength } from '../memory.js';
 import { randomBits, randomKey, toBfloat16Stochastic } from '../stochastic.js';
 import type { Backend, BackendBinding, Overlap, Role, TensorLists } from './backend.js';
 import { COMMON_SCALARS, GROUP_SCALARS, LAYOUTS, type Rule } from './layout.js';
@@ -200,7 +200,7 @@ function findOverlap(lists: TensorLists, grads: readonly Storage[]): Overlap | n
   const written = new Map<ArrayBufferLike, Range[]>();
   const rangeOf = (array: Storage, role: Role, tensor: number): Range => {
     const begin = typedArrayByteOffset(array);
-    return { begin, end: begin + typedArrayLength(array) * array.BYTES_PER_ELEMENT, role, tensor };
+    return { begin, end: begin + typedArrayByteLength(array), role, tensor };
   };
   const add = (array: Storage | undefined, role: Role, tensor: number): void => {
     if (!array || typedArrayLength(array) === 0) return;

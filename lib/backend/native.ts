@@ -72,7 +72,8 @@ export function loadAddon(): LoadedAddon {
 
 /** A binary that was left from another version must not be given our arguments. */
 function checkInterface(addon: Addon): void {
-  if (addon.layouts.join() !== LAYOUTS.join()) throw new Error('the binary belongs to another version; build it again');
+  if (addon.layouts?.join() !== LAYOUTS.join())
+    throw new Error('the binary belongs to another version; build it again');
 }
 
 function selectIsa(addon: Addon, name: string | undefined): void {

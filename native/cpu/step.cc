@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "float-environment.h"
 #include "threads.h"
 
 namespace fused_adamw::cpu {
@@ -73,6 +74,7 @@ void prefetch(const TensorArrays& tensor) {
 }  // namespace
 
 void round_groups(const StepOptions& options, const Group* groups, size_t count, GroupScalars* out) {
+  const FloatEnvironment environment;  // a scalar may be subnormal in float
   for (size_t i = 0; i < count; ++i)
     out[i] = {round_scalars<float>(options, groups[i]), round_scalars<double>(options, groups[i]),
               static_cast<uint32_t>(static_cast<uint64_t>(groups[i].count))};
