@@ -1,0 +1,136 @@
+import { expect } from 'chai';
+import type { AdamWOptions, TensorLike } from '../lib/index.js';
+import { expectClose, expectSameBits, type Values } from './support/bits.js';
+import { environments, inEnvironment } from './support/environments.js';
+import { decode, type FixtureCase, readFixture } from './support/fixtures.js';
+import { copyOf, valuesIn } from './support/memory.js';
+import { arraysOf } from './support/model.js';
+import { CALLS, type Call, type ReplayOptions, replay } from './support/replay.js';
+
+const cases = readFixture('pytorch-adamw').optimizer;
+const options: AdamWOptions = { rule: 'pytorch' };
+
+/** How far from PyTorch, whose last bits depend on its instruction set, as numerics.md has it. */
+const OF_WEIGHT = 2e-6; // of the learning rate, for each step
+const ULPS_OF_WEIGHT = 8;
+const OF_VARIANCE = 1e-5; // of the variance
+const OF_MEAN = 1e-6; // of the largest gradient so far
+/** float64 has 29 bits more than float32. */
+const FINER = 2 ** -29;
+
+/** The distance from a number to the next. */
+function ulp(value: number, dtype: 'float32' | 'float64'): number {
+  const [digits, least] = dtype === 'float32' ? [23, -149] : [52, -1074];
+  const exponent = value === 0 ? least : Math.floor(Math.log2(Math.abs(value))) - digits;
+  return 2 ** Math.max(exponent, least);
+}
+
+function expectCase(test: FixtureCase): void {
+  const dtype = test.dtype === 'float64' ? 'float64' : 'float32';
+  expect(dtype).to.equal(test.dtype);
+  const scale = dtype === 'float64' ? FINER : 1;
+  const learningRate = test.options.learningRate as number;
+  const largest = test.initial.map((text) => new Float64Array(decode(text, dtype).length));
+  let compared = 0;
+  replay(test, { options }, ({ weights, states }, golden, t) => {
+    golden.grads.forEach((text, i) => {
+      const grads = decode(text, dtype);
+      largest[i].forEach((value, k) => {
+        largest[i][k] = Math.max(value, Math.abs(grads[k]));
+      });
+    });
+    const expectArrays = (
+      name: string,
+      texts: string[] | null,
+      actual: (i: number) => TensorLike,
+      bound: (expected: Values, i: number) => (k: number) => number,
+    ) => {
+      texts?.forEach((text, i) => {
+        const expected = decode(text, dtype);
+        const what = `${test.implementation}, ${test.name}, step ${t}, ${name}[${i}]`;
+        expectClose(valuesIn(actual(i)), expected, bound(expected, i), what);
+        compared++;
+      });
+    };
+    const ofStep = OF_WEIGHT * learningRate * t * scale;
+    expectArrays(
+      'weights',
+      golden.weights,
+      (i) => weights[i],
+      (expected) => (k) => ofStep + ULPS_OF_WEIGHT * ulp(expected[k], dtype),
+    );
+    expectArrays(
+      'means',
+      golden.means,
+      (i) => states[i].mean,
+      (_, i) => (k) => OF_MEAN * scale * largest[i][k],
+    );
+    expectArrays(
+      'variances',
+      golden.variances,
+      (i) => states[i].variance,
+      (expected) => (k) => OF_VARIANCE * scale * expected[k],
+    );
+  });
+  expect(compared, `arrays compared in ${test.name}`).to.be.at.least(3 * test.shapes.length);
+}
+
+/** All that a case leaves after every step. */
+function trace(test: FixtureCase, replayOptions: ReplayOptions): Values[] {
+  const values: Values[] = [];
+  replay(test, { options, ...replayOptions }, (model) => {
+    for (const [, array] of arraysOf(model)) values.push(copyOf(array));
+  });
+  return values;
+}
+
+describe("PyTorch's results", () => {
+  it('should be there to compare with', () => {
+    expect(cases.length).to.equal(28);
+    expect(new Set(cases.map(({ implementation }) => implementation))).to.deep.equal(
+      new Set(['single-tensor', 'foreach', 'fused']),
+    );
+  });
+
+  for (const test of cases) {
+    it(`should be those of rule 'pytorch': ${test.implementation}, ${test.name}`, () => expectCase(test));
+  }
+
+  it("should differ from those of rule 'mxnet'", () => {
+    const [test] = cases;
+    const weights: Values[] = [];
+    for (const rule of ['pytorch', 'mxnet'] as const) {
+      replay(test, { options: { rule } }, (model, _, t) => {
+        if (t === test.steps.length) weights.push(copyOf(model.weights[0]));
+      });
+    }
+    expect(() => expectSameBits(weights[0], weights[1], 'weights')).to.throw();
+  });
+});
+
+describe("Rule 'pytorch'", () => {
+  const expected = new Map<FixtureCase, Values[]>();
+
+  before(() => {
+    inEnvironment({ name: 'TypeScript', backend: 'javascript' }, () => {
+      for (const test of cases) expected.set(test, trace(test, {}));
+    });
+  });
+
+  for (const environment of environments()) {
+    for (const call of CALLS as readonly Call[]) {
+      it(`should give the bits of TypeScript: ${call}, ${environment.name}`, () => {
+        inEnvironment(environment, () => {
+          for (const test of cases) {
+            const arrays = expected.get(test) ?? [];
+            const actual = trace(test, { call });
+            expect(actual.length).to.equal(arrays.length);
+            actual.forEach((array, k) => {
+              expectSameBits(array, arrays[k], `${test.name}, array ${k}`);
+            });
+          }
+        });
+      });
+    }
+  }
+});

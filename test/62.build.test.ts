@@ -1,0 +1,93 @@
+/** A build where there is no compiler: one clear line, and a package that runs. */
+import { type SpawnSyncReturns, spawnSync } from 'node:child_process';
+import { cpSync, existsSync, mkdirSync, readdirSync, symlinkSync } from 'node:fs';
+import { dirname, join } from 'node:path';
+import { expect } from 'chai';
+import { expectExit, expectedDigest, reportOf, repository, temporaryFolder } from './support/child.js';
+import { itUnless } from './support/conditions.js';
+
+const EXAMPLE = { length: 100 };
+
+describe('a build without a compiler', () => {
+  const folder = temporaryFolder();
+
+  /** The repository as it is cloned, but for what the build does not need, with its dependencies installed. */
+  const clone = (name: string): string => {
+    const root = join(folder.path, name);
+    const taken = ['lib', 'native', 'scripts', 'test/support', 'package.json', 'tsconfig.json', 'binding.gyp'];
+    for (const path of taken) cpSync(join(repository, path), join(root, path), { recursive: true });
+    symlinkSync(join(repository, 'node_modules'), join(root, 'node_modules'));
+    return root;
+  };
+
+  const build = (root: string, env: Record<string, string>): SpawnSyncReturns<string> => {
+    const inherited = Object.entries(process.env).filter(([name]) => !/^(FUSED_ADAMW_|CC$|CXX$)/.test(name));
+    return spawnSync(process.execPath, ['scripts/build.mjs'], {
+      cwd: root,
+      encoding: 'utf8',
+      env: { ...Object.fromEntries(inherited), ...env },
+    });
+  };
+
+  /** dist/ is there, no half of an addon is, and a step runs in TypeScript. */
+  const expectTypeScript = (root: string): void => {
+    expect(existsSync(join(root, 'dist/lib/index.js'))).to.equal(true);
+    expect(existsSync(join(root, 'build/Release/fused_adamw.node'))).to.equal(false);
+    const source = `
+      const library = await import(libraryUrl);
+      const { backend, native: { reason } } = library.backendInfo();
+      report({ backend, reason, digest: exampleDigest(library, ${JSON.stringify(EXAMPLE)}) });`;
+    expect(reportOf(source, { root, env: { FUSED_ADAMW_BACKEND: '' } })).to.deep.equal({
+      backend: 'javascript',
+      reason: `there is no binary for ${process.platform}-${process.arch}`,
+      digest: expectedDigest(EXAMPLE),
+    });
+  };
+
+  /** The one line about the addon, and no other output. */
+  const expectLine = (result: SpawnSyncReturns<string>, line: RegExp): void => {
+    expectExit(result, 0);
+    const lines = `${result.stdout}${result.stderr}`.split('\n').filter((each) => each !== '');
+    expect(lines, lines.join('\n')).to.have.length(1);
+    expect(lines[0]).to.match(line);
+  };
+
+  const NOT_BUILT =
+    /^fused-adamw: the addon was not built, the TypeScript backend will run with the same results \((.+)\)$/;
+
+  it('should say so in one line, where there are no tools at all', () => {
+    const root = clone('no-tools');
+    const tools = join(root, 'tools');
+    mkdirSync(tools);
+    symlinkSync(process.execPath, join(tools, 'node'));
+    // node-gyp looks for Python first, and says what it would have needed.
+    const result = build(root, { PATH: tools, NODE_GYP_FORCE_PYTHON: '/nonexistent/python' });
+    expectLine(result, NOT_BUILT);
+    expect(NOT_BUILT.exec(result.stdout.trim())?.[1]).to.match(/python/i);
+    expectTypeScript(root);
+  });
+
+  const headers = join(dirname(dirname(process.execPath)), 'include/node/common.gypi');
+  const cached = process.env.npm_config_nodedir !== undefined || existsSync(headers);
+  const reason =
+    process.platform === 'win32'
+      ? 'node-gyp takes no CXX on Windows'
+      : cached
+        ? null
+        : 'this node came without its headers, and node-gyp would fetch them';
+  itUnless(reason, 'should say so in one line, where the compiler does not exist', () => {
+    const root = clone('no-compiler');
+    const result = build(root, { CC: '/nonexistent/cc', CXX: '/nonexistent/c++' });
+    expectLine(result, NOT_BUILT);
+    expect(NOT_BUILT.exec(result.stdout.trim())?.[1]).to.match(/nonexistent|make|compiler/);
+    expectTypeScript(root);
+    expect(readdirSync(root)).not.to.include('build');
+  });
+
+  it('should say so in one line, where FUSED_ADAMW_SKIP_ADDON asks for none', () => {
+    const root = clone('skipped');
+    const result = build(root, { FUSED_ADAMW_SKIP_ADDON: '1' });
+    expectLine(result, /^fused-adamw: the addon was skipped \(FUSED_ADAMW_SKIP_ADDON\)$/);
+    expectTypeScript(root);
+  });
+});

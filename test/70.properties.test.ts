@@ -1,0 +1,420 @@
+/** Properties over random lists of tensors: every backend and every way to make a step give the same bits. */
+import { expect } from 'chai';
+import fc from 'fast-check';
+import { LAYOUTS, type Layout } from '../lib/backend/layout.js';
+import {
+  AdamW,
+  type AdamWOptions,
+  backendInfo,
+  type DType,
+  type Index,
+  multiAdamwUpdate,
+  Tensor,
+} from '../lib/index.js';
+import { power } from '../lib/power.js';
+import { expectSameBits, type Values } from './support/bits.js';
+import { type Environment, environments, inEnvironment } from './support/environments.js';
+import { silenceWarnings } from './support/halves.js';
+
+const STEPS = 3;
+const GUARD = 0xa5;
+
+/** Where a tensor's arrays lie is random too: `gaps` are elements between the end of an array and the next. */
+interface TensorPlan {
+  readonly layout: Layout;
+  readonly length: number;
+  readonly gaps: readonly number[];
+}
+
+interface Plan {
+  readonly tensors: readonly TensorPlan[];
+  /** Of the values in all arrays. */
+  readonly seed: number;
+  readonly shared: boolean;
+  readonly options: AdamWOptions;
+  readonly lrMult: number;
+  readonly wdMult: number;
+}
+
+// A step of more than 32,768 elements is spread over threads, in chunks of 16,384.
+const length = fc.oneof(
+  { weight: 8, arbitrary: fc.nat({ max: 80 }) },
+  { weight: 3, arbitrary: fc.integer({ min: 250, max: 530 }) },
+  { weight: 3, arbitrary: fc.integer({ min: 15000, max: 34000 }) },
+);
+
+const tensorPlan: fc.Arbitrary<TensorPlan> = fc.record({
+  layout: fc.constantFrom(...LAYOUTS),
+  length,
+  gaps: fc.array(fc.nat({ max: 20 }), { minLength: 5, maxLength: 5 }),
+});
+
+const options: fc.Arbitrary<AdamWOptions> = fc
+  .record({
+    kind: fc.constantFrom('mxnet', 'mxnet', 'pytorch', 'coupled'),
+    learningRate: fc.constantFrom(1e-3, 0.1, 0, 3e4, 1e-30),
+    correctBias: fc.boolean(),
+    beta1: fc.constantFrom(0.9, 0, 0.5, 0.999),
+    beta2: fc.constantFrom(0.999, 0, 0.95, 0.5),
+    epsilon: fc.constantFrom(1e-6, 1e-8, 0, 1, 1e-42),
+    wd: fc.constantFrom(0, 0.01, 0.3),
+    rescaleGrad: fc.constantFrom(1, 1 / 3, -128, 2 ** 64, 1e-30),
+    clipGradient: fc.constantFrom(null, null, 0.5, 1e-40, 1e30),
+    seed: fc.nat({ max: 0xffffffff }),
+    beginNumUpdate: fc.constantFrom(0, 0, 7, 100000),
+  })
+  .map(({ kind, ...rest }) => ({
+    ...rest,
+    rule: kind === 'pytorch' ? kind : 'mxnet',
+    coupledWeightDecay: kind === 'coupled',
+    correctBias: rest.correctBias && kind !== 'coupled',
+  }));
+
+const plan: fc.Arbitrary<Plan> = fc.record({
+  tensors: fc.array(tensorPlan, { maxLength: 7 }),
+  seed: fc.nat(),
+  shared: fc.boolean(),
+  options,
+  lrMult: fc.constantFrom(1, 0.25),
+  wdMult: fc.constantFrom(1, 0),
+});
+
+function weightDType(layout: Layout): DType {
+  return layout.split(/\W/)[0] as DType;
+}
+
+function stateDType(layout: Layout): DType {
+  return layout.includes('+') ? 'float32' : weightDType(layout);
+}
+
+/** A generator of 32-bit numbers (Marsaglia's xorshift): the same values for every environment. */
+function numbersFrom(seed: number): () => number {
+  let state = (seed ^ 0x5bd1e995) | 1;
+  return () => {
+    state ^= state << 13;
+    state ^= state >>> 17;
+    state ^= state << 5;
+    return state >>> 0;
+  };
+}
+
+const SPECIAL = [
+  0,
+  -0,
+  1,
+  -1,
+  Infinity,
+  -Infinity,
+  NaN,
+  2 ** -149, // the least float32, 2 ** -133 bfloat16, 2 ** -24 float16
+  -(2 ** -133),
+  2 ** -126,
+  2 ** -130,
+  2 ** -24,
+  3 * 2 ** -24,
+  2 ** -14,
+  65504,
+  3.3895313892515355e38,
+  -3.4028234663852886e38,
+  1e-310,
+  1.7976931348623157e308,
+];
+
+/** Ordinary numbers, one in sixteen a special one. */
+function randomValue(next: () => number): number {
+  const bits = next();
+  if (bits % 16 === 0) return SPECIAL[(bits >>> 4) % SPECIAL.length];
+  const magnitude = (1 + next() / 2 ** 32) * 2 ** (((bits >>> 4) % 24) - 16);
+  return bits & 0x40000000 ? -magnitude : magnitude;
+}
+
+const POOL = 20011;
+const pools = new Map<string, Values>();
+
+/** Values of a dtype, made once: conversions take longer than steps. */
+function poolOf(dtype: DType, sign: 'any' | 'positive'): Values {
+  const name = `${dtype} ${sign}`;
+  let pool = pools.get(name);
+  if (!pool) {
+    const next = numbersFrom(1);
+    // A variance is not negative, but one of a few may be.
+    const value = (): number => {
+      const any = randomValue(next);
+      return sign === 'any' || next() % 64 === 0 ? any : Math.abs(any);
+    };
+    pool = Tensor.zeros(POOL, { dtype }).set(Array.from({ length: POOL }, value)).data as Values;
+    pools.set(name, pool);
+  }
+  return pool;
+}
+
+/** Fills an array with values that begin anywhere in the pool and go round. */
+function fill(tensor: Tensor, start: number, sign: 'any' | 'positive' = 'any'): void {
+  const pool = poolOf(tensor.dtype, sign);
+  for (let at = 0, from = start % POOL; at < tensor.length; from = 0) {
+    const part = pool.subarray(from, from + tensor.length - at);
+    tensor.data.set(part, at);
+    at += part.length;
+  }
+}
+
+/** All arrays of a plan in one buffer, with guard bytes before, between and after them. */
+class Arena {
+  readonly weights: Tensor[] = [];
+  readonly grads: Tensor[] = [];
+  readonly means: Tensor[] = [];
+  readonly variances: Tensor[] = [];
+  readonly masters: (Tensor | undefined)[] = [];
+  readonly #next: () => number;
+  readonly #bytes: Uint8Array;
+  readonly #guards: [number, number][] = [];
+
+  constructor({ tensors, seed, shared }: Plan) {
+    this.#next = numbersFrom(seed);
+    const size = tensors.reduce((sum, { length, gaps }) => sum + 40 * length + gaps.length * (20 * 8 + 16), 64);
+    const buffer = shared ? new SharedArrayBuffer(size) : new ArrayBuffer(size);
+    this.#bytes = new Uint8Array(buffer).fill(GUARD);
+    let end = 0;
+    const place = (dtype: DType, length: number, gap: number, sign?: 'positive'): Tensor => {
+      const bytes = { float16: 2, bfloat16: 2, float32: 4, float64: 8 }[dtype];
+      const byteOffset = (Math.ceil((end + 1) / bytes) + gap) * bytes;
+      this.#guards.push([end, byteOffset]);
+      end = byteOffset + length * bytes;
+      const tensor = Tensor.from(buffer as ArrayBuffer, { dtype, byteOffset, length });
+      fill(tensor, this.#next(), sign);
+      return tensor;
+    };
+    for (const { layout, length, gaps } of tensors) {
+      this.weights.push(place(weightDType(layout), length, gaps[0]));
+      this.grads.push(place(weightDType(layout), length, gaps[1]));
+      this.means.push(place(stateDType(layout), length, gaps[2]));
+      this.variances.push(place(stateDType(layout), length, gaps[3], 'positive'));
+      this.masters.push(layout.endsWith('master') ? place('float32', length, gaps[4]) : undefined);
+    }
+    this.#guards.push([end, size]);
+  }
+
+  get states(): { mean: Tensor; variance: Tensor; master?: Tensor }[] {
+    return this.means.map((mean, i) => ({ mean, variance: this.variances[i], master: this.masters[i] }));
+  }
+
+  /** Other values in the same gradients. */
+  newGrads(): void {
+    for (const grad of this.grads) fill(grad, this.#next());
+  }
+
+  expectGuards(): void {
+    for (const [begin, end] of this.#guards) {
+      for (let at = begin; at < end; at++) if (this.#bytes[at] !== GUARD) expect.fail(`byte ${at} was written to`);
+    }
+  }
+
+  expectSame(expected: Arena): void {
+    const lists = ['weights', 'grads', 'means', 'variances', 'masters'] as const;
+    for (const list of lists) {
+      for (const [i, tensor] of this[list].entries()) {
+        const other = expected[list][i];
+        if (tensor && other) expectSameBits(tensor.data as Values, other.data as Values, `${list}[${i}]`);
+      }
+    }
+  }
+}
+
+/** Makes one step, the count of which is given. */
+type Way = (arena: Arena, optimizer: AdamW, indices: readonly Index[], step: number) => void;
+
+const fused: Way = (arena, optimizer, indices) => {
+  optimizer.fusedStep(indices, arena.weights, arena.grads, arena.states);
+};
+
+/** All steps of a plan in an environment. Where they were made, gradients and guard bytes are as they were. */
+function run(plan: Plan, environment: Environment, way: Way = fused, options: AdamWOptions = {}): Arena {
+  return inEnvironment(environment, () => {
+    const arena = new Arena(plan);
+    const optimizer = new AdamW({ ...plan.options, ...options });
+    optimizer.setLrMult({ 1: plan.lrMult });
+    optimizer.setWdMult({ 2: plan.wdMult });
+    const indices = plan.tensors.map((_, i) => i);
+    for (let step = 0; step < STEPS; step++) {
+      if (step > 0) arena.newGrads();
+      const grads = arena.grads.map(({ data }) => data.slice());
+      way(arena, optimizer, indices, step);
+      arena.grads.forEach(({ data }, i) => {
+        expectSameBits(data as Values, grads[i] as Values, `grads[${i}]`);
+      });
+    }
+    arena.expectGuards();
+    return arena;
+  });
+}
+
+const everywhere = environments();
+const native = everywhere.filter(({ backend }) => backend === 'native');
+const javascript = everywhere.filter(({ backend }) => backend === 'javascript')[0];
+
+/** A test of native code; where there is none its title says so. */
+function itNatively(title: string, test: () => void): void {
+  const { native: found } = backendInfo();
+  if (native.length > 0) it(title, test);
+  else {
+    it(`${title} (not run: ${found.available ? 'no instruction set' : found.reason})`, function () {
+      this.skip();
+    });
+  }
+}
+
+const someEnvironment = fc.constantFrom(...everywhere);
+
+describe('properties of a step over random lists', () => {
+  silenceWarnings();
+
+  itNatively('should have the bits of TypeScript on every instruction set and number of threads', () => {
+    fc.assert(
+      fc.property(plan, fc.constantFrom(1, 2, 3, 7), (plan, threads) => {
+        const expected = run(plan, javascript);
+        for (const environment of native) run(plan, { ...environment, threads }).expectSame(expected);
+      }),
+      { numRuns: 60 },
+    );
+  });
+
+  const ways: Record<string, Way> = {
+    'one tensor at a time': (arena, optimizer, indices) => {
+      optimizer.step(indices, arena.weights, arena.grads, arena.states);
+    },
+    'one call for each tensor, backwards': (arena, optimizer, indices) => {
+      for (const i of [...indices].reverse() as number[]) {
+        optimizer.fusedStep(i, arena.weights[i], arena.grads[i], arena.states[i]);
+      }
+    },
+    'two calls': (arena, optimizer, indices) => {
+      const middle = Math.floor(indices.length / 2);
+      for (const part of [indices.slice(0, middle), indices.slice(middle)] as number[][]) {
+        optimizer.fusedStep(
+          part,
+          part.map((i) => arena.weights[i]),
+          part.map((i) => arena.grads[i]),
+          part.map((i) => arena.states[i]),
+        );
+      }
+    },
+    'the tensors in another order': (arena, optimizer, indices) => {
+      const order = ([...indices] as number[]).sort((a, b) => ((a * 5 + 3) % 7) - ((b * 5 + 3) % 7));
+      optimizer.fusedStep(
+        order,
+        order.map((i) => arena.weights[i]),
+        order.map((i) => arena.grads[i]),
+        order.map((i) => arena.states[i]),
+      );
+    },
+    bind: (arena, optimizer, indices) => {
+      optimizer.bind(indices, arena.weights, arena.grads, arena.states).step();
+    },
+    'gradients that are copies': (arena, optimizer, indices) => {
+      const grads = arena.grads.map((grad) => Tensor.zeros(grad.length, { dtype: grad.dtype }).copyFrom(grad));
+      optimizer.fusedStep(indices, arena.weights, grads, arena.states);
+    },
+  };
+  for (const [name, way] of Object.entries(ways)) {
+    it(`should have the same bits with ${name}`, () => {
+      fc.assert(
+        fc.property(plan, someEnvironment, (plan, environment) => {
+          run(plan, environment, way).expectSame(run(plan, environment));
+        }),
+        { numRuns: 15 },
+      );
+    });
+  }
+
+  it('should have the same bits with a few tensors a call', () => {
+    fc.assert(
+      fc.property(plan, someEnvironment, fc.integer({ min: 0, max: 4 }), (plan, environment, aggregateNum) => {
+        run(plan, environment, fused, { aggregateNum }).expectSame(run(plan, environment));
+      }),
+      { numRuns: 15 },
+    );
+  });
+
+  it('should have the same bits with one binding for all steps', () => {
+    fc.assert(
+      fc.property(plan, someEnvironment, (plan, environment) => {
+        let bound: { step(): unknown } | undefined;
+        const way: Way = (arena, optimizer, indices) => {
+          bound ??= optimizer.bind(indices, arena.weights, arena.grads, arena.states);
+          bound.step();
+        };
+        run(plan, environment, way).expectSame(run(plan, environment));
+      }),
+      { numRuns: 15 },
+    );
+  });
+
+  it('should have the same bits with multiAdamwUpdate', () => {
+    fc.assert(
+      fc.property(plan, someEnvironment, (plan, environment) => {
+        const { beta1 = 0, beta2 = 0, learningRate, wd = 0, beginNumUpdate = 0, seed, ...rest } = plan.options;
+        const way: Way = ({ weights, grads, means, variances, masters }, _, indices, step) => {
+          const t = beginNumUpdate + step + 1;
+          const [root, mean] = rest.correctBias ? [Math.sqrt(1 - power(beta2, t)), 1 - power(beta1, t)] : [1, 1];
+          // The operator takes masters for all tensors or for none.
+          for (const has of [false, true]) {
+            const part = (indices as number[]).filter((i) => (masters[i] !== undefined) === has);
+            multiAdamwUpdate(
+              part.map((i) => weights[i]),
+              part.map((i) => grads[i]),
+              part.map((i) => means[i]),
+              part.map((i) => variances[i]),
+              {
+                ...rest,
+                beta1,
+                beta2,
+                etas: part.map((i) => ((learningRate ?? 0) * (i === 1 ? plan.lrMult : 1) * root) / mean),
+                lrs: part.map(() => 1),
+                wds: part.map((i) => wd * (i === 2 ? plan.wdMult : 1)),
+                masters: has ? part.map((i) => masters[i] as Tensor) : undefined,
+                seed,
+                updateCount: t,
+              },
+            );
+          }
+        };
+        // Its stochastic rounding goes by the place in the list, which leaving tensors with masters out would change.
+        const tensors = [...plan.tensors].sort((a, b) => a.layout.indexOf('master') - b.layout.indexOf('master'));
+        const ordinary = {
+          ...plan,
+          tensors,
+          options: { ...plan.options, rule: 'mxnet', coupledWeightDecay: false },
+        } as const;
+        run(ordinary, environment, way).expectSame(run(ordinary, environment));
+      }),
+      { numRuns: 20 },
+    );
+  });
+
+  it('should leave everything as it was where a step is skipped', () => {
+    fc.assert(
+      fc.property(
+        plan,
+        someEnvironment,
+        fc.constantFrom(0, -0, NaN, Infinity, 1e-46),
+        (plan, environment, rescaleGrad) => {
+          const tensors = plan.tensors.map((tensor) => ({ ...tensor, length: tensor.length % 100 }));
+          const small = { ...plan, tensors };
+          const skips =
+            tensors.some(({ layout }) => layout !== 'float64') ||
+            !(Math.abs(rescaleGrad) < Infinity) ||
+            rescaleGrad === 0;
+          const way: Way = (arena, optimizer, indices) => {
+            if (!skips) return;
+            optimizer.rescaleGrad = rescaleGrad;
+            const result = optimizer.fusedStep(indices, arena.weights, arena.grads, arena.states);
+            expect(result).to.deep.equal({ skipped: true, reason: 'rescaleGrad' });
+            expect(optimizer.numUpdate).to.equal(plan.options.beginNumUpdate);
+          };
+          run(small, environment, way).expectSame(run(small, environment, () => {}));
+        },
+      ),
+      { numRuns: 30 },
+    );
+  });
+});

@@ -1,0 +1,49 @@
+/** What a test needs of the machine. One that cannot run here is reported as pending, with the reason. */
+import { spawnSync } from 'node:child_process';
+import { createRequire } from 'node:module';
+import type { Func } from 'mocha';
+import { loadBackend } from '../../lib/backend/index.js';
+
+/** A test, or a pending one whose title gives the reason why it cannot run here. */
+export function itUnless(reason: string | null, title: string, body: Func): void {
+  if (reason === null) it(title, body);
+  else it(`${title} (not here: ${reason})`);
+}
+
+/** The first reason that there is. */
+export function either(...reasons: (string | null)[]): string | null {
+  return reasons.find((reason) => reason !== null) ?? null;
+}
+
+const { addon, reason } = loadBackend();
+
+/** Why nothing native runs in this process, or null. */
+export const noNative: string | null = addon ? null : (reason ?? 'no addon');
+
+const compiler = process.env.CC || 'cc';
+
+/** Why no C can be compiled, or null. */
+export const noCompiler: string | null =
+  spawnSync(compiler, ['--version']).status === 0 ? null : `there is no C compiler ${compiler}`;
+
+export const notLinux: string | null = process.platform === 'linux' ? null : `${process.platform} is not Linux`;
+
+/** Compiles C to a shared library. */
+export function compileLibrary(source: string, target: string, flags: readonly string[] = []): void {
+  const { include_dir } = createRequire(import.meta.url)('node-api-headers') as { include_dir: string };
+  const undefinedSymbols = process.platform === 'darwin' ? ['-undefined', 'dynamic_lookup'] : [];
+  const args = [
+    '-shared',
+    '-fPIC',
+    '-O1',
+    '-Wall',
+    ...flags,
+    ...undefinedSymbols,
+    `-I${include_dir}`,
+    '-o',
+    target,
+    source,
+  ];
+  const { status, stderr } = spawnSync(compiler, args, { encoding: 'utf8' });
+  if (status !== 0) throw new Error(`${compiler} ${args.join(' ')}: ${stderr}`);
+}

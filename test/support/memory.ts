@@ -1,0 +1,61 @@
+/** Memory for tests: what a tensor or array holds, and arrays at odd places. */
+import { expect } from 'chai';
+import { type DType, Tensor, type TensorLike } from '../../lib/index.js';
+import type { Values } from './bits.js';
+
+/** The memory itself of a tensor or an array: halves as bits. */
+export function valuesIn(tensor: TensorLike): Values {
+  if (tensor instanceof Tensor) return tensor.data;
+  if (tensor instanceof Float32Array || tensor instanceof Float64Array) return tensor;
+  throw new Error('not for a Float16Array: its bits are behind its buffer');
+}
+
+/** A tensor or an array as a Tensor of the same memory. */
+export function tensorOf(tensor: TensorLike): Tensor {
+  return tensor instanceof Tensor ? tensor : Tensor.from(tensor);
+}
+
+/** A copy of what memory holds now. */
+export function copyOf(tensor: TensorLike): Values {
+  return valuesIn(tensor).slice();
+}
+
+/** Where the arrays of a test lie: makes one of zeros. */
+export type Place = (dtype: DType, length: number) => TensorLike;
+
+/** Memory of Tensors' own. */
+export const ownMemory: Place = (dtype, length) => Tensor.zeros(length, { dtype });
+
+const GUARD = 0xa5;
+
+/**
+ * Arrays inside larger buffers, each at an odd multiple of its element's size,
+ * so that none is aligned to more than that; float32 and float64 as bare typed
+ * arrays. What lies around them is watched.
+ */
+export class OddMemory {
+  readonly #watched: { bytes: Uint8Array; begin: number; end: number }[] = [];
+
+  readonly place: Place = (dtype, length) => {
+    const size = dtype === 'float64' ? 8 : dtype === 'float32' ? 4 : 2;
+    const begin = size * (1 + 2 * (this.#watched.length % 7));
+    const end = begin + size * length;
+    const bytes = new Uint8Array(end + 64).fill(GUARD);
+    bytes.fill(0, begin, end);
+    this.#watched.push({ bytes, begin, end });
+    if (dtype === 'float32') return new Float32Array(bytes.buffer, begin, length);
+    if (dtype === 'float64') return new Float64Array(bytes.buffer, begin, length);
+    return Tensor.from(bytes.buffer, { dtype, byteOffset: begin, length });
+  };
+
+  /** Asserts that nothing before or after any array was written. */
+  expectIntact(): void {
+    for (const { bytes, begin, end } of this.#watched) {
+      const around = [...bytes.subarray(0, begin), ...bytes.subarray(end)];
+      expect(
+        around.every((byte) => byte === GUARD),
+        'memory around an array is as it was',
+      ).to.equal(true);
+    }
+  }
+}

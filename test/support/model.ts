@@ -1,0 +1,119 @@
+/** Weights with states and gradients, for steps that are compared with each other. */
+import { expect } from 'chai';
+import { type LAYOUTS, type Layout, LAYOUTS as names } from '../../lib/backend/layout.js';
+import type { AdamWState, DType, TensorLike } from '../../lib/index.js';
+import { expectSameBits } from './bits.js';
+import { copyOf, ownMemory, type Place, tensorOf, valuesIn } from './memory.js';
+import { randomGrads, randomWeights } from './random.js';
+
+export type { Layout };
+
+/** All combinations of dtypes that a step takes. */
+export const ALL_LAYOUTS: typeof LAYOUTS = names;
+
+/** The dtypes of a layout. */
+export function dtypesOf(layout: Layout): { dtype: DType; stateDType: DType; hasMaster: boolean } {
+  const [dtype, states] = layout.split('+') as [DType, string | undefined];
+  return { dtype, stateDType: states === undefined ? dtype : 'float32', hasMaster: states === 'master' };
+}
+
+export interface Model {
+  readonly indices: number[];
+  readonly weights: TensorLike[];
+  readonly states: AdamWState[];
+}
+
+/** Random weights with fresh states, one for each layout and length, numbered from 0. */
+export function makeModel(
+  specs: readonly (readonly [Layout, number])[],
+  random: () => number,
+  place: Place = ownMemory,
+): Model {
+  const model: Model = { indices: specs.map((_, i) => i), weights: [], states: [] };
+  for (const [layout, length] of specs) {
+    const { dtype, stateDType, hasMaster } = dtypesOf(layout);
+    const weight = place(dtype, length);
+    tensorOf(weight).set(randomWeights(random, length));
+    const mean = place(stateDType, length);
+    const variance = place(stateDType, length);
+    const master = hasMaster ? place('float32', length) : undefined;
+    if (master) tensorOf(master).set(tensorOf(weight).toArray());
+    model.weights.push(weight);
+    model.states.push({ mean, variance, master });
+  }
+  return model;
+}
+
+/** Random gradients for the weights of a model. */
+export function makeGrads(model: Model, random: () => number, place: Place = ownMemory): TensorLike[] {
+  return model.weights.map((weight) => {
+    const { dtype, length } = tensorOf(weight);
+    const grad = place(dtype, length);
+    tensorOf(grad).set(randomGrads(random, length));
+    return grad;
+  });
+}
+
+/** All arrays that a step writes, with their names. */
+export function arraysOf({ weights, states }: Model): [string, TensorLike][] {
+  return weights.flatMap((weight, i) => {
+    const { mean, variance, master } = states[i];
+    const arrays: [string, TensorLike][] = [
+      [`weights[${i}]`, weight],
+      [`states[${i}].mean`, mean],
+      [`states[${i}].variance`, variance],
+    ];
+    if (master) arrays.push([`states[${i}].master`, master]);
+    return arrays;
+  });
+}
+
+/** Copies of arrays, elsewhere. */
+export function cloneArrays(arrays: readonly TensorLike[], place: Place = ownMemory): TensorLike[] {
+  return arrays.map((array) => {
+    const { dtype, length } = tensorOf(array);
+    const copy = place(dtype, length);
+    valuesIn(copy).set(valuesIn(array));
+    return copy;
+  });
+}
+
+/** A copy of a model, elsewhere. */
+export function cloneModel({ indices, weights, states }: Model, place: Place = ownMemory): Model {
+  return {
+    indices: [...indices],
+    weights: cloneArrays(weights, place),
+    states: states.map(({ mean, variance, master }) => {
+      const [copyOfMean, copyOfVariance, copyOfMaster] = cloneArrays(
+        master ? [mean, variance, master] : [mean, variance],
+        place,
+      );
+      return { mean: copyOfMean, variance: copyOfVariance, master: copyOfMaster };
+    }),
+  };
+}
+
+function bytesIn(array: TensorLike): Uint8Array {
+  const { buffer, byteOffset, byteLength } = valuesIn(array);
+  return new Uint8Array(buffer, byteOffset, byteLength);
+}
+
+/** Asserts that two models hold the same bits. */
+export function expectSameModel(actual: Model, expected: Model, what: string): void {
+  const arrays = arraysOf(actual);
+  const others = arraysOf(expected);
+  expect(arrays.map(([name]) => name)).to.deep.equal(others.map(([name]) => name));
+  arrays.forEach(([name, array], k) => {
+    const other = others[k][1];
+    if (Buffer.compare(bytesIn(array), bytesIn(other)) === 0) return; // as most are, and many times faster
+    expectSameBits(valuesIn(array), valuesIn(other), `${what}: ${name}`);
+  });
+}
+
+/** What a model holds now; the function that is returned asserts that it still does. */
+export function remember(model: Model): (what: string) => void {
+  const before = arraysOf(model).map(([name, array]) => ({ name, array, values: copyOf(array) }));
+  return (what) => {
+    for (const { name, array, values } of before) expectSameBits(valuesIn(array), values, `${what}: ${name}`);
+  };
+}

@@ -1,0 +1,198 @@
+/** An optimizer with its tensors, and proof that a call that throws has changed nothing. */
+import { expect } from 'chai';
+import {
+  AdamW,
+  type AdamWOptions,
+  type AdamWState,
+  type DType,
+  LRScheduler,
+  Tensor,
+  type TensorLike,
+} from '../../lib/index.js';
+
+/** The arguments of a step, into which tests put wrong things. */
+export interface Lists {
+  indices: unknown[];
+  weights: unknown[];
+  grads: unknown[];
+  states: Record<string, unknown>[];
+}
+
+export interface GoodLists {
+  readonly indices: (number | string)[];
+  readonly weights: Tensor[];
+  readonly grads: Tensor[];
+  readonly states: { mean: Tensor; variance: Tensor; master?: Tensor }[];
+}
+
+export const LENGTH = 5;
+
+export class Scene {
+  readonly optimizer: AdamW;
+  readonly good: GoodLists;
+
+  constructor(size = 1, dtype: DType = 'float32', options: AdamWOptions = {}) {
+    const multiPrecision = options.multiPrecision === true && dtype.includes('float16');
+    this.optimizer = new AdamW(options);
+    const fill = (tensor: Tensor, start: number, sign: number): Tensor =>
+      tensor.set(Array.from({ length: LENGTH }, (_, k) => (k % 2 === 0 ? 1 : sign) / (start + k)));
+    const make = (start: number): Tensor => fill(Tensor.zeros(LENGTH, { dtype }), start, -1);
+    const places = Array.from({ length: size }, (_, i) => i);
+    const weights = places.map((i) => make(2 + i));
+    // The state's dtype as createState() chooses it, without its warning of halves.
+    const stateDType = dtype === 'bfloat16' || multiPrecision ? 'float32' : dtype;
+    this.good = {
+      indices: places,
+      weights,
+      grads: places.map((i) => make(3 + i)),
+      states: weights.map((weight, i) => ({
+        mean: fill(Tensor.zeros(LENGTH, { dtype: stateDType }), 5 + i, -1),
+        variance: fill(Tensor.zeros(LENGTH, { dtype: stateDType }), 7 + i, 1),
+        ...(multiPrecision ? { master: Tensor.zeros(LENGTH).set(weight.toArray()) } : {}),
+      })),
+    };
+  }
+
+  /** Lists that may be spoiled: those of the scene stay as they are. */
+  lists(): Lists {
+    const { indices, weights, grads, states } = this.good;
+    return {
+      indices: [...indices],
+      weights: [...weights],
+      grads: [...grads],
+      states: states.map((state) => ({ ...state })),
+    };
+  }
+
+  goodStep(): void {
+    const { indices, weights, grads, states } = this.good;
+    this.optimizer.fusedStep(indices, weights, grads, states as AdamWState[]);
+  }
+
+  /** Its arrays, wherever they lie, and its counts. */
+  values(): unknown {
+    const { optimizer, good } = this;
+    const { weights, grads, states } = good;
+    const arrays = [weights, grads, states.flatMap((state) => Object.values(state) as Tensor[])];
+    return { arrays: arrays.map((list) => list.map(({ data }) => [...data])), numUpdate: optimizer.numUpdate };
+  }
+
+  /** Every bit of the memory behind its arrays and others, and its counts. */
+  snapshot(...others: unknown[]): unknown {
+    const { optimizer, good } = this;
+    return {
+      bytes: [...buffersOf([good, others])].map((buffer) => bytesOf(buffer)),
+      counts: good.indices.map((index) => optimizer.updateCount(index)),
+      numUpdate: optimizer.numUpdate,
+    };
+  }
+}
+
+/** The bytes of a buffer, none of a detached one. */
+export function bytesOf(buffer: ArrayBufferLike): string {
+  return buffer.byteLength === 0 ? '' : Buffer.from(buffer).toString('hex');
+}
+
+/** All memory behind a value that may hold anything. */
+function buffersOf(value: unknown, found = new Set<ArrayBufferLike>(), seen = new Set<unknown>()) {
+  if (typeof value !== 'object' || value === null || seen.has(value)) return found;
+  seen.add(value);
+  if (value instanceof Tensor) {
+    if (!value.disposed) buffersOf(value.data, found, seen);
+  } else if (ArrayBuffer.isView(value)) {
+    found.add(value.buffer);
+  } else {
+    for (const entry of Object.values(value)) buffersOf(entry, found, seen);
+  }
+  return found;
+}
+
+/** Asserts that a call throws an error of exactly this class and message. */
+export function expectError(call: () => unknown, error: ErrorConstructor, message: string, what = ''): void {
+  let thrown: unknown;
+  try {
+    call();
+  } catch (e) {
+    thrown = e;
+  }
+  if (!(thrown instanceof Error)) expect.fail(`${what}: expected "${message}" but ${thrown ?? 'nothing'} was thrown`);
+  expect({ class: thrown.constructor.name, message: thrown.message }, what).to.deep.equal({
+    class: error.name,
+    message,
+  });
+}
+
+/** Moves a buffer's memory to another one, which is returned; what looked at it sees no memory. */
+export function detach(buffer: ArrayBufferLike): ArrayBuffer {
+  return structuredClone(buffer as ArrayBuffer, { transfer: [buffer as ArrayBuffer] });
+}
+
+interface ResizableOptions {
+  readonly maxByteLength: number;
+}
+
+/** A resizable ArrayBuffer; es2022 does not declare it. */
+export function resizableBuffer(bytes: number): ArrayBuffer & { resize(bytes: number): void } {
+  const Resizable = ArrayBuffer as unknown as new (
+    bytes: number,
+    options: ResizableOptions,
+  ) => ArrayBuffer & { resize(bytes: number): void };
+  return new Resizable(bytes, { maxByteLength: 2 * bytes });
+}
+
+/** A growable SharedArrayBuffer. */
+export function growableBuffer(bytes: number): SharedArrayBuffer {
+  const Growable = SharedArrayBuffer as unknown as new (bytes: number, options: ResizableOptions) => SharedArrayBuffer;
+  return new Growable(bytes, { maxByteLength: 2 * bytes });
+}
+
+/** A tensor of zeros like those of a scene. */
+export function zeros(dtype: DType): Tensor {
+  return Tensor.zeros(LENGTH, { dtype });
+}
+
+/** Float32Arrays of one buffer that begin at these elements. */
+export function viewsAt(buffer: ArrayBufferLike, ...starts: number[]): Float32Array[] {
+  return starts.map((start) => new Float32Array(buffer, 4 * start, LENGTH));
+}
+
+/** A schedule that is any function. */
+export class Schedule extends LRScheduler {
+  readonly #rate: (numUpdate: number) => number;
+
+  constructor(rate: (numUpdate: number) => number) {
+    super({ baseLr: 0.1 });
+    this.#rate = rate;
+  }
+
+  protected override afterWarmup(numUpdate: number): number {
+    return this.#rate(numUpdate);
+  }
+}
+
+/** The arrays of one tensor in memory of the caller's, which can be taken away. */
+export interface CallersTensor {
+  readonly arrays: Record<string, Float32Array | Uint16Array>;
+  readonly state: AdamWState;
+}
+
+export function callersTensor(hasMaster: boolean): CallersTensor {
+  const values = (start: number): Float32Array => Float32Array.from({ length: LENGTH }, (_, k) => 1 / (start + k));
+  const half = (): Uint16Array => new Uint16Array(LENGTH).fill(0x3c00);
+  const state = { mean: values(4), variance: values(5) };
+  if (!hasMaster) return { arrays: { weight: values(2), grad: values(3), ...state }, state };
+  const withMaster = { ...state, master: values(6) };
+  return { arrays: { weight: half(), grad: half(), ...withMaster }, state: withMaster };
+}
+
+/** What a step takes of such an array. */
+export function likeTensor(array: Float32Array | Uint16Array): TensorLike {
+  return array instanceof Uint16Array ? Tensor.from(array, { dtype: 'float16' }) : array;
+}
+
+/** Nothing is left of an error: the next good step does what it does in a twin that saw none. */
+export function expectGoodStep(scene: Scene, twin: Scene, what: string): void {
+  scene.goodStep();
+  twin.goodStep();
+  expect(scene.values(), `${what}: a good step afterwards`).to.deep.equal(twin.values());
+}
