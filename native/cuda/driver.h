@@ -1,0 +1,133 @@
+// The CUDA driver, opened at run time: nothing of CUDA is needed to build or
+// to load the addon. The declarations are our own; test/native/driver.check.cc
+// compares them with cuda.h.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <stdexcept>
+#include <string>
+
+// The driver's opaque types, by the names that cuda.h gives them.
+struct CUctx_st;
+struct CUmod_st;
+struct CUfunc_st;
+struct CUstream_st;
+struct CUevent_st;
+
+namespace fused_adamw::cuda {
+
+using Status = int;  // CUresult
+using DeviceHandle = int;
+using DevicePointer = unsigned long long;
+using ContextHandle = CUctx_st*;
+using ModuleHandle = CUmod_st*;
+using FunctionHandle = CUfunc_st*;
+using StreamHandle = CUstream_st*;  // null: the legacy default stream
+using EventHandle = CUevent_st*;
+using HostFunction = void (*)(void* context);
+
+inline constexpr Status kSuccess = 0;
+inline constexpr Status kOutOfMemory = 2;
+inline constexpr Status kNotReady = 600;
+
+// CUdevice_attribute
+inline constexpr int kMultiprocessorCount = 16;
+inline constexpr int kComputeCapabilityMajor = 75;
+inline constexpr int kComputeCapabilityMinor = 76;
+// CUevent_flags
+inline constexpr unsigned kBlockingSync = 1;  // a thread that waits sleeps
+inline constexpr unsigned kDisableTiming = 2;
+// CUpointer_attribute
+inline constexpr int kPointerContext = 1;
+inline constexpr int kPointerMemoryType = 2;
+inline constexpr int kPointerDeviceOrdinal = 9;
+inline constexpr int kPointerRangeStart = 11;
+inline constexpr int kPointerRangeSize = 12;
+// CUmemorytype
+inline constexpr unsigned kDeviceMemory = 2;
+
+/// CUDA 12.0: drivers before it do not take the device code's PTX.
+inline constexpr int kLeastDriverVersion = 12000;
+
+// Every function that is called: its symbol and its type.
+#define FUSED_ADAMW_DRIVER_FUNCTIONS(X)                                                                         \
+  X(cuInit, Status(unsigned flags))                                                                             \
+  X(cuDriverGetVersion, Status(int* version))                                                                   \
+  X(cuGetErrorName, Status(Status status, const char** name))                                                   \
+  X(cuGetErrorString, Status(Status status, const char** text))                                                 \
+  X(cuDeviceGetCount, Status(int* count))                                                                       \
+  X(cuDeviceGet, Status(DeviceHandle* device, int ordinal))                                                     \
+  X(cuDeviceGetName, Status(char* name, int length, DeviceHandle device))                                       \
+  X(cuDeviceGetAttribute, Status(int* value, int attribute, DeviceHandle device))                               \
+  X(cuDeviceTotalMem_v2, Status(size_t* bytes, DeviceHandle device))                                            \
+  X(cuDevicePrimaryCtxRetain, Status(ContextHandle* context, DeviceHandle device))                              \
+  X(cuCtxPushCurrent_v2, Status(ContextHandle context))                                                         \
+  X(cuCtxPopCurrent_v2, Status(ContextHandle* context))                                                         \
+  X(cuModuleLoadData, Status(ModuleHandle* module, const void* image))                                          \
+  X(cuModuleGetFunction, Status(FunctionHandle* function, ModuleHandle module, const char* name))               \
+  X(cuModuleGetGlobal_v2, Status(DevicePointer* pointer, size_t* bytes, ModuleHandle module, const char* name)) \
+  X(cuMemAlloc_v2, Status(DevicePointer* pointer, size_t bytes))                                                \
+  X(cuMemFree_v2, Status(DevicePointer pointer))                                                                \
+  X(cuMemHostAlloc, Status(void** pointer, size_t bytes, unsigned flags))                                       \
+  X(cuMemFreeHost, Status(void* pointer))                                                                       \
+  X(cuMemsetD8Async, Status(DevicePointer pointer, unsigned char value, size_t bytes, StreamHandle stream))     \
+  X(cuMemcpyHtoDAsync_v2, Status(DevicePointer to, const void* from, size_t bytes, StreamHandle stream))        \
+  X(cuMemcpyDtoHAsync_v2, Status(void* to, DevicePointer from, size_t bytes, StreamHandle stream))              \
+  X(cuMemcpyDtoDAsync_v2, Status(DevicePointer to, DevicePointer from, size_t bytes, StreamHandle stream))      \
+  X(cuMemcpyPeerAsync, Status(DevicePointer to, ContextHandle to_context, DevicePointer from,                   \
+                              ContextHandle from_context, size_t bytes, StreamHandle stream))                   \
+  X(cuPointerGetAttributes, Status(unsigned count, int* attributes, void** values, DevicePointer pointer))      \
+  X(cuStreamGetCtx, Status(StreamHandle stream, ContextHandle* context))                                        \
+  X(cuStreamWaitEvent, Status(StreamHandle stream, EventHandle event, unsigned flags))                          \
+  X(cuEventCreate, Status(EventHandle* event, unsigned flags))                                                  \
+  X(cuEventRecord, Status(EventHandle event, StreamHandle stream))                                              \
+  X(cuEventQuery, Status(EventHandle event))                                                                    \
+  X(cuEventSynchronize, Status(EventHandle event))                                                              \
+  X(cuEventDestroy_v2, Status(EventHandle event))                                                               \
+  X(cuLaunchHostFunc, Status(StreamHandle stream, HostFunction function, void* context))                        \
+  X(cuOccupancyMaxActiveBlocksPerMultiprocessor,                                                                \
+    Status(int* blocks, FunctionHandle function, int block_size, size_t dynamic_memory))                        \
+  X(cuLaunchKernel, Status(FunctionHandle function, unsigned grid_x, unsigned grid_y, unsigned grid_z,          \
+                           unsigned block_x, unsigned block_y, unsigned block_z, unsigned dynamic_memory,       \
+                           StreamHandle stream, void** parameters, void** extra))
+
+/// A status that was not success, with the driver's own name and text.
+class DriverError : public std::runtime_error {
+ public:
+  DriverError(Status status, std::string name, const std::string& text, const char* function)
+      : std::runtime_error("CUDA failed in " + std::string(function) + ": " + name + " (" + text + ")"),
+        status_(status),
+        name_(std::move(name)) {}
+  Status status() const { return status_; }
+  const std::string& name() const { return name_; }
+
+ private:
+  Status status_;
+  std::string name_;
+};
+
+/// Why CUDA cannot be used here.
+class Unavailable : public std::runtime_error {
+ public:
+  using std::runtime_error::runtime_error;
+};
+
+/// The driver's functions. Never closed: its threads outlive everything of ours.
+struct Driver {
+#define DECLARE(name, ...) std::add_pointer_t<__VA_ARGS__> name = nullptr;
+  FUSED_ADAMW_DRIVER_FUNCTIONS(DECLARE)
+#undef DECLARE
+};
+
+/// The driver, opened and initialised at the first call. Throws Unavailable
+/// where there is none, with the reason, each time.
+const Driver& driver();
+
+/// Throws DriverError unless the status is success.
+void check(Status status, const char* function);
+
+/// Calls a function of the driver: call(&Driver::cuInit, "cuInit", 0).
+#define FUSED_ADAMW_CUDA(name, ...) ::fused_adamw::cuda::check(::fused_adamw::cuda::driver().name(__VA_ARGS__), #name)
+
+}  // namespace fused_adamw::cuda
