@@ -7,10 +7,14 @@
       'target_name': 'fused_adamw',
       'sources': [
         'native/addon.cc',
+        'native/addon-cuda.cc',
         'native/binding.cc',
         'native/cpu/kernels.cc',
         'native/cpu/step.cc',
         'native/cpu/threads.cc',
+        'native/cuda/device.cc',
+        'native/cuda/driver.cc',
+        'native/cuda/step.cc',
       ],
       'dependencies': ["<!(node -p \"require('node-addon-api').targets\"):node_addon_api_except"],
       'defines': ['FUSED_ADAMW_BUILD="node-gyp"', 'NAPI_VERSION=9'],
@@ -26,6 +30,7 @@
           'cflags_cc': ['-pthread'],
           # The team's threads outlive the worker that opened the addon.
           'ldflags': ['-pthread', '-Wl,-z,nodelete'],
+          'libraries': ['-ldl'],
         }],
         ['OS=="mac"', {
           'xcode_settings': {

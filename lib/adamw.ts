@@ -4,7 +4,16 @@ import { COMMON_SCALARS, GROUP_SCALARS, type Rule } from './backend/layout.js';
 import { Binding } from './binding.js';
 import { BoundStep, type ScalarGroup, type StepResult, type StepRules } from './bound-step.js';
 import { type DType, isHalf } from './dtype.js';
-import { checkBoolean, checkNumber, checkObject, checkOneOf, outOfRange, outOfRangeIn, wrongKind } from './errors.js';
+import {
+  checkBoolean,
+  checkNumber,
+  checkObject,
+  checkOneOf,
+  checkPointer,
+  outOfRange,
+  outOfRangeIn,
+  wrongKind,
+} from './errors.js';
 import { checkIndex } from './multipliers.js';
 import { type OneOrMany, Optimizer, type OptimizerOptions, register, type StepLists, toLists } from './optimizer.js';
 import { power } from './power.js';
@@ -18,7 +27,7 @@ import {
   isSkipped,
 } from './scalars.js';
 import { tensorKey } from './stochastic.js';
-import { dtypeOf, shapeOf, storageOf, Tensor, type TensorLike } from './tensor.js';
+import { deviceOf, dtypeOf, memoryOf, Tensor, type TensorLike } from './tensor.js';
 import type { Index } from './update-counts.js';
 
 /** The moments of one weight, and its float32 master where it has one. A step uses what is there. */
@@ -55,6 +64,11 @@ export interface AdamWOptions extends OptimizerOptions {
   readonly stateDtype?: 'float32' | 'float16' | 'bfloat16' | null;
   /** Of the stochastic rounding of bfloat16 variances; a whole number below 2**32. Default 0. */
   readonly seed?: number;
+  /**
+   * CUstream or cudaStream_t that steps of tensors on a GPU run on; it must be
+   * of the primary context. Default: the legacy default stream, as in PyTorch.
+   */
+  readonly stream?: bigint | number | null;
 }
 
 /** What the last fusedStep() or step() was called with, so that the same lists are not looked at again. */
@@ -86,9 +100,13 @@ export class AdamW extends Optimizer<AdamWState> {
   readonly coupledWeightDecay: boolean;
   readonly stateDtype: DType | null;
   readonly seed: number;
+  /** 0 is the legacy default stream. */
+  readonly stream: bigint;
 
   readonly #rules: StepRules;
   #last: LastStep | null = null;
+  /** Why no step can be made any more. */
+  #failure: unknown;
   #warnedOfHalf = false;
 
   /** @throws TypeError for options of the wrong kind, RangeError for values out of range */
@@ -106,10 +124,14 @@ export class AdamW extends Optimizer<AdamWState> {
     this.stateDtype =
       (options.stateDtype ?? null) === null ? null : checkOneOf(options.stateDtype, 'stateDtype', STATE_DTYPES);
     this.seed = checkSeed(options.seed ?? 0);
+    this.stream = checkPointer(options.stream ?? 0, 'stream');
     this.#rules = {
       counts: this.counts,
       multipliers: this.multipliers,
       aggregateNum: this.aggregateNum,
+      fail: (error) => {
+        this.#failure = error;
+      },
       skips: (binding) => this.#skips(binding),
       writeScalars: (...step) => this.#writeScalars(...step),
     };
@@ -122,18 +144,17 @@ export class AdamW extends Optimizer<AdamWState> {
   override createState(index: Index, weight: TensorLike): AdamWState {
     checkIndex(index, 'index');
     const dtype = dtypeOf(weight, { name: 'weight' });
-    const storage = storageOf(weight, { name: 'weight' });
-    const shape = shapeOf(weight);
+    const memory = memoryOf(weight, { name: 'weight' });
     const hasMaster = this.multiPrecision && isHalf(dtype);
     const stateDType = hasMaster ? 'float32' : this.#stateDTypeOf(dtype);
-    const mean = Tensor.zeros(shape, { dtype: stateDType });
-    const variance = Tensor.zeros(shape, { dtype: stateDType });
+    const mean = Tensor.zerosBeside(weight, stateDType);
+    const variance = Tensor.zerosBeside(weight, stateDType);
     if (!hasMaster) {
       if (isHalf(dtype)) this.#warnOfHalf();
       return { mean, variance };
     }
-    const tensor = weight instanceof Tensor ? weight : Tensor.from(storage as Uint16Array, { dtype: 'float16' });
-    return { mean, variance, master: Tensor.zeros(shape).set(tensor.toArray()) };
+    const tensor = weight instanceof Tensor ? weight : Tensor.from(memory as Uint16Array, { dtype: 'float16' });
+    return { mean, variance, master: Tensor.zerosBeside(weight, 'float32').set(tensor.toArray()) };
   }
 
   /** Updates each weight in place by its own native call. The bits are those of fusedStep(). */
@@ -210,7 +231,7 @@ export class AdamW extends Optimizer<AdamWState> {
 
   #bind(lists: StepLists<AdamWState>): LastStep {
     const indices = lists.indices.map((index: unknown, i) => checkIndex(index, `indices[${i}]`));
-    checkDistinct(indices);
+    checkDistinct(indices, lists.weights);
     lists.states.forEach(checkState);
     const kept = {
       indices,
@@ -232,6 +253,7 @@ export class AdamW extends Optimizer<AdamWState> {
         masters: { name: 'states', field: '.master', values: kept.masters },
       },
       Uint32Array.from(indices, (index) => tensorKey(this.seed, index)),
+      this.stream,
     );
     binding.setGrads({ name: 'grads', values: kept.grads });
     if (binding.hasBareHalf) this.#warnOfHalf();
@@ -239,6 +261,7 @@ export class AdamW extends Optimizer<AdamWState> {
   }
 
   #skips(types: ArithmeticTypes): boolean {
+    if (this.#failure !== undefined) throw this.#failure;
     checkBeta(this.beta1, 'beta1', types);
     checkBeta(this.beta2, 'beta2', types);
     checkHolds(this.epsilon, 'epsilon', types);
@@ -317,14 +340,18 @@ function withDefaults(options: AdamWOptions): OptimizerOptions {
   };
 }
 
-function checkDistinct(indices: readonly Index[]): void {
-  const first = new Map<Index, number>();
+/** An index comes once on each device: replicas of a tensor share theirs. */
+function checkDistinct(indices: readonly Index[], weights: readonly TensorLike[]): void {
+  const first = new Map<string, Map<Index, number>>();
   indices.forEach((index, i) => {
-    const before = first.get(index);
+    const device = deviceOf(weights[i]);
+    const ofDevice = first.get(device) ?? new Map<Index, number>();
+    if (ofDevice.size === 0) first.set(device, ofDevice);
+    const before = ofDevice.get(index);
     if (before !== undefined) {
       throw outOfRangeIn('an index of its own', `indices[${i}]`, `${JSON.stringify(index)}, as indices[${before}]`);
     }
-    first.set(index, i);
+    ofDevice.set(index, i);
   });
 }
 

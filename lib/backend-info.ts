@@ -1,6 +1,6 @@
 /** What runs here, and why anything is absent. */
+import { type CudaInfo, cudaInfo } from './backend/cuda.js';
 import { loadBackend } from './backend/index.js';
-import { CUDA_REASON } from './device.js';
 import { checkInteger } from './errors.js';
 
 export interface BackendInfo {
@@ -23,7 +23,8 @@ export interface BackendInfo {
     | { readonly available: false; readonly reason: string };
   /** Threads of a large step. */
   readonly threads: number;
-  readonly cuda: { readonly available: false; readonly reason: string };
+  /** The GPUs, or why there are none that can be used. */
+  readonly cuda: CudaInfo;
   readonly javascript: {
     /** Whether a library linked with -ffast-math made this thread flush subnormals to zero. */
     readonly flushesSubnormals: boolean;
@@ -50,7 +51,7 @@ export function backendInfo(): BackendInfo {
           }
         : { available: false, reason: reason ?? '' },
     threads: addon ? addon.numThreads() : 1,
-    cuda: { available: false, reason: CUDA_REASON },
+    cuda: cudaInfo(),
     javascript: { flushesSubnormals: flushesSubnormals() },
   };
 }

@@ -4,12 +4,25 @@
  * Everything that can be wrong with an array is found and worded here, before
  * anything is written.
  */
-import type { Backend, BackendBinding, Overlap, Role } from './backend/backend.js';
+import type { BackendBinding, HostBackend, Overlap, Role, TensorLists } from './backend/backend.js';
+import { cudaBackend, type DeviceMemory } from './backend/cuda.js';
 import { layoutIndex, type Rule } from './backend/layout.js';
+import { ordinalOf, type ResolvedDevice } from './device.js';
 import { type DType, isHalf, type Storage } from './dtype.js';
 import { outOfRangeIn, wrongKind, wrongKindIn } from './errors.js';
-import { detached, typedArrayLength } from './memory.js';
-import { disposalCount, dtypeOf, type Named, nameOf, storageOf, Tensor, type TensorLike } from './tensor.js';
+import { detached } from './memory.js';
+import {
+  deviceOf,
+  disposalCount,
+  dtypeOf,
+  lengthOf,
+  type Memory,
+  memoryOf,
+  type Named,
+  nameOf,
+  Tensor,
+  type TensorLike,
+} from './tensor.js';
 
 /** A list of arrays, which stays as it is while it is bound, and what its elements are called in messages. */
 export interface NamedList extends Named {
@@ -25,7 +38,20 @@ export interface BindingLists {
 
 /** A list whose arrays stay bound: memory that native code has the addresses of. */
 interface BoundList extends NamedList {
-  readonly storages: (Storage | undefined)[];
+  readonly memories: readonly (Memory | undefined)[];
+  /** Those of the host, which may be detached behind our back. */
+  readonly storages: readonly (Storage | undefined)[];
+}
+
+/** The tensors on one device: a step of them runs there. */
+export interface Part {
+  readonly device: ResolvedDevice;
+  /** Their places in the lists, in order. */
+  readonly places: readonly number[];
+}
+
+interface BoundPart extends Part {
+  readonly binding: BackendBinding<Memory>;
 }
 
 export class Binding {
@@ -36,7 +62,8 @@ export class Binding {
   /** Whether any half-precision weight is updated without a master. */
   readonly hasBareHalf: boolean;
 
-  readonly #binding: BackendBinding;
+  readonly #parts: readonly BoundPart[];
+  readonly #devices: ResolvedDevice[];
   readonly #dtypes: DType[];
   readonly #lengths: number[];
   readonly #lists: Readonly<Record<Exclude<Role, 'grad'>, BoundList>>;
@@ -44,20 +71,24 @@ export class Binding {
   #disposals = disposalCount();
 
   /**
+   * @param backend for the tensors on the CPU
    * @param keys of the tensors, for stochastic rounding
+   * @param stream for the tensors on a GPU
    * @throws TypeError for arrays of the wrong kind or dtype, RangeError for
-   *   lengths that differ and memory that cannot be used
+   *   lengths that differ, memory that cannot be used, and the arrays of a
+   *   tensor on different devices
    */
-  constructor(backend: Backend, rule: Rule, lists: BindingLists, keys: Uint32Array) {
+  constructor(backend: HostBackend, rule: Rule, lists: BindingLists, keys: Uint32Array, stream: bigint) {
     const { weights, means, variances, masters } = lists;
     const size = weights.values.length;
     const layouts = new Uint8Array(size);
     const bound = {
-      weights: new Array<Storage>(size),
-      means: new Array<Storage>(size),
-      variances: new Array<Storage>(size),
-      masters: new Array<Storage | undefined>(size).fill(undefined),
+      weights: new Array<Memory>(size),
+      means: new Array<Memory>(size),
+      variances: new Array<Memory>(size),
+      masters: new Array<Memory | undefined>(size).fill(undefined),
     };
+    const devices = new Array<ResolvedDevice>(size);
     const dtypes = new Array<DType>(size);
     const lengths = new Array<number>(size);
     let hasBareHalf = false;
@@ -68,16 +99,18 @@ export class Binding {
       const layout = layoutIndex(dtype, stateDType, hasMaster);
       if (layout < 0) throw wrongLayout(lists, i, dtype, stateDType, hasMaster);
       checkDType(variances, i, stateDType);
-      const weight = storageOf(weights.values[i] as TensorLike, weights, i);
-      const length = typedArrayLength(weight);
+      const device = deviceOf(weights.values[i] as TensorLike);
+      const weight = memoryOf(weights.values[i] as TensorLike, weights, i);
+      const length = lengthOf(weight, dtype);
       bound.weights[i] = weight;
-      bound.means[i] = storageOfLength(means, i, length);
-      bound.variances[i] = storageOfLength(variances, i, length);
+      bound.means[i] = memoryLike(means, i, device, stateDType, length);
+      bound.variances[i] = memoryLike(variances, i, device, stateDType, length);
       if (hasMaster) {
         checkDType(masters, i, 'float32');
-        bound.masters[i] = storageOfLength(masters, i, length);
+        bound.masters[i] = memoryLike(masters, i, device, 'float32', length);
       }
       layouts[i] = layout;
+      devices[i] = device;
       dtypes[i] = dtype;
       lengths[i] = length;
       hasBareHalf ||= isHalf(dtype) && !hasMaster;
@@ -88,13 +121,24 @@ export class Binding {
     this.hasBareHalf = hasBareHalf;
     this.#dtypes = dtypes;
     this.#lengths = lengths;
+    this.#devices = devices;
     this.#lists = {
-      weight: { ...weights, storages: bound.weights },
-      mean: { ...means, storages: bound.means },
-      variance: { ...variances, storages: bound.variances },
-      master: { ...masters, storages: bound.masters },
+      weight: boundList(weights, bound.weights),
+      mean: boundList(means, bound.means),
+      variance: boundList(variances, bound.variances),
+      master: boundList(masters, bound.masters),
     };
-    this.#binding = backend.createBinding({ rule, layouts, keys, ...bound });
+    const everything = { rule, layouts, keys, ...bound };
+    this.#parts = partsOf(devices).map((part) => {
+      const { device, places } = part;
+      const ofPart = places.length === size ? everything : pickLists(everything, places);
+      return { ...part, binding: createBinding(backend, device, stream, ofPart) };
+    });
+  }
+
+  /** The tensors by device. */
+  get parts(): readonly Part[] {
+    return this.#parts;
   }
 
   /**
@@ -104,18 +148,27 @@ export class Binding {
    *   which one is written; then the last gradients stay
    */
   setGrads(list: NamedList): void {
-    const storages = new Array<Storage>(this.size);
+    const memories = new Array<Memory>(this.size);
     for (let i = 0; i < this.size; i++) {
-      checkDType(list, i, this.#dtypes[i]);
-      storages[i] = storageOfLength(list, i, this.#lengths[i]);
+      const dtype = this.#dtypes[i];
+      checkDType(list, i, dtype);
+      memories[i] = memoryLike(list, i, this.#devices[i], dtype, this.#lengths[i]);
     }
-    const overlap = this.#binding.setGrads(storages);
-    if (overlap) throw this.#shared(overlap, list);
-    this.#grads = { ...list, storages };
+    this.#parts.forEach((part, k) => {
+      const overlap = part.binding.setGrads(this.#pick(memories, part));
+      if (!overlap) return;
+      this.#restoreGrads(this.#parts.slice(0, k));
+      throw this.#shared(overlap, part, list);
+    });
+    this.#grads = boundList(list, memories);
   }
 
+  /** The group of each tensor, and the array that holds the scalars of all later steps (layout.ts). */
   setGroups(groupOf: Uint32Array, scalars: Float64Array): void {
-    this.#binding.setGroups(groupOf, scalars);
+    for (const { places, binding } of this.#parts) {
+      const ofPart = places.length === this.size ? groupOf : Uint32Array.from(places, (i) => groupOf[i]);
+      binding.setGroups(ofPart, scalars);
+    }
   }
 
   /** @throws RangeError where memory was disposed of, detached or resized since it was bound */
@@ -126,14 +179,39 @@ export class Binding {
     this.#disposals = disposalCount();
   }
 
-  /** Updates tensors [first, last) in place; checkMemory() comes before. */
-  step(first: number, last: number): void {
-    this.#binding.step(first, last);
+  /** Does what may fail of a step, before any of it has changed anything; checkMemory() comes before. */
+  begin(): void {
+    for (const { binding } of this.#parts) binding.begin?.();
+  }
+
+  /** Updates all tensors in place, so many in one native call; begin() comes before. */
+  step(aggregateNum: number): void {
+    for (const { places, binding } of this.#parts) {
+      for (let first = 0; first < places.length; first += aggregateNum) {
+        binding.step(first, Math.min(places.length, first + aggregateNum));
+      }
+    }
   }
 
   /** Frees native memory at once: garbage collection alone would wait for the event loop. */
   dispose(): void {
-    this.#binding.dispose();
+    for (const { binding } of this.#parts) binding.dispose();
+  }
+
+  #pick(memories: readonly Memory[], { places }: Part): readonly Memory[] {
+    return places.length === this.size ? memories : places.map((i) => memories[i]);
+  }
+
+  /** Gives parts their last gradients again. */
+  #restoreGrads(parts: readonly BoundPart[]): void {
+    if (!this.#grads) return;
+    for (const part of parts) {
+      try {
+        part.binding.setGrads(this.#pick(this.#grads.memories as readonly Memory[], part));
+      } catch {
+        // They are gone, which checkMemory() tells before the next step.
+      }
+    }
   }
 
   #boundLists(): BoundList[] {
@@ -141,20 +219,67 @@ export class Binding {
     return [weight, mean, variance, master, ...(this.#grads ? [this.#grads] : [])];
   }
 
-  #shared({ written, writtenTensor, other, otherTensor }: Overlap, grads: NamedList): RangeError {
+  #shared({ written, writtenTensor, other, otherTensor }: Overlap, { places }: Part, grads: NamedList): RangeError {
     const lists: Record<Role, NamedList> = { ...this.#lists, grad: grads };
-    const a = nameOf(lists[written], writtenTensor);
-    const b = nameOf(lists[other], otherTensor);
+    const a = nameOf(lists[written], places[writtenTensor]);
+    const b = nameOf(lists[other], places[otherTensor]);
     return outOfRangeIn('memory of its own', a, `memory shared with ${b}`);
   }
 }
 
-/** The memory of element i of a list, which must have `length` elements. */
-function storageOfLength(list: NamedList, i: number, length: number): Storage {
-  const storage = storageOf(list.values[i] as TensorLike, list, i);
-  const actual = typedArrayLength(storage);
+/** The memory of element i of a list, which must lie on a device and have `length` elements. */
+function memoryLike(list: NamedList, i: number, device: ResolvedDevice, dtype: DType, length: number): Memory {
+  const value = list.values[i] as TensorLike;
+  const memory = memoryOf(value, list, i);
+  if (deviceOf(value) !== device) {
+    throw outOfRangeIn(`memory on ${device}, as of the weight,`, nameOf(list, i), `memory on ${deviceOf(value)}`);
+  }
+  const actual = lengthOf(memory, dtype);
   if (actual !== length) throw outOfRangeIn(`length ${length}`, nameOf(list, i), `length ${actual}`);
-  return storage;
+  return memory;
+}
+
+function boundList(list: NamedList, memories: readonly (Memory | undefined)[]): BoundList {
+  const isOfHost = (memory: Memory | undefined): memory is Storage => ArrayBuffer.isView(memory);
+  const storages = memories.every(isOfHost)
+    ? memories
+    : memories.map((memory) => (isOfHost(memory) ? memory : undefined));
+  return { ...list, memories, storages };
+}
+
+/** The places of the tensors on each device. */
+function partsOf(devices: readonly ResolvedDevice[]): Part[] {
+  const places = new Map<ResolvedDevice, number[]>();
+  devices.forEach((device, i) => {
+    const known = places.get(device);
+    if (known) known.push(i);
+    else places.set(device, [i]);
+  });
+  return [...places].map(([device, ofDevice]) => ({ device, places: ofDevice }));
+}
+
+function pickLists(lists: TensorLists<Memory>, places: readonly number[]): TensorLists<Memory> {
+  return {
+    rule: lists.rule,
+    layouts: Uint8Array.from(places, (i) => lists.layouts[i]),
+    keys: Uint32Array.from(places, (i) => lists.keys[i]),
+    weights: places.map((i) => lists.weights[i]),
+    means: places.map((i) => lists.means[i]),
+    variances: places.map((i) => lists.variances[i]),
+    masters: places.map((i) => lists.masters[i]),
+  };
+}
+
+/** The binding of tensors that all lie on one device. */
+function createBinding(
+  backend: HostBackend,
+  device: ResolvedDevice,
+  stream: bigint,
+  lists: TensorLists<Memory>,
+): BackendBinding<Memory> {
+  return device === 'cpu'
+    ? backend.createBinding(lists as TensorLists<Storage>)
+    : cudaBackend(ordinalOf(device), stream).createBinding(lists as TensorLists<DeviceMemory>);
 }
 
 /** An element that is read is the engine's own, whatever a subclass says, and is undefined once the memory is gone. */

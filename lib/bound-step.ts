@@ -30,13 +30,13 @@ export interface StepRules {
   readonly multipliers: Multipliers;
   /** Tensors of one native call. */
   readonly aggregateNum: number;
+  /** Remembers that a device failed in the middle of a step: skips() throws that from then on. */
+  fail(error: unknown): void;
   /** Whether the step is skipped. Throws for scalars that the arithmetic type cannot hold. */
   skips(binding: Binding): boolean;
   /** Writes the scalars of the update that makes numUpdate what is given. */
   writeScalars(scalars: Float64Array, groups: readonly ScalarGroup[], numUpdate: number, binding: Binding): void;
 }
-
-const DEVICE = 'cpu';
 
 /**
  * Made by `AdamW.bind()`. Holds its arrays until `dispose()`.
@@ -113,9 +113,13 @@ export class BoundStep {
     // Last of all, since schedulers and parameters are the caller's code: none of it runs between this and the kernels.
     this.#bound().checkMemory();
     if (skips) return { skipped: true, reason: 'rescaleGrad' };
+    binding.begin();
     rules.counts.advance(this.#counters);
-    for (let first = 0; first < binding.size; first += aggregateNum) {
-      binding.step(first, Math.min(binding.size, first + aggregateNum));
+    try {
+      binding.step(aggregateNum);
+    } catch (error) {
+      rules.fail(error);
+      throw error;
     }
     return { skipped: false };
   }
@@ -125,7 +129,16 @@ export class BoundStep {
     const { counts, multipliers } = this.#rules;
     const multipliersVersion = multipliers.version;
     if (this.#countsVersion === counts.version && this.#multipliersVersion === multipliersVersion) return;
-    const counterOf = counts.claim(this.#indices, DEVICE);
+    const counterOf = new Array<Counter>(binding.size);
+    for (const { device, places } of binding.parts) {
+      const claimed = counts.claim(
+        places.map((i) => this.#indices[i]),
+        device,
+      );
+      places.forEach((i, k) => {
+        counterOf[i] = claimed[k];
+      });
+    }
     const groupOf = new Uint32Array(binding.size);
     const groups: ScalarGroup[] = [];
     const known = new Map<Counter, Map<string, number>>();

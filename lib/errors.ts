@@ -84,3 +84,12 @@ export function checkOneOf<T extends string>(value: unknown, name: string, choic
   const expected = choices.map((choice) => `'${choice}'`).join(' or ');
   throw typeof value === 'string' ? outOfRange(expected, name, value) : wrongKind(expected, name, value);
 }
+
+/** An address or a handle of native code: a bigint, or a whole number that a double holds exactly. */
+export function checkPointer(value: unknown, name: string): bigint {
+  if (typeof value === 'number') return BigInt(checkInteger(value, name));
+  const expected = 'an address of at most 64 bits';
+  if (typeof value !== 'bigint') throw wrongKind(expected, name, value);
+  if (value < 0n || value >= 2n ** 64n) throw outOfRange(expected, name, value);
+  return value;
+}

@@ -19,5 +19,12 @@ export { type MultiAdamWUpdateOptions, multiAdamwUpdate } from './multi-adamw-up
 export type { ByParameter, Parameter } from './multipliers.js';
 export { createOptimizer, type OneOrMany, Optimizer, type OptimizerOptions, register } from './optimizer.js';
 export { syncMaster } from './sync-master.js';
-export { Tensor, type TensorFromOptions, type TensorLike, type TensorZerosOptions } from './tensor.js';
+export { synchronize } from './synchronize.js';
+export {
+  Tensor,
+  type TensorFromDevicePointerOptions,
+  type TensorFromOptions,
+  type TensorLike,
+  type TensorZerosOptions,
+} from './tensor.js';
 export type { Index } from './update-counts.js';

@@ -3,7 +3,7 @@ import { loadBackend, warnOfFallback } from './backend/index.js';
 import { COMMON_SCALARS, GROUP_SCALARS } from './backend/layout.js';
 import { Binding } from './binding.js';
 import type { StepResult } from './bound-step.js';
-import { checkInteger, checkNumber, checkObject, outOfRangeIn, wrongKind } from './errors.js';
+import { checkInteger, checkNumber, checkObject, checkPointer, outOfRangeIn, wrongKind } from './errors.js';
 import {
   type ArithmeticTypes,
   checkBeta,
@@ -41,6 +41,8 @@ export interface MultiAdamWUpdateOptions {
   readonly seed?: number;
   /** Number of this update, for the same. Default 1. */
   readonly updateCount?: number;
+  /** CUstream or cudaStream_t for tensors on a GPU. Default: the legacy default stream. */
+  readonly stream?: bigint | number | null;
 }
 
 /**
@@ -63,7 +65,8 @@ export function multiAdamwUpdate(
 ): StepResult {
   // Everything of the caller's is read once, here: an option's getter may do anything.
   checkObject(options, 'options');
-  const { etas, lrs, wds, masters, beta1, beta2, epsilon, rescaleGrad, clipGradient, seed, updateCount } = options;
+  const { etas, lrs, wds, masters, beta1, beta2, epsilon, rescaleGrad, clipGradient, seed, updateCount, stream } =
+    options;
   const lists = copyLists({ weights, grads, means, variances, etas, lrs, wds }, masters);
   const size = lists.weights.length;
   const common = {
@@ -75,6 +78,7 @@ export function multiAdamwUpdate(
   const checkedEpsilon = checkNumber(epsilon ?? 1e-8, 'epsilon');
   const checkedSeed = checkSeed(seed ?? 0);
   const count = checkInteger(updateCount ?? 1, 'updateCount');
+  const checkedStream = checkPointer(stream ?? 0, 'stream');
 
   const indices = new Uint32Array(size).map((_, i) => i);
   const binding = new Binding(
@@ -87,6 +91,7 @@ export function multiAdamwUpdate(
       masters: { name: 'masters', values: lists.masters },
     },
     indices.map((i) => tensorKey(checkedSeed, i)),
+    checkedStream,
   );
   try {
     binding.setGrads({ name: 'grads', values: lists.grads });
@@ -108,7 +113,8 @@ export function multiAdamwUpdate(
     binding.checkMemory();
     if (isSkipped(common.rescale, binding)) return { skipped: true, reason: 'rescaleGrad' };
     binding.setGroups(indices, scalars);
-    binding.step(0, size);
+    binding.begin();
+    binding.step(Infinity);
     return { skipped: false };
   } finally {
     binding.dispose();

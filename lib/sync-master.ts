@@ -1,9 +1,8 @@
 /** Refreshes masters after weights were loaded from elsewhere. */
 import { type AdamWState, checkState } from './adamw.js';
 import { outOfRangeIn, wrongKindIn } from './errors.js';
-import { typedArrayLength } from './memory.js';
 import type { OneOrMany } from './optimizer.js';
-import { dtypeOf, nameOf, storageOf, Tensor, type TensorLike } from './tensor.js';
+import { dtypeOf, lengthOf, memoryOf, nameOf, Tensor, type TensorLike } from './tensor.js';
 
 /**
  * Sets the float32 master of each state to the value of its weight. States
@@ -25,14 +24,14 @@ export function syncMaster(weights: OneOrMany<TensorLike>, states: OneOrMany<Ada
     const values = valuesOf(weight, i);
     const dtype = dtypeOf(master, MASTERS, i);
     if (dtype !== 'float32') throw wrongKindIn('float32', nameOf(MASTERS, i), dtype);
-    const storage = storageOf(master, MASTERS, i);
-    const length = typedArrayLength(storage);
+    const memory = memoryOf(master, MASTERS, i);
+    const length = lengthOf(memory, dtype);
     if (length !== values.length) {
       throw outOfRangeIn(`length ${values.length}`, nameOf(MASTERS, i), `length ${length}`);
     }
-    return [{ storage, values }];
+    return [{ master: master instanceof Tensor ? master : (memory as Float32Array), values }];
   });
-  for (const { storage, values } of copies) storage.set(values);
+  for (const { master, values } of copies) master.set(values);
 }
 
 const WEIGHTS = { name: 'weights' };
@@ -41,8 +40,8 @@ const MASTERS = { name: 'states', field: '.master' };
 /** A copy of the values of a weight. */
 function valuesOf(weight: TensorLike, i: number): Float32Array | Float64Array {
   const dtype = dtypeOf(weight, WEIGHTS, i);
-  const storage = storageOf(weight, WEIGHTS, i);
+  const memory = memoryOf(weight, WEIGHTS, i);
   return (
-    weight instanceof Tensor ? weight : Tensor.from(storage as Uint16Array, { dtype: dtype as 'float16' })
+    weight instanceof Tensor ? weight : Tensor.from(memory as Uint16Array, { dtype: dtype as 'float16' })
   ).toArray();
 }

@@ -1,8 +1,9 @@
 /** Tensor: a dtype, a shape and memory. It never copies by itself. */
 import { types } from 'node:util';
 import { markAsUntransferable } from 'node:worker_threads';
+import { cudaAddon, cudaUnusable, type DeviceMemory, loadCuda } from './backend/cuda.js';
 import { loadBackend } from './backend/index.js';
-import { checkDevice, type ResolvedDevice } from './device.js';
+import { cudaDevice, ordinalOf, type ResolvedDevice, resolveDevice } from './device.js';
 import {
   bytesOf,
   checkDType,
@@ -14,7 +15,16 @@ import {
   type Storage,
   viewOf,
 } from './dtype.js';
-import { checkInteger, checkObject, outOfRange, outOfRangeIn, wrongKind, wrongKindIn } from './errors.js';
+import {
+  checkBoolean,
+  checkInteger,
+  checkObject,
+  checkPointer,
+  outOfRange,
+  outOfRangeIn,
+  wrongKind,
+  wrongKindIn,
+} from './errors.js';
 import { decoderOf, encoderOf } from './half.js';
 import {
   bufferLength,
@@ -49,6 +59,21 @@ export interface TensorZerosOptions<D extends DType = DType> {
   readonly dtype?: D;
   /** Default 'cpu'; 'auto' is CUDA where it is usable, else the CPU. */
   readonly device?: Device | 'auto';
+  /**
+   * Page-locked memory of the host, which a GPU copies faster; ordinary memory
+   * where no GPU can be used. Default false.
+   */
+  readonly pinned?: boolean;
+}
+
+export interface TensorFromDevicePointerOptions<D extends DType = DType> {
+  /** Sizes of the dimensions, or the length of the only one. */
+  readonly shape: number | readonly number[];
+  readonly dtype: D;
+  /** Where the memory lies, if it must be there; by default what the driver says. */
+  readonly device?: Device;
+  /** Kept alive until no work in flight uses the memory. */
+  readonly owner?: unknown;
 }
 
 type DTypeOfArray<A> = A extends Float32Array
@@ -67,21 +92,28 @@ export function disposalCount(): number {
   return disposals;
 }
 
+/** Memory of the host, or of a GPU. */
+export type Memory = Storage | DeviceMemory;
+
 export class Tensor<D extends DType = DType> {
   readonly dtype: D;
   /** Sizes of the dimensions; empty for a scalar. */
   readonly shape: readonly number[];
   /** Number of elements. */
   readonly length: number;
+  /** 'cpu', 'cuda:0', ... */
   readonly device: ResolvedDevice;
-  #data: Storage | null;
+  #memory: Memory | null;
+  /** Whether it is memory of ours, which stays where it is. */
+  readonly #stays: boolean;
 
-  private constructor(dtype: D, shape: readonly number[], data: Storage) {
+  private constructor(dtype: D, shape: readonly number[], memory: Memory, device: ResolvedDevice, stays: boolean) {
     this.dtype = dtype;
     this.shape = Object.freeze([...shape]);
-    this.length = typedArrayLength(data);
-    this.device = 'cpu';
-    this.#data = data;
+    this.length = elementsOf(shape);
+    this.device = device;
+    this.#memory = memory;
+    this.#stays = stays;
   }
 
   /**
@@ -117,7 +149,7 @@ export class Tensor<D extends DType = DType> {
     if (elementsOf(shape) !== length) {
       throw outOfRangeIn(`a shape of ${length} elements`, 'shape', `[${shape.join(', ')}]`);
     }
-    return new Tensor(dtype, shape, storage);
+    return new Tensor(dtype, shape, storage, 'cpu', false);
   }
 
   /**
@@ -135,34 +167,109 @@ export class Tensor<D extends DType = DType> {
     checkObject(options, 'options');
     const dtype = (options.dtype === undefined ? 'float32' : checkDType(options.dtype, 'dtype')) as D;
     const sizes = checkShape(shape, 'shape');
-    checkDevice(options.device ?? 'cpu', 'device');
-    return new Tensor<D>(dtype, sizes, allocate(dtype, elementsOf(sizes)));
+    const pinned = checkBoolean(options.pinned ?? false, 'pinned');
+    const device = resolveDevice(options.device ?? 'cpu', 'device');
+    if (pinned && device !== 'cpu') throw outOfRange(`false beside device '${device}'`, 'pinned', pinned);
+    const allocateHost = pinned && cudaUnusable(0) === null ? allocatePinned : allocate;
+    const memory =
+      device === 'cpu' ? allocateHost(dtype, elementsOf(sizes)) : allocateOn(device, dtype, elementsOf(sizes), 0);
+    return new Tensor<D>(dtype, sizes, memory, device, true);
+  }
+
+  /**
+   * Zeros like another tensor or array, of another dtype: its shape, on its
+   * device and there at its address modulo 64, so that accesses of both begin
+   * at the same elements.
+   *
+   * @internal
+   */
+  static zerosBeside<D extends DType>(like: TensorLike, dtype: D): Tensor<D> {
+    if (!(like instanceof Tensor) || like.device === 'cpu') return Tensor.zeros(shapeOf(like), { dtype });
+    const first = Number(like.pointer % BigInt(ALIGNMENT)) / bytesOf(like.dtype);
+    const memory = allocateOn(like.device, dtype, like.length, first * bytesOf(dtype));
+    return new Tensor<D>(dtype, like.shape, memory, like.device, true);
+  }
+
+  /**
+   * A tensor over memory of a GPU that another library made. Nothing is copied,
+   * and the memory is not freed. The bits of a step are ready for work that the
+   * library puts on the optimizer's stream later, or after synchronize().
+   *
+   * @param pointer address of the first element, a multiple of the dtype's size
+   * @throws RangeError for an address that is not of a device, or of another
+   *   device or context, or with too little memory behind it where the driver
+   *   knows how much there is
+   */
+  static fromDevicePointer<D extends DType>(
+    pointer: bigint | number,
+    options: TensorFromDevicePointerOptions<D>,
+  ): Tensor<D> {
+    const address = checkPointer(pointer, 'pointer');
+    checkObject(options, 'options');
+    const dtype = checkDType(options.dtype, 'dtype') as D;
+    const shape = checkShape(options.shape, 'shape');
+    const bytes = elementsOf(shape) * bytesOf(dtype);
+    const wanted = options.device === undefined ? null : resolveDevice(options.device, 'device');
+    if (wanted === 'cpu') throw outOfRange("'cuda' or 'cuda:N'", 'device', options.device);
+    if (address % BigInt(bytesOf(dtype)) !== 0n) {
+      throw outOfRange(`a multiple of ${bytesOf(dtype)}`, 'pointer', address);
+    }
+    const cuda = loadCuda();
+    const reason = cuda.addon ? (cuda.addon.probe().reason ?? null) : cuda.reason;
+    if (!cuda.addon || reason !== null) throw outOfRangeIn('a usable device', 'pointer', `none (${reason})`);
+    const info = cuda.addon.pointerInfo(address);
+    if (typeof info === 'string') throw outOfRangeIn('an address of a GPU', 'pointer', info);
+    const device = cudaDevice(info.device);
+    if (wanted !== null && wanted !== device) {
+      throw outOfRangeIn(`an address on ${wanted}`, 'pointer', `one on ${device}`);
+    }
+    if (bytes > info.bytes) throw outOfRangeIn(`at least ${bytes} bytes`, 'pointer', `memory of ${info.bytes} bytes`);
+    resolveDevice(device, 'pointer');
+    const memory = new cuda.addon.DeviceMemory(info.device, bytes, address, options.owner);
+    return new Tensor<D>(dtype, shape, memory, device, false);
   }
 
   /**
    * The memory itself: a Float32Array, a Float64Array, or a Uint16Array of the
    * bits of either half.
+   *
+   * @throws RangeError for a tensor on a GPU, whose values toArray() copies
    */
   get data(): DataOf<D> {
-    return this.#kept() as DataOf<D>;
+    const memory = this.#kept();
+    if (!ArrayBuffer.isView(memory)) {
+      throw outOfRangeIn('a Tensor on the CPU', 'data', `one on ${this.device}: toArray() copies its values`);
+    }
+    return memory as DataOf<D>;
   }
 
-  /** Address of the first element; needs the native backend. */
+  /** Address of the first element; of a tensor on the CPU only the native backend knows it. */
   get pointer(): bigint {
+    const memory = this.#live();
+    if (!ArrayBuffer.isView(memory)) return memory.pointer;
     const { addon, reason } = loadBackend();
     if (!addon) throw outOfRangeIn('the native backend', 'pointer', `the TypeScript backend (${reason})`);
-    return addon.address(this.#live());
+    return addon.address(memory);
   }
 
   /** Whether dispose() was called. */
   get disposed(): boolean {
-    return this.#data === null;
+    return this.#memory === null;
+  }
+
+  /**
+   * What native code is given.
+   *
+   * @internal
+   */
+  get memory(): Memory {
+    return this.#kept();
   }
 
   /** A copy of the values: a Float64Array of a float64 tensor, else a Float32Array. */
   toArray(): D extends 'float64' ? Float64Array : Float32Array;
   toArray(): Float32Array | Float64Array {
-    const data = this.#live();
+    const data = this.#onHost();
     if (this.dtype === 'float64') return new Float64Array(data);
     const values = new Float32Array(this.length);
     if (isHalf(this.dtype)) {
@@ -181,7 +288,7 @@ export class Tensor<D extends DType = DType> {
    * @throws TypeError for anything but a list of numbers, RangeError for another length
    */
   set(values: ArrayLike<number>): this {
-    const data = this.#live();
+    const memory = this.#live();
     const length: unknown = Object(values).length;
     if (typeof values !== 'object' || typeof length !== 'number' || /^Big/.test(typedArrayName(values) ?? '')) {
       throw wrongKind('a list of numbers', 'values', values);
@@ -192,43 +299,70 @@ export class Tensor<D extends DType = DType> {
         if (typeof values[i] !== 'number') throw wrongKind('a number', `values[${i}]`, values[i]);
       }
     }
+    const data = ArrayBuffer.isView(memory) ? memory : newStorage(this.dtype, length);
     if (isHalf(this.dtype)) {
       const encode = encoderOf(this.dtype);
       for (let i = 0; i < length; i++) data[i] = encode(values[i]);
     } else {
       data.set(values);
     }
+    if (data !== memory) cudaAddon().copy(memory, data);
     return this;
   }
 
   /**
-   * Copies the elements of a tensor of the same dtype and length, unchanged.
+   * Copies the elements of a tensor of the same dtype and length, unchanged,
+   * from any device to any. Memory of the host may be used again when this
+   * returns.
    *
    * @throws TypeError for another dtype, RangeError for another length
    */
   copyFrom(source: Tensor): this {
-    if (!(source instanceof Tensor)) throw wrongKind('a Tensor', 'source', source);
-    if (source.dtype !== this.dtype) throw wrongKindIn(`a ${this.dtype} Tensor`, 'source', source.dtype);
-    if (source.length !== this.length) throw outOfRangeIn(`length ${this.length}`, 'source', `length ${source.length}`);
-    this.#live().set(source.#live('source'));
+    this.#checkSource(source);
+    const to = this.#live();
+    const from = source.#live('source');
+    if (ArrayBuffer.isView(to) && ArrayBuffer.isView(from)) to.set(from);
+    else cudaAddon().copy(to, from);
     return this;
   }
 
   /**
-   * This tensor on a device: itself if it is there already.
+   * As copyFrom(), but returns at once where one side is a GPU: until the
+   * promise is resolved the other side, memory of Tensor.zeros(), must be left
+   * alone. Only page-locked memory is copied beside other work.
+   *
+   * @throws as copyFrom(), and RangeError for host memory that is not ours and may move away
+   */
+  async copyAsync(source: Tensor): Promise<this> {
+    this.#checkSource(source);
+    const to = this.#live();
+    const from = source.#live('source');
+    if (ArrayBuffer.isView(to) === ArrayBuffer.isView(from)) return this.copyFrom(source);
+    const [host, name] = ArrayBuffer.isView(to) ? [this, 'this'] : [source, 'source'];
+    if (!host.#stays) throw outOfRangeIn('memory of Tensor.zeros', name, 'memory that may move away');
+    await cudaAddon().startCopy(to, from);
+    return this;
+  }
+
+  /**
+   * This tensor on a device: itself if it is there already, else a copy.
    *
    * @throws RangeError where the device is not usable, with the reason
    */
   to(device: Device | 'auto'): Tensor<D> {
     this.#live();
-    checkDevice(device, 'device');
-    return this;
+    const resolved = resolveDevice(device, 'device');
+    return resolved === this.device
+      ? this
+      : Tensor.zeros(this.shape, { dtype: this.dtype, device: resolved }).copyFrom(this);
   }
 
   /** Lets go of the memory; every later use throws. A second call does nothing. */
   dispose(): void {
-    if (this.#data !== null) disposals++;
-    this.#data = null;
+    if (this.#memory === null) return;
+    disposals++;
+    if (!ArrayBuffer.isView(this.#memory)) this.#memory.dispose();
+    this.#memory = null;
   }
 
   /** The same, for `using`. */
@@ -236,16 +370,31 @@ export class Tensor<D extends DType = DType> {
     this.dispose();
   }
 
-  #kept(name = 'this'): Storage {
-    if (this.#data === null) throw outOfRangeIn('a live Tensor', name, 'one that was disposed of');
-    return this.#data;
+  #kept(name = 'this'): Memory {
+    if (this.#memory === null) throw outOfRangeIn('a live Tensor', name, 'one that was disposed of');
+    return this.#memory;
   }
 
   /** The memory, if nobody has detached it. */
-  #live(name = 'this'): Storage {
-    const data = this.#kept(name);
-    if (this.length > 0 && data[this.length - 1] === undefined) throw detached(name);
-    return data;
+  #live(name = 'this'): Memory {
+    const memory = this.#kept(name);
+    if (ArrayBuffer.isView(memory) && this.length > 0 && memory[this.length - 1] === undefined) throw detached(name);
+    return memory;
+  }
+
+  /** The memory, or a copy of that of a GPU. */
+  #onHost(): Storage {
+    const memory = this.#live();
+    if (ArrayBuffer.isView(memory)) return memory;
+    const copy = newStorage(this.dtype, this.length);
+    cudaAddon().copy(copy, memory);
+    return copy;
+  }
+
+  #checkSource(source: Tensor): void {
+    if (!(source instanceof Tensor)) throw wrongKind('a Tensor', 'source', source);
+    if (source.dtype !== this.dtype) throw wrongKindIn(`a ${this.dtype} Tensor`, 'source', source.dtype);
+    if (source.length !== this.length) throw outOfRangeIn(`length ${this.length}`, 'source', `length ${source.length}`);
   }
 }
 
@@ -371,14 +520,33 @@ export function dtypeOf(value: unknown, named: Named, i?: number): DType {
 }
 
 /**
+ * The device of what was passed, which dtypeOf() has accepted.
+ *
+ * @internal
+ */
+export function deviceOf(value: TensorLike): ResolvedDevice {
+  return value instanceof Tensor ? value.device : 'cpu';
+}
+
+/**
  * The memory of what was passed under a name, which dtypeOf() has accepted.
  *
  * @internal
  */
-export function storageOf(value: TensorLike, named: Named, i?: number): Storage {
+export function memoryOf(value: TensorLike, named: Named, i?: number): Memory {
   if (!(value instanceof Tensor)) return checkedStorage(value, named, i);
   if (value.disposed) throw outOfRangeIn('a live Tensor', nameOf(named, i), 'one that was disposed of');
-  return checkedStorage(value.data, named, i);
+  const { memory } = value;
+  return ArrayBuffer.isView(memory) ? checkedStorage(memory, named, i) : memory;
+}
+
+/**
+ * How many elements of a dtype some memory has.
+ *
+ * @internal
+ */
+export function lengthOf(memory: Memory, dtype: DType): number {
+  return ArrayBuffer.isView(memory) ? typedArrayLength(memory) : memory.byteLength / bytesOf(dtype);
 }
 
 /**
@@ -423,6 +591,27 @@ function allocate(dtype: DType, length: number): Storage {
   return viewOf(dtype, slab.buffer, byteOffset, length);
 }
 
+/** Zeros whose bytes belong to nobody else, for a copy. */
+function newStorage(dtype: DType, length: number): Storage {
+  return viewOf(dtype, new ArrayBuffer(length * bytesOf(dtype)), 0, length);
+}
+
+function allocatePinned(dtype: DType, length: number): Storage {
+  const bytes = length * bytesOf(dtype);
+  if (bytes === 0) return newStorage(dtype, length);
+  const buffer = cudaAddon().pinned(bytes);
+  keepHere(buffer);
+  return viewOf(dtype, buffer, 0, length);
+}
+
+/** Zeros on a GPU, at an address that is `residue` modulo ALIGNMENT. */
+function allocateOn(device: `cuda:${number}`, dtype: DType, length: number, residue: number): DeviceMemory {
+  const { DeviceMemory: Allocation } = cudaAddon();
+  const bytes = length * bytesOf(dtype);
+  if (!Number.isSafeInteger(bytes)) throw noMemory(bytes);
+  return new Allocation(ordinalOf(device), bytes, residue);
+}
+
 /** Bytes to skip from the start of a buffer to the next aligned or staggered place. */
 function offsetOf(buffer: ArrayBuffer, stagger: boolean): number {
   const { addon } = loadBackend();
@@ -434,12 +623,16 @@ function offsetOf(buffer: ArrayBuffer, stagger: boolean): number {
   return (slot * SLOT + WINDOW - address) % WINDOW;
 }
 
+function noMemory(bytes: number): RangeError {
+  return outOfRangeIn('a shape that memory can be had for', 'shape', `one of ${bytes} bytes`);
+}
+
 function newBuffer(bytes: number, spare: number): ArrayBuffer {
   let buffer: ArrayBuffer;
   try {
     buffer = new ArrayBuffer(bytes + spare);
   } catch {
-    throw outOfRangeIn('a shape that memory can be had for', 'shape', `one of ${bytes} bytes`);
+    throw noMemory(bytes);
   }
   keepHere(buffer);
   return buffer;

@@ -1,8 +1,8 @@
-// The only file that speaks Node-API: reads arguments and calls the rest.
+// Node-API: reads arguments and calls the rest. Only this file and addon-cuda.cc speak it.
 //
 // TypeScript (lib/) has validated what it passes and words every message that a
 // user is meant to read. What could touch memory wrongly is checked again here.
-#include <napi.h>
+#include "addon.h"
 
 #if defined(__linux__)
 #include <sys/mman.h>
@@ -11,7 +11,6 @@
 #include <atomic>
 #include <string>
 
-#include "binding.h"
 #include "cpu/kernels.h"
 #include "cpu/step.h"
 #include "cpu/threads.h"
@@ -24,37 +23,6 @@ namespace {
 #endif
 
 std::atomic<const cpu::Variant*> active_variant{nullptr};
-
-/// Runs a method's body; the one place where a C++ exception becomes a
-/// JavaScript error.
-template <typename Body>
-auto guarded(Napi::Env env, Body body) {
-  try {
-    return body();
-  } catch (const Napi::Error&) {
-    throw;
-  } catch (const std::bad_alloc&) {
-    throw Napi::Error::New(env, "Out of memory");
-  } catch (const std::exception& error) {
-    throw Napi::Error::New(env, error.what());
-  }
-}
-
-struct View {
-  void* data;
-  size_t length;
-};
-
-/// The memory of a typed array; its true length, whatever a subclass says.
-/// This also moves a small array out of V8's heap for good.
-View read_view(Napi::Env env, napi_value value, napi_typedarray_type expected, const char* name) {
-  napi_typedarray_type type;
-  View view;
-  if (napi_get_typedarray_info(env, value, &type, &view.length, &view.data, nullptr, nullptr) != napi_ok ||
-      type != expected)
-    throw Napi::TypeError::New(env, std::string("Expected a typed array of the dtype for ") + name);
-  return view;
-}
 
 napi_typedarray_type type_of_size(size_t bytes) {
   return bytes == 2 ? napi_uint16_array : bytes == 4 ? napi_float32_array : napi_float64_array;
@@ -87,8 +55,6 @@ class List {
   Napi::Array list_;
   const char* name_;
 };
-
-constexpr size_t kTensorsPerScope = 256;  // handles are freed after as many
 
 class BindingObject : public Napi::ObjectWrap<BindingObject> {
  public:
@@ -139,9 +105,7 @@ class BindingObject : public Napi::ObjectWrap<BindingObject> {
     return Binding(static_cast<Rule>(rule), std::move(tensors));
   }
 
-  /// setGrads(grads): takes every gradient's address and returns null, or
-  /// returns [role, tensor, role, tensor] of two arrays that share memory, the
-  /// written one first.
+  /// setGrads(grads): takes every gradient's address, unless it returns two arrays that share memory.
   Napi::Value SetGrads(const Napi::CallbackInfo& info) {
     return guarded(info.Env(), [&]() -> Napi::Value {
       const Napi::Env env = info.Env();
@@ -156,39 +120,19 @@ class BindingObject : public Napi::ObjectWrap<BindingObject> {
         }
       }
       const auto overlap = binding_.set_grads(grads);
-      if (!overlap) {
-        has_grads_ = true;
-        return env.Null();
-      }
-      Napi::Array result = Napi::Array::New(env, 4);
-      result[0u] = static_cast<int>(overlap->written_role);
-      result[1u] = overlap->written_tensor;
-      result[2u] = static_cast<int>(overlap->other_role);
-      result[3u] = overlap->other_tensor;
-      return result;
+      if (!overlap) has_grads_ = true;
+      return to_javascript(env, overlap);
     });
   }
 
-  /// setGroups(groupOf: Uint32Array, scalars: Float64Array): which group each
-  /// tensor belongs to, and the array that holds the scalars of every step from
-  /// now on: rescale, clip, beta1, beta2, then those of each group.
+  /// setGroups(groupOf: Uint32Array, scalars: Float64Array): see GroupArguments
   void SetGroups(const Napi::CallbackInfo& info) {
     guarded(info.Env(), [&] {
-      const Napi::Env env = info.Env();
-      const View group_of = read_view(env, info[0], napi_uint32_array, "groupOf");
-      const View scalars = read_view(env, info[1], napi_float64_array, "scalars");
-      constexpr size_t common = sizeof(StepOptions) / sizeof(double), each = sizeof(Group) / sizeof(double);
-      if (group_of.length != binding_.size() || scalars.length < common || (scalars.length - common) % each != 0)
-        throw Napi::RangeError::New(env, "Expected a group for each tensor and the scalars of each group");
-      const size_t group_count = (scalars.length - common) / each;
-      const auto* begin = static_cast<uint32_t*>(group_of.data);
-      const std::vector<uint32_t> groups(begin, begin + group_of.length);
-      for (uint32_t group : groups)
-        if (group >= group_count) throw Napi::RangeError::New(env, "Expected the number of a group");
-      rounded_.resize(group_count);
-      binding_.set_groups(groups, group_count);
+      const GroupArguments arguments = GroupArguments::read(info, binding_.size());
+      rounded_.resize(arguments.group_count);
+      binding_.set_groups(arguments.group_of, arguments.group_count);
       scalars_holder_ = Napi::Persistent(info[1].As<Napi::Object>());
-      scalars_ = static_cast<double*>(scalars.data);
+      scalars_ = arguments.scalars;
     });
   }
 
@@ -201,9 +145,7 @@ class BindingObject : public Napi::ObjectWrap<BindingObject> {
       if (!has_grads_ || !scalars_ || first > last || last > binding_.size())
         throw Napi::Error::New(info.Env(), "Expected setGrads, setGroups and a range of tensors before a step");
       if (first == 0) {
-        const StepOptions options{scalars_[0], scalars_[1], scalars_[2], scalars_[3]};
-        const auto* groups = reinterpret_cast<const Group*>(scalars_ + sizeof(StepOptions) / sizeof(double));
-        cpu::round_groups(options, groups, rounded_.size(), rounded_.data());
+        cpu::round_groups(options_of(scalars_), groups_of(scalars_), rounded_.size(), rounded_.data());
       }
       cpu::step(binding_, *active_variant, rounded_.data(), first, last, cpu::num_threads());
     });
@@ -277,6 +219,7 @@ Napi::Object Init(Napi::Env env, Napi::Object exports) {
   exports["build"] = FUSED_ADAMW_BUILD;
   exports["compiler"] = __VERSION__;
   exports["availableProcessors"] = cpu::available_processors();
+  exports["cuda"] = define_cuda(env);
   exports["address"] = Napi::Function::New<Address>(env, "address");
   exports["preferHugePages"] = Napi::Function::New<PreferHugePages>(env, "preferHugePages");
   exports["setIsa"] = Napi::Function::New<SetIsa>(env, "setIsa");

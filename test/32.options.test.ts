@@ -135,6 +135,12 @@ const rows: readonly Row[] = [
   { option: 'coupledWeightDecay', outcomes: ofNoNumbers('a boolean', false), wrong: aString('a boolean') },
   { option: 'stateDtype', outcomes: ofNoNumbers(DTYPE, null), wrong: [['float32'], DTYPE, 'an array of length 1'] },
   { option: 'seed', outcomes: ofNumbers(WHOLE, 0), wrong: [1n, WHOLE, '1n'] },
+  {
+    option: 'stream',
+    outcomes: ofNumbers(WHOLE, 0),
+    wrong: aString('an address of at most 64 bits'),
+    read: ({ stream }) => Number(stream),
+  },
 ];
 
 function outcomeOf({ option, read, beside }: Row, value: unknown): Outcome {
@@ -189,6 +195,7 @@ describe('Options', () => {
       coupledWeightDecay: true,
       stateDtype: true,
       seed: true,
+      stream: true,
     };
     expect(new Set(rows.map(({ option }) => option))).to.deep.equal(new Set(Object.keys(all)));
   });

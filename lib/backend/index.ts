@@ -1,11 +1,11 @@
 /** Which backend runs, and why. */
 import { checkOneOf } from '../errors.js';
-import type { Backend } from './backend.js';
+import type { HostBackend } from './backend.js';
 import { javascriptBackend } from './javascript.js';
 import { type Addon, loadAddon, nativeBackend } from './native.js';
 
 export interface LoadedBackend {
-  readonly backend: Backend;
+  readonly backend: HostBackend;
   readonly addon: Addon | null;
   /** The file that the addon was loaded from. */
   readonly path: string | null;

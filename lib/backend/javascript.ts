@@ -9,7 +9,7 @@ import type { Storage } from '../dtype.js';
 import { fromBfloat16, fromFloat16, toBfloat16, toFloat16 } from '../half.js';
 import { typedArrayBuffer, typedArrayByteLength, typedArrayByteOffset, typedArrayLength } from '../memory.js';
 import { randomBits, randomKey, toBfloat16Stochastic } from '../stochastic.js';
-import type { Backend, BackendBinding, Overlap, Role, TensorLists } from './backend.js';
+import type { BackendBinding, HostBackend, Overlap, Role, TensorLists } from './backend.js';
 import { COMMON_SCALARS, GROUP_SCALARS, LAYOUTS, type Rule } from './layout.js';
 
 type Round = (value: number) => number;
@@ -247,7 +247,7 @@ function overlapOf(written: Range, other: Range): Overlap {
   return { written: written.role, writtenTensor: written.tensor, other: other.role, otherTensor: other.tensor };
 }
 
-export const javascriptBackend: Backend = {
+export const javascriptBackend: HostBackend = {
   name: 'javascript',
   createBinding: (lists) => new JavascriptBinding(lists),
 };

@@ -5,7 +5,8 @@ import { createRequire } from 'node:module';
 import { fileURLToPath } from 'node:url';
 import type { Storage } from '../dtype.js';
 import { outOfRangeIn } from '../errors.js';
-import { type Backend, type BackendBinding, type Overlap, ROLES, type TensorLists } from './backend.js';
+import { type BackendBinding, type HostBackend, type Overlap, overlapOf, type TensorLists } from './backend.js';
+import type { CudaAddon } from './cuda.js';
 import { LAYOUTS, RULES } from './layout.js';
 
 interface AddonBinding {
@@ -32,6 +33,7 @@ export interface Addon {
   readonly build: string;
   readonly compiler: string;
   readonly availableProcessors: number;
+  readonly cuda: CudaAddon;
   address(memory: ArrayBufferView | ArrayBuffer): bigint;
   preferHugePages(buffer: ArrayBuffer): void;
   setIsa(name: string): boolean;
@@ -43,7 +45,7 @@ export interface Addon {
 export type LoadedAddon = { addon: Addon; path: string } | { addon: null; reason: string };
 
 // This file is dist/lib/backend/native.js.
-const packageRoot = new URL('../../../', import.meta.url);
+export const packageRoot = new URL('../../../', import.meta.url);
 
 /** A build of this checkout comes before the binary that the package carries. */
 const CANDIDATES = ['build/Release/fused_adamw.node', `prebuilds/${process.platform}-${process.arch}/fused_adamw.node`];
@@ -92,10 +94,7 @@ class NativeBinding implements BackendBinding {
   }
 
   setGrads(grads: readonly Storage[]): Overlap | null {
-    const found = this.#binding.setGrads(grads);
-    if (!found) return null;
-    const [written, writtenTensor, other, otherTensor] = found;
-    return { written: ROLES[written], writtenTensor, other: ROLES[other], otherTensor };
+    return overlapOf(this.#binding.setGrads(grads));
   }
 
   setGroups(groupOf: Uint32Array, scalars: Float64Array): void {
@@ -111,6 +110,6 @@ class NativeBinding implements BackendBinding {
   }
 }
 
-export function nativeBackend(addon: Addon): Backend {
+export function nativeBackend(addon: Addon): HostBackend {
   return { name: 'native', createBinding: (lists) => new NativeBinding(addon, lists) };
 }

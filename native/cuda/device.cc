@@ -67,7 +67,7 @@ Memory::~Memory() {
   device_.released_.push_back(pointer_);
 }
 
-PinnedMemory::PinnedMemory(size_t bytes) { FUSED_ADAMW_CUDA(cuMemHostAlloc, &data_, bytes, 0); }
+PinnedMemory::PinnedMemory(size_t bytes) { FUSED_ADAMW_CUDA(cuMemHostAlloc, &data_, bytes, kPortable); }
 PinnedMemory::~PinnedMemory() { driver().cuMemFreeHost(data_); }
 
 int driver_version() {
@@ -222,7 +222,8 @@ void Device::copy_to_host(void* to, const std::shared_ptr<Memory>& from, size_t 
   copied_->wait();
 }
 
-void Device::copy(const std::shared_ptr<Memory>& to, const std::shared_ptr<Memory>& from, size_t bytes) {
+void Device::copy(const std::shared_ptr<Memory>& to, const std::shared_ptr<Memory>& from, size_t bytes,
+                  size_t to_offset, size_t from_offset) {
   if (bytes == 0) return;
   Device& source = from->device();
   const bool within = &source == this;
@@ -241,31 +242,32 @@ void Device::copy(const std::shared_ptr<Memory>& to, const std::shared_ptr<Memor
   const Current current(*this);
   begin_copy();
   if (within) {
-    FUSED_ADAMW_CUDA(cuMemcpyDtoDAsync_v2, to->pointer(), from->pointer(), bytes, nullptr);
+    FUSED_ADAMW_CUDA(cuMemcpyDtoDAsync_v2, to->pointer() + to_offset, from->pointer() + from_offset, bytes, nullptr);
   } else {
     source_ready->hold_back(nullptr);
-    FUSED_ADAMW_CUDA(cuMemcpyPeerAsync, to->pointer(), context_, from->pointer(), source.context_, bytes, nullptr);
+    FUSED_ADAMW_CUDA(cuMemcpyPeerAsync, to->pointer() + to_offset, context_, from->pointer() + from_offset,
+                     source.context_, bytes, nullptr);
   }
   end_copy(std::make_shared<std::array<std::shared_ptr<Memory>, 2>>(std::array{to, from}));
   if (!within) copied_->wait();  // before the source may be written again
 }
 
 void Device::start_copy_from_host(const std::shared_ptr<Memory>& to, const void* from, size_t bytes, HostFunction done,
-                                  void* context) {
+                                  void* context, size_t offset) {
   const std::lock_guard lock(mutex_);
   const Current current(*this);
   begin_copy();
-  if (bytes > 0) FUSED_ADAMW_CUDA(cuMemcpyHtoDAsync_v2, to->pointer(), from, bytes, nullptr);
+  if (bytes > 0) FUSED_ADAMW_CUDA(cuMemcpyHtoDAsync_v2, to->pointer() + offset, from, bytes, nullptr);
   FUSED_ADAMW_CUDA(cuLaunchHostFunc, nullptr, done, context);
   end_copy(to);
 }
 
 void Device::start_copy_to_host(void* to, const std::shared_ptr<Memory>& from, size_t bytes, HostFunction done,
-                                void* context) {
+                                void* context, size_t offset) {
   const std::lock_guard lock(mutex_);
   const Current current(*this);
   begin_copy();
-  if (bytes > 0) FUSED_ADAMW_CUDA(cuMemcpyDtoHAsync_v2, to, from->pointer(), bytes, nullptr);
+  if (bytes > 0) FUSED_ADAMW_CUDA(cuMemcpyDtoHAsync_v2, to, from->pointer() + offset, bytes, nullptr);
   FUSED_ADAMW_CUDA(cuLaunchHostFunc, nullptr, done, context);
   end_copy(from);
 }

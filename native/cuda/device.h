@@ -126,14 +126,15 @@ class Device {
   // hold the memories until they are done.
   void copy_from_host(const std::shared_ptr<Memory>& to, size_t offset, const void* from, size_t bytes);
   void copy_to_host(void* to, const std::shared_ptr<Memory>& from, size_t offset, size_t bytes);
-  void copy(const std::shared_ptr<Memory>& to, const std::shared_ptr<Memory>& from, size_t bytes);
+  void copy(const std::shared_ptr<Memory>& to, const std::shared_ptr<Memory>& from, size_t bytes, size_t to_offset = 0,
+            size_t from_offset = 0);
 
   /// Starts a copy with page-locked or other host memory that stays; `done` is
   /// called once on a thread of the driver, which must not call the driver.
   void start_copy_from_host(const std::shared_ptr<Memory>& to, const void* from, size_t bytes, HostFunction done,
-                            void* context);
-  void start_copy_to_host(void* to, const std::shared_ptr<Memory>& from, size_t bytes, HostFunction done,
-                          void* context);
+                            void* context, size_t offset = 0);
+  void start_copy_to_host(void* to, const std::shared_ptr<Memory>& from, size_t bytes, HostFunction done, void* context,
+                          size_t offset = 0);
 
   /// The kernel of a rule and layout, and how many blocks of it run at a time.
   struct Kernel {
@@ -149,7 +150,7 @@ class Device {
   /// After it: later copies come after the step.
   void end_step(StreamHandle stream);
 
-  /// Keeps things until an event is done. No call of the driver.
+  /// Keeps things until an event is done, or, without one, until drain(). No call of the driver.
   void retire(std::shared_ptr<void> things, std::shared_ptr<Event> after);
 
   /// Frees what nothing uses any more. Needs a current context.

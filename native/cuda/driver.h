@@ -38,6 +38,8 @@ inline constexpr int kComputeCapabilityMinor = 76;
 // CUevent_flags
 inline constexpr unsigned kBlockingSync = 1;  // a thread that waits sleeps
 inline constexpr unsigned kDisableTiming = 2;
+// CU_MEMHOSTALLOC_PORTABLE: page-locked for every context
+inline constexpr unsigned kPortable = 1;
 // CUpointer_attribute
 inline constexpr int kPointerContext = 1;
 inline constexpr int kPointerMemoryType = 2;

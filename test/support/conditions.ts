@@ -3,6 +3,7 @@ import { spawnSync } from 'node:child_process';
 import { createRequire } from 'node:module';
 import type { Func } from 'mocha';
 import { loadBackend } from '../../lib/backend/index.js';
+import { backendInfo } from '../../lib/index.js';
 
 /** A test, or a pending one whose title gives the reason why it cannot run here. */
 export function itUnless(reason: string | null, title: string, body: Func): void {
@@ -47,3 +48,20 @@ export function compileLibrary(source: string, target: string, flags: readonly s
   const { status, stderr } = spawnSync(compiler, args, { encoding: 'utf8' });
   if (status !== 0) throw new Error(`${compiler} ${args.join(' ')}: ${stderr}`);
 }
+
+/** Runs a function as if no GPU were to be used. */
+export function withoutCuda<T>(run: () => T): T {
+  const before = process.env.FUSED_ADAMW_DEVICE;
+  process.env.FUSED_ADAMW_DEVICE = 'cpu';
+  try {
+    return run();
+  } finally {
+    if (before === undefined) delete process.env.FUSED_ADAMW_DEVICE;
+    else process.env.FUSED_ADAMW_DEVICE = before;
+  }
+}
+
+const { cuda } = backendInfo();
+
+/** Why no GPU can be used in this process, or null. */
+export const noCuda: string | null = cuda.available ? null : cuda.reason;

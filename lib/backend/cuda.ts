@@ -1,0 +1,187 @@
+/** CUDA: whether it is usable and why not, its device memory, and steps on a GPU. */
+import { existsSync, readFileSync } from 'node:fs';
+import { fileURLToPath } from 'node:url';
+import type { Storage } from '../dtype.js';
+import { type Backend, type BackendBinding, type Overlap, overlapOf, type TensorLists } from './backend.js';
+import { loadBackend } from './index.js';
+import { RULES } from './layout.js';
+import { packageRoot } from './native.js';
+
+/** A range of a GPU's memory; native/addon-cuda.cc. */
+export interface DeviceMemory {
+  /** Number of the GPU. */
+  readonly device: number;
+  readonly pointer: bigint;
+  readonly byteLength: number;
+  /** Gives it back once no work in flight uses it. */
+  dispose(): void;
+}
+
+interface AddonBinding {
+  setGrads(grads: readonly DeviceMemory[]): [number, number, number, number] | null;
+  setGroups(groupOf: Uint32Array, scalars: Float64Array): void;
+  begin(): void;
+  step(first: number, last: number): void;
+  dispose(): void;
+}
+
+export interface DriverDevice {
+  readonly name: string;
+  readonly computeCapability: string;
+  readonly bytes: number;
+}
+
+/** What native/addon-cuda.cc exports. */
+export interface CudaAddon {
+  readonly DeviceMemory: {
+    new (device: number, bytes: number, residue: number): DeviceMemory;
+    new (device: number, bytes: number, pointer: bigint, owner: unknown): DeviceMemory;
+  };
+  readonly Binding: new (
+    device: number,
+    stream: bigint,
+    rule: number,
+    layouts: Uint8Array,
+    keys: Uint32Array,
+    weights: readonly DeviceMemory[],
+    means: readonly DeviceMemory[],
+    variances: readonly DeviceMemory[],
+    masters: readonly (DeviceMemory | undefined)[],
+  ) => AddonBinding;
+  probe(): { driverVersion?: number; devices?: DriverDevice[]; reason?: string };
+  unusable(device: number): string | null;
+  pointerInfo(pointer: bigint): { device: number; bytes: number } | string;
+  copy(to: Storage | DeviceMemory, from: Storage | DeviceMemory): void;
+  startCopy(to: Storage | DeviceMemory, from: Storage | DeviceMemory): Promise<void>;
+  pinned(bytes: number): ArrayBuffer;
+  synchronize(device: number): void;
+  setDeviceCode(paths: readonly string[]): void;
+}
+
+/** The device code that the package carries, the preferred file first. */
+const DEVICE_CODE = ['prebuilds/fused_adamw.fatbin', 'prebuilds/fused_adamw.ptx'];
+
+type Cuda = { readonly addon: CudaAddon } | { readonly addon: null; readonly reason: string };
+
+let addonWithCode: CudaAddon | null = null;
+
+/** The addon's part for CUDA, which has not asked the driver for anything yet. */
+export function loadCuda(): Cuda {
+  if (process.env.FUSED_ADAMW_DEVICE === 'cpu') return { addon: null, reason: 'FUSED_ADAMW_DEVICE is cpu' };
+  const { addon, reason } = loadBackend();
+  if (!addon) return { addon: null, reason: `CUDA needs the native backend: ${reason}` };
+  if (addonWithCode !== addon.cuda) {
+    addonWithCode = addon.cuda;
+    addonWithCode.setDeviceCode(deviceCodePaths());
+  }
+  return { addon: addon.cuda };
+}
+
+/** The addon of a process where some tensor lies on a GPU already. */
+export function cudaAddon(): CudaAddon {
+  const { addon } = loadCuda();
+  if (!addon) throw new Error('Expected CUDA for a Tensor on a GPU'); // such a Tensor was made with it
+  return addon;
+}
+
+function deviceCodePaths(): string[] {
+  return DEVICE_CODE.map((path) => fileURLToPath(new URL(path, packageRoot))).filter((path) => existsSync(path));
+}
+
+/** Why a GPU cannot be used, found by making it ready; null if it can. */
+export function cudaUnusable(device: number): string | null {
+  const cuda = loadCuda();
+  if (!cuda.addon) return cuda.reason;
+  let reason = unusable.get(device);
+  if (reason === undefined) {
+    reason = cuda.addon.unusable(device);
+    unusable.set(device, reason);
+  }
+  return reason;
+}
+
+const unusable = new Map<number, string | null>();
+
+export type CudaInfo =
+  | {
+      readonly available: true;
+      /** CUDA version of the driver, as '13.0'. */
+      readonly driver: string;
+      readonly devices: readonly {
+        readonly name: string;
+        /** Compute capability, as '9.0'. */
+        readonly computeCapability: string;
+        /** Bytes of its memory. */
+        readonly memory: number;
+      }[];
+      /** What the device code was made from, and by which compiler. */
+      readonly deviceCode: string;
+    }
+  | { readonly available: false; readonly reason: string };
+
+/** What the driver tells of itself and its devices; none of them is made ready for it. */
+export function cudaInfo(): CudaInfo {
+  const cuda = loadCuda();
+  if (!cuda.addon) return { available: false, reason: cuda.reason };
+  const { driverVersion = 0, devices, reason } = cuda.addon.probe();
+  const why = devices ? (unusable.get(0) ?? null) : (reason ?? 'there is no CUDA device');
+  if (why !== null) return { available: false, reason: why };
+  const [path] = deviceCodePaths();
+  if (path === undefined) return { available: false, reason: NO_DEVICE_CODE };
+  return {
+    available: true,
+    driver: `${Math.floor(driverVersion / 1000)}.${Math.floor((driverVersion % 1000) / 10)}`,
+    devices: (devices ?? []).map(({ name, computeCapability, bytes }) => ({ name, computeCapability, memory: bytes })),
+    deviceCode: deviceCodeOf(path),
+  };
+}
+
+/** As native/cuda/device.cc words it. */
+const NO_DEVICE_CODE = 'no device code is usable: the package carries none';
+
+/** The text that the build embeds in the device code. */
+function deviceCodeOf(path: string): string {
+  const bytes = readFileSync(path);
+  const start = bytes.indexOf('fused-adamw device code ');
+  return start < 0 ? 'unknown' : bytes.toString('latin1', start, bytes.indexOf(0, start)).split('"')[0];
+}
+
+class CudaBinding implements BackendBinding<DeviceMemory> {
+  readonly #binding: AddonBinding;
+
+  constructor(device: number, stream: bigint, lists: TensorLists<DeviceMemory>) {
+    const { layouts, keys, weights, means, variances, masters } = lists;
+    const rule = RULES.indexOf(lists.rule);
+    const { Binding } = cudaAddon();
+    this.#binding = new Binding(device, stream, rule, layouts, keys, weights, means, variances, masters);
+  }
+
+  setGrads(grads: readonly DeviceMemory[]): Overlap | null {
+    return overlapOf(this.#binding.setGrads(grads));
+  }
+
+  setGroups(groupOf: Uint32Array, scalars: Float64Array): void {
+    this.#binding.setGroups(groupOf, scalars);
+  }
+
+  begin(): void {
+    this.#binding.begin();
+  }
+
+  step(first: number, last: number): void {
+    this.#binding.step(first, last);
+  }
+
+  dispose(): void {
+    this.#binding.dispose();
+  }
+}
+
+/**
+ * Steps on a GPU.
+ *
+ * @param stream a CUstream or cudaStream_t of its primary context; 0 is the legacy default stream
+ */
+export function cudaBackend(device: number, stream: bigint): Backend<DeviceMemory> {
+  return { createBinding: (lists) => new CudaBinding(device, stream, lists) };
+}
