@@ -37,7 +37,7 @@ class InFlight {
  public:
   ~InFlight() { wait(); }
 
-  void keep(Napi::Reference<Napi::Value> owner, std::weak_ptr<Memory> memory, int ordinal) {
+  void keep(Napi::ObjectReference owner, std::weak_ptr<Memory> memory, int ordinal) {
     owners_.push_back({std::move(owner), std::move(memory), ordinal});
   }
   /// Lets go of the owners whose memory nothing uses any more.
@@ -63,7 +63,7 @@ class InFlight {
 
  private:
   struct Owned {
-    Napi::Reference<Napi::Value> owner;
+    Napi::ObjectReference owner;
     std::weak_ptr<Memory> memory;
     int ordinal;
   };
@@ -106,7 +106,7 @@ class DeviceMemory : public Napi::ObjectWrap<DeviceMemory> {
         bool lossless;
         pointer_ = info[2].As<Napi::BigInt>().Uint64Value(&lossless);
         memory_ = std::make_shared<Memory>(device, pointer_, bytes_, false);
-        owner_ = Napi::Reference<Napi::Value>::New(info[3], info[3].IsObject() ? 1 : 0);
+        if (info[3].IsObject()) owner_ = Napi::Persistent(info[3].As<Napi::Object>());
       } else {
         constexpr size_t kAlignment = 64;
         const size_t residue = info[2].As<Napi::Number>().Uint32Value() % kAlignment;
@@ -164,8 +164,8 @@ class DeviceMemory : public Napi::ObjectWrap<DeviceMemory> {
   std::shared_ptr<Memory> memory_;  // null once it was released
   cuda::DevicePointer pointer_ = 0;
   size_t bytes_ = 0;
-  int64_t told_ = 0;  // what the garbage collector was told of
-  Napi::Reference<Napi::Value> owner_;
+  int64_t told_ = 0;             // what the garbage collector was told of
+  Napi::ObjectReference owner_;  // empty without one
 };
 
 /// Lists of device memories, as addresses and as what keeps them.

@@ -1,6 +1,8 @@
 import { expect } from 'chai';
 import { AdamW, type AdamWOptions, type DType, type TensorLike } from '../lib/index.js';
 import { expectClose, expectSameBits } from './support/bits.js';
+import { itUnless, noCuda } from './support/conditions.js';
+import { deviceMemory, OddDeviceMemory } from './support/cuda.js';
 import { type Environment, environments, inEnvironment } from './support/environments.js';
 import { decode, type FixtureCase, readFixture } from './support/fixtures.js';
 import { OddMemory, ownMemory, type Place, valuesIn } from './support/memory.js';
@@ -149,6 +151,18 @@ describe("MXNet's results", () => {
   }
 });
 
+describe("MXNet's results on a GPU", () => {
+  for (const call of CALLS) {
+    itUnless(noCuda, `should be those of ${call}`, () => {
+      for (const test of cases) expectCase(test, call, deviceMemory);
+    });
+
+    itUnless(noCuda, `should be those of ${call} at addresses that are not aligned`, () => {
+      for (const test of cases) expectCase(test, call, new OddDeviceMemory().place);
+    });
+  }
+});
+
 describe('A list of large and small tensors of all dtypes', () => {
   const total = LARGE.reduce((sum, [, length]) => sum + length, 0);
   const reference: Environment = { name: 'TypeScript', backend: 'javascript' };
@@ -179,6 +193,14 @@ describe('A list of large and small tensors of all dtypes', () => {
           });
         });
       }
+
+      itUnless(noCuda, 'should get the bits of TypeScript: a GPU', () => {
+        for (const call of CALLS) {
+          expectSameModel(runLarge(start, options, call, deviceMemory), expected, `${call}, memory of Tensors`);
+        }
+        const { place } = new OddDeviceMemory();
+        expectSameModel(runLarge(start, options, 'fusedStep()', place), expected, 'odd addresses');
+      });
     });
   }
 });

@@ -3,9 +3,9 @@ import { expect } from 'chai';
 import { type DType, Tensor, type TensorLike } from '../../lib/index.js';
 import type { Values } from './bits.js';
 
-/** The memory itself of a tensor or an array: halves as bits. */
+/** What a tensor or an array holds, halves as bits: the memory itself, or a copy of that of a GPU. */
 export function valuesIn(tensor: TensorLike): Values {
-  if (tensor instanceof Tensor) return tensor.data;
+  if (tensor instanceof Tensor) return tensor.to('cpu').data;
   if (tensor instanceof Float32Array || tensor instanceof Float64Array) return tensor;
   throw new Error('not for a Float16Array: its bits are behind its buffer');
 }
@@ -19,6 +19,15 @@ export function tensorOf(tensor: TensorLike): Tensor {
 export function copyOf(tensor: TensorLike): Values {
   return valuesIn(tensor).slice();
 }
+
+/** Puts values into memory on any device, halves as bits. */
+export function fillWith(tensor: TensorLike, values: Values): void {
+  if (!(tensor instanceof Tensor) || tensor.device === 'cpu') valuesIn(tensor).set(values);
+  else tensor.copyFrom(Tensor.from(values.slice().buffer as ArrayBuffer, { dtype: tensor.dtype }));
+}
+
+/** Bytes of an element. */
+export const DTYPE_BYTES: Readonly<Record<DType, number>> = { float16: 2, bfloat16: 2, float32: 4, float64: 8 };
 
 /** Where the arrays of a test lie: makes one of zeros. */
 export type Place = (dtype: DType, length: number) => TensorLike;
@@ -37,7 +46,7 @@ export class OddMemory {
   readonly #watched: { bytes: Uint8Array; begin: number; end: number }[] = [];
 
   readonly place: Place = (dtype, length) => {
-    const size = dtype === 'float64' ? 8 : dtype === 'float32' ? 4 : 2;
+    const size = DTYPE_BYTES[dtype];
     const begin = size * (1 + 2 * (this.#watched.length % 7));
     const end = begin + size * length;
     const bytes = new Uint8Array(end + 64).fill(GUARD);

@@ -3,7 +3,7 @@ import { expect } from 'chai';
 import { type LAYOUTS, type Layout, LAYOUTS as names } from '../../lib/backend/layout.js';
 import type { AdamWState, DType, TensorLike } from '../../lib/index.js';
 import { expectSameBits } from './bits.js';
-import { copyOf, ownMemory, type Place, tensorOf, valuesIn } from './memory.js';
+import { copyOf, fillWith, ownMemory, type Place, tensorOf, valuesIn } from './memory.js';
 import { randomGrads, randomWeights } from './random.js';
 
 export type { Layout };
@@ -73,7 +73,7 @@ export function cloneArrays(arrays: readonly TensorLike[], place: Place = ownMem
   return arrays.map((array) => {
     const { dtype, length } = tensorOf(array);
     const copy = place(dtype, length);
-    valuesIn(copy).set(valuesIn(array));
+    fillWith(copy, valuesIn(array));
     return copy;
   });
 }

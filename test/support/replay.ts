@@ -1,7 +1,7 @@
 /** Runs the golden cases of test/fixtures. */
 import { AdamW, type AdamWOptions, type AdamWState, type DType, type TensorLike } from '../../lib/index.js';
 import { decode, type FixtureCase, type FixtureStep } from './fixtures.js';
-import { ownMemory, type Place, tensorOf, valuesIn } from './memory.js';
+import { fillWith, ownMemory, type Place, tensorOf } from './memory.js';
 import type { Model } from './model.js';
 
 /** The ways to make a step. */
@@ -29,7 +29,7 @@ export function stepper(optimizer: AdamW, { indices, weights, states }: Model, c
 function placed(text: string, dtype: DType, place: Place): TensorLike {
   const values = decode(text, dtype);
   const tensor = place(dtype, values.length);
-  valuesIn(tensor).set(values);
+  fillWith(tensor, values);
   return tensor;
 }
 

@@ -1,0 +1,152 @@
+// What a test of the CUDA backend needs another library for: streams, memory
+// and contexts that are not ours, and how much memory a device has left.
+//
+// An addon for tests; every function throws the name of a driver's function
+// that failed. Works on device 0.
+#include <dlfcn.h>
+#include <node_api.h>
+#include <stdint.h>
+#include <stdio.h>
+
+static void* library;
+
+static void* driver(const char* name) { return dlsym(library, name); }
+
+#define CALL(name, types, ...)                                          \
+  do {                                                                  \
+    int(*function) types = (int(*) types)driver(name);                  \
+    if (!function || function(__VA_ARGS__) != 0) {                      \
+      char text[64];                                                    \
+      snprintf(text, sizeof text, "%s failed", name);                   \
+      napi_throw_error(env, NULL, text);                                \
+      return NULL;                                                      \
+    }                                                                   \
+  } while (0)
+
+static uint64_t argument(napi_env env, napi_callback_info info) {
+  size_t count = 1;
+  napi_value value;
+  uint64_t number = 0;
+  bool lossless;
+  napi_get_cb_info(env, info, &count, &value, NULL, NULL);
+  napi_get_value_bigint_uint64(env, value, &number, &lossless);
+  return number;
+}
+
+static napi_value bigint(napi_env env, uint64_t number) {
+  napi_value value;
+  napi_create_bigint_uint64(env, number, &value);
+  return value;
+}
+
+static napi_value push_primary(napi_env env) {
+  void* context;
+  CALL("cuDevicePrimaryCtxRetain", (void**, int), &context, 0);
+  CALL("cuCtxPushCurrent_v2", (void*), context);
+  return bigint(env, 0);
+}
+
+static napi_value pop(napi_env env) {
+  void* context;
+  CALL("cuCtxPopCurrent_v2", (void**), &context);
+  return bigint(env, 0);
+}
+
+/// createStream(): bigint, one that does not wait for the legacy default stream
+static napi_value create_stream(napi_env env, napi_callback_info info) {
+  (void)info;
+  void* stream;
+  if (!push_primary(env)) return NULL;
+  CALL("cuStreamCreate", (void**, unsigned), &stream, 1);
+  return pop(env) ? bigint(env, (uintptr_t)stream) : NULL;
+}
+
+/// synchronizeStream(stream)
+static napi_value synchronize_stream(napi_env env, napi_callback_info info) {
+  if (!push_primary(env)) return NULL;
+  CALL("cuStreamSynchronize", (void*), (void*)(uintptr_t)argument(env, info));
+  return pop(env);
+}
+
+/// allocate(bytes): bigint, in the primary context
+static napi_value allocate(napi_env env, napi_callback_info info) {
+  unsigned long long pointer;
+  if (!push_primary(env)) return NULL;
+  CALL("cuMemAlloc_v2", (unsigned long long*, size_t), &pointer, argument(env, info));
+  return pop(env) ? bigint(env, pointer) : NULL;
+}
+
+/// free(pointer)
+static napi_value release(napi_env env, napi_callback_info info) {
+  if (!push_primary(env)) return NULL;
+  CALL("cuMemFree_v2", (unsigned long long), argument(env, info));
+  return pop(env);
+}
+
+/// allocateElsewhere(bytes): bigint, in a context of its own
+static napi_value allocate_elsewhere(napi_env env, napi_callback_info info) {
+  void* context;
+  unsigned long long pointer;
+  CALL("cuCtxCreate_v2", (void**, unsigned, int), &context, 0, 0);
+  CALL("cuMemAlloc_v2", (unsigned long long*, size_t), &pointer, argument(env, info));
+  return pop(env) ? bigint(env, pointer) : NULL;
+}
+
+/// createStreamElsewhere(): bigint, in a context of its own
+static napi_value create_stream_elsewhere(napi_env env, napi_callback_info info) {
+  (void)info;
+  void *context, *stream;
+  CALL("cuCtxCreate_v2", (void**, unsigned, int), &context, 0, 0);
+  CALL("cuStreamCreate", (void**, unsigned), &stream, 1);
+  return pop(env) ? bigint(env, (uintptr_t)stream) : NULL;
+}
+
+/// allocateHost(bytes): bigint, page-locked memory of the host
+static napi_value allocate_host(napi_env env, napi_callback_info info) {
+  void* pointer;
+  if (!push_primary(env)) return NULL;
+  CALL("cuMemHostAlloc", (void**, size_t, unsigned), &pointer, argument(env, info), 0);
+  return pop(env) ? bigint(env, (uintptr_t)pointer) : NULL;
+}
+
+/// freeBytes(): bigint, what the device has left
+static napi_value free_bytes(napi_env env, napi_callback_info info) {
+  (void)info;
+  size_t free, total;
+  if (!push_primary(env)) return NULL;
+  CALL("cuMemGetInfo_v2", (size_t*, size_t*), &free, &total);
+  return pop(env) ? bigint(env, free) : NULL;
+}
+
+/// hasCurrentContext(): bigint, 0 or 1
+static napi_value has_current_context(napi_env env, napi_callback_info info) {
+  (void)info;
+  void* context = NULL;
+  CALL("cuCtxGetCurrent", (void**), &context);
+  return bigint(env, context != NULL);
+}
+
+NAPI_MODULE_INIT() {
+  static const struct {
+    const char* name;
+    napi_callback function;
+  } functions[] = {
+      {"createStream", create_stream},
+      {"synchronizeStream", synchronize_stream},
+      {"allocate", allocate},
+      {"free", release},
+      {"allocateElsewhere", allocate_elsewhere},
+      {"createStreamElsewhere", create_stream_elsewhere},
+      {"allocateHost", allocate_host},
+      {"freeBytes", free_bytes},
+      {"hasCurrentContext", has_current_context},
+  };
+  library = dlopen("libcuda.so.1", RTLD_NOW);
+  if (!library) napi_throw_error(env, NULL, "there is no libcuda.so.1");
+  for (size_t i = 0; i < sizeof functions / sizeof *functions; ++i) {
+    napi_value function;
+    napi_create_function(env, functions[i].name, NAPI_AUTO_LENGTH, functions[i].function, NULL, &function);
+    napi_set_named_property(env, exports, functions[i].name, function);
+  }
+  return exports;
+}
