@@ -108,7 +108,7 @@ describe('The demo', () => {
     [['--batch-size', '1.5'], 'Expected an integer from 1 to 9000 for --batch-size but received "1.5"'],
     [['--learning-rate', 'high'], 'Expected a number above 0 and up to 1 for --learning-rate but received "high"'],
     [['--seed'], 'Expected an integer from 0 to 4294967295 for --seed but received nothing'],
-    [['--device', 'tpu'], "Expected 'cpu' or 'auto' for --device but received \"tpu\""],
+    [['--device', 'tpu'], "Expected 'cpu', 'cuda', 'cuda:N' or 'auto' for --device but received \"tpu\""],
     [['--out='], 'Expected a folder for --out but received ""'],
   ];
   for (const [args, message] of WRONG) {

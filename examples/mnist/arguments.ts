@@ -2,13 +2,14 @@
 import { relative } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { parseArgs } from 'node:util';
+import { backendInfo, type Device } from 'fused-adamw';
 
 export interface Arguments {
   readonly epochs: number;
   readonly batchSize: number;
   readonly learningRate: number;
   readonly seed: number;
-  readonly device: 'cpu' | 'auto';
+  readonly device: Device | 'auto';
   /** The folder for the pictures. */
   readonly out: string;
   readonly help: boolean;
@@ -16,10 +17,13 @@ export interface Arguments {
 
 /** What was typed is not what the demo takes; the message says both. */
 export class ArgumentError extends Error {
-  /** @param received undefined where a value is missing */
-  constructor(expected: string, name: string, received: string | undefined) {
+  /**
+   * @param received undefined where a value is missing
+   * @param why it is not what was expected, where that cannot be seen
+   */
+  constructor(expected: string, name: string, received: string | undefined, why?: string) {
     const text = received === undefined ? 'nothing' : JSON.stringify(received);
-    super(`Expected ${expected} for ${name} but received ${text}`);
+    super(`Expected ${expected} for ${name} but received ${text}${why === undefined ? '' : ` (${why})`}`);
   }
 }
 
@@ -43,7 +47,7 @@ export const USAGE = `Trains a small network on 9,000 handwritten digits and tes
   --batch-size N      digits of one step; default ${DEFAULTS['batch-size']}
   --learning-rate X   highest learning rate, after the warm-up; default ${DEFAULTS['learning-rate']}
   --seed N            of the first weights and the order of the digits; default ${DEFAULTS.seed}
-  --device D          cpu or auto, where AdamW runs; default ${DEFAULTS.device}
+  --device D          cpu, cuda, cuda:N or auto, where AdamW runs; default ${DEFAULTS.device}
   --out DIR           folder for loss.svg and digits.svg; default ${DEFAULTS.out}
   --help              this text
 
@@ -103,9 +107,14 @@ function toRate(text: string | undefined, name: string): number {
   throw new ArgumentError('a number above 0 and up to 1', name, text);
 }
 
-function toDevice(text: string | undefined, name: string): 'cpu' | 'auto' {
-  if (text === 'cpu' || text === 'auto') return text;
-  throw new ArgumentError("'cpu' or 'auto'", name, text);
+function toDevice(text: string | undefined, name: string): Device | 'auto' {
+  if (!/^(cpu|auto|cuda(:\d+)?)$/.test(text ?? '')) {
+    throw new ArgumentError("'cpu', 'cuda', 'cuda:N' or 'auto'", name, text);
+  }
+  const device = text as Device | 'auto';
+  const { cuda } = backendInfo();
+  if (device.startsWith('cuda') && !cuda.available) throw new ArgumentError('a usable device', name, text, cuda.reason);
+  return device;
 }
 
 function toFolder(text: string | undefined, name: string): string {

@@ -31,7 +31,9 @@ function backendText(): string {
 
 function deviceText(device: string): string {
   const { cuda } = backendInfo();
-  return cuda.available ? device : `${device} (${cuda.reason})`;
+  if (!cuda.available) return `${device} (${cuda.reason})`;
+  const gpu = cuda.devices[Number(device.split(':')[1])];
+  return gpu ? `${device} (${gpu.name})` : `${device} (chosen by --device; there is ${cuda.devices[0].name})`;
 }
 
 export function printResult(readings: readonly Reading[], history: History, trainer: Trainer, hash: string): void {

@@ -1,5 +1,5 @@
 /** Trainer: AdamW over the parameters of a network. */
-import { AdamW, type BoundStep, CosineScheduler, Tensor } from 'fused-adamw';
+import { AdamW, type BoundStep, CosineScheduler, type Device, Tensor } from 'fused-adamw';
 import type { Parameter } from './network.js';
 
 export interface TrainerOptions {
@@ -7,7 +7,7 @@ export interface TrainerOptions {
   readonly steps: number;
   /** Highest learning rate, reached after a twentieth of the steps. */
   readonly learningRate: number;
-  readonly device: 'cpu' | 'auto';
+  readonly device: Device | 'auto';
 }
 
 const WEIGHT_DECAY = 0.05;
@@ -78,7 +78,7 @@ interface Mirror {
   readonly used: Tensor;
 }
 
-function mirror(data: Float32Array, shape: readonly number[], device: 'cpu' | 'auto'): Mirror {
+function mirror(data: Float32Array, shape: readonly number[], device: Device | 'auto'): Mirror {
   const network = Tensor.from(data, { shape });
   return { network, used: network.to(device) };
 }
