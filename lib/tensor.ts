@@ -1,7 +1,7 @@
 /** Tensor: a dtype, a shape and memory. It never copies by itself. */
 import { types } from 'node:util';
 import { markAsUntransferable } from 'node:worker_threads';
-import { cudaAddon, cudaUnusable, type DeviceMemory, loadCuda } from './backend/cuda.js';
+import { cudaAbsent, cudaAddon, cudaUnusable, type DeviceMemory } from './backend/cuda.js';
 import { loadBackend } from './backend/index.js';
 import { cudaDevice, ordinalOf, type ResolvedDevice, resolveDevice } from './device.js';
 import {
@@ -214,10 +214,10 @@ export class Tensor<D extends DType = DType> {
     if (address % BigInt(bytesOf(dtype)) !== 0n) {
       throw outOfRange(`a multiple of ${bytesOf(dtype)}`, 'pointer', address);
     }
-    const cuda = loadCuda();
-    const reason = cuda.addon ? (cuda.addon.probe().reason ?? null) : cuda.reason;
-    if (!cuda.addon || reason !== null) throw outOfRangeIn('a usable device', 'pointer', `none (${reason})`);
-    const info = cuda.addon.pointerInfo(address);
+    const reason = cudaAbsent();
+    if (reason !== null) throw outOfRangeIn('an address of a GPU', 'pointer', `one where none can be used (${reason})`);
+    const cuda = cudaAddon();
+    const info = cuda.pointerInfo(address);
     if (typeof info === 'string') throw outOfRangeIn('an address of a GPU', 'pointer', info);
     const device = cudaDevice(info.device);
     if (wanted !== null && wanted !== device) {
@@ -225,7 +225,7 @@ export class Tensor<D extends DType = DType> {
     }
     if (bytes > info.bytes) throw outOfRangeIn(`at least ${bytes} bytes`, 'pointer', `memory of ${info.bytes} bytes`);
     resolveDevice(device, 'pointer');
-    const memory = new cuda.addon.DeviceMemory(info.device, bytes, address, options.owner);
+    const memory = new cuda.DeviceMemory(info.device, bytes, address, options.owner);
     return new Tensor<D>(dtype, shape, memory, device, false);
   }
 

@@ -390,7 +390,11 @@ struct PendingCopy {
   /// On the JavaScript thread.
   static void resolve(napi_env env, napi_value, void*, void* data) {
     const std::unique_ptr<PendingCopy> copy(static_cast<PendingCopy*>(data));
-    if (!env) return;  // the thread ends
+    if (!env) {  // the thread ends, and its references with it
+      copy->to.SuppressDestruct();
+      copy->from.SuppressDestruct();
+      return;
+    }
     copy->in_flight->end_copy(copy->ordinal);
     napi_release_threadsafe_function(copy->tell, napi_tsfn_release);
     copy->promise.Resolve(Napi::Env(env).Undefined());

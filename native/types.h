@@ -110,6 +110,11 @@ ADAMW_INLINE float float_of(uint32_t bits) {
 ADAMW_INLINE float to_float(BFloat16 value) { return float_of(static_cast<uint32_t>(value.bits) << 16); }
 
 ADAMW_INLINE float to_float(Float16 value) {
+#if defined(__CUDA_ARCH__)
+  float result;  // one instruction, and exact
+  asm("cvt.f32.f16 %0, %1;" : "=f"(result) : "h"(value.bits));
+  return result;
+#else
   const uint32_t sign = static_cast<uint32_t>(value.bits & 0x8000) << 16;
   const uint32_t exponent = value.bits & 0x7c00;
   const uint32_t magnitude = value.bits & 0x7fff;
@@ -117,6 +122,7 @@ ADAMW_INLINE float to_float(Float16 value) {
   const uint32_t special = (magnitude << 13) | 0x7f800000;   // infinities and NaN
   const uint32_t subnormal = bits_of(static_cast<float>(static_cast<int32_t>(magnitude)) * 0x1p-24f);
   return float_of(sign | (exponent == 0 ? subnormal : exponent == 0x7c00 ? special : normal));
+#endif
 }
 
 ADAMW_INLINE BFloat16 to_bfloat16(float value) {
@@ -126,6 +132,11 @@ ADAMW_INLINE BFloat16 to_bfloat16(float value) {
 }
 
 ADAMW_INLINE Float16 to_float16(float value) {
+#if defined(__CUDA_ARCH__)
+  uint16_t half;  // rounds to the nearest, ties to even
+  asm("cvt.rn.f16.f32 %0, %1;" : "=h"(half) : "f"(value));
+  return {value == value ? half : kFloat16NaN};
+#else
   const uint32_t bits = bits_of(value);
   const uint32_t sign = (bits >> 16) & 0x8000;
   const uint32_t magnitude = bits & 0x7fffffff;
@@ -135,6 +146,7 @@ ADAMW_INLINE Float16 to_float16(float value) {
   const uint32_t finite = magnitude < 0x38800000 ? subnormal : normal;  // below 2^-14
   const uint32_t rounded = magnitude < 0x477ff000 ? finite : 0x7c00;    // 65520 and above
   return {static_cast<uint16_t>(magnitude > 0x7f800000 ? kFloat16NaN : sign | rounded)};
+#endif
 }
 
 }  // namespace fused_adamw

@@ -88,6 +88,16 @@ function deviceCodePaths(): string[] {
   return DEVICE_CODE.map((path) => fileURLToPath(new URL(path, packageRoot))).filter((path) => existsSync(path));
 }
 
+/** Why there is no driver, or no device, without making one ready; null if there is. */
+export function cudaAbsent(): string | null {
+  const cuda = loadCuda();
+  if (!cuda.addon) return cuda.reason;
+  absent ??= { reason: cuda.addon.probe().reason ?? null };
+  return absent.reason;
+}
+
+let absent: { readonly reason: string | null } | undefined;
+
 /** Why a GPU cannot be used, found by making it ready; null if it can. */
 export function cudaUnusable(device: number): string | null {
   const cuda = loadCuda();

@@ -274,7 +274,7 @@ void Device::start_copy_to_host(void* to, const std::shared_ptr<Memory>& from, s
 
 void Device::begin_step(StreamHandle stream) {
   drain();
-  if (stream && copied_) copied_->hold_back(stream);
+  if (stream && copied_ && !copied_->is_done()) copied_->hold_back(stream);
 }
 
 void Device::end_step(StreamHandle stream) {

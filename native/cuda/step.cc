@@ -25,7 +25,7 @@ void StagedBuffer::upload(size_t bytes, StreamHandle stream) {
   FUSED_ADAMW_CUDA(cuMemcpyHtoDAsync_v2, memory_->pointer(), slot.memory.data(), bytes, stream);
   slot.read.record(stream);
   slot.used = true;
-  next_ = 1 - next_;
+  next_ = (next_ + 1) % kSlots;
 }
 
 Step::Step(Device& device, Binding binding, Memories memories, StreamHandle stream)

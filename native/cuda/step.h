@@ -14,13 +14,13 @@ namespace fused_adamw::cuda {
 using Memories = std::vector<std::shared_ptr<Memory>>;
 
 /// Device memory whose content the host gives anew now and then, by way of
-/// page-locked memory: two slots, so that the host writes while the device reads.
+/// page-locked memory, in several slots, so that the host writes while the device reads.
 class StagedBuffer {
  public:
   StagedBuffer(Device& device, size_t capacity);
 
   /// Where to write what upload() sends next. Waits, asleep, only where the
-  /// device is two uploads behind.
+  /// device is kSlots uploads behind.
   void* stage();
   /// Needs a current context.
   void upload(size_t bytes, StreamHandle stream);
@@ -28,6 +28,7 @@ class StagedBuffer {
   const void* address() const { return memory_->address(); }
 
  private:
+  static constexpr unsigned kSlots = 4;
   struct Slot {
     PinnedMemory memory;
     Event read;
@@ -35,7 +36,7 @@ class StagedBuffer {
     explicit Slot(size_t bytes) : memory(bytes) {}
   };
   std::shared_ptr<Memory> memory_;
-  std::unique_ptr<Slot> slots_[2];
+  std::unique_ptr<Slot> slots_[kSlots];
   unsigned next_ = 0;
 };
 
