@@ -1,7 +1,7 @@
 /** Refreshes masters after weights were loaded from elsewhere. */
 import { type AdamWState, checkState } from './adamw.js';
 import { outOfRangeIn, wrongKindIn } from './errors.js';
-import { typedArrayLength } from './memory.js';
+import { setTypedArray, typedArrayLength } from './memory.js';
 import type { OneOrMany } from './optimizer.js';
 import { dtypeOf, nameOf, storageOf, Tensor, type TensorLike } from './tensor.js';
 
@@ -32,7 +32,7 @@ export function syncMaster(weights: OneOrMany<TensorLike>, states: OneOrMany<Ada
     }
     return [{ storage, values }];
   });
-  for (const { storage, values } of copies) storage.set(values);
+  for (const { storage, values } of copies) setTypedArray(storage, values);
 }
 
 const WEIGHTS = { name: 'weights' };

@@ -20,6 +20,7 @@ import {
   bufferLength,
   checkBuffer,
   detached,
+  setTypedArray,
   typedArrayBuffer,
   typedArrayByteOffset,
   typedArrayLength,
@@ -182,7 +183,7 @@ export class Tensor<D extends DType = DType> {
    */
   set(values: ArrayLike<number>): this {
     const data = this.#live();
-    const length: unknown = Object(values).length;
+    const length: unknown = types.isTypedArray(values) ? typedArrayLength(values) : Object(values).length;
     if (typeof values !== 'object' || typeof length !== 'number' || /^Big/.test(typedArrayName(values) ?? '')) {
       throw wrongKind('a list of numbers', 'values', values);
     }
@@ -196,7 +197,7 @@ export class Tensor<D extends DType = DType> {
       const encode = encoderOf(this.dtype);
       for (let i = 0; i < length; i++) data[i] = encode(values[i]);
     } else {
-      data.set(values);
+      setTypedArray(data, values);
     }
     return this;
   }
@@ -210,7 +211,7 @@ export class Tensor<D extends DType = DType> {
     if (!(source instanceof Tensor)) throw wrongKind('a Tensor', 'source', source);
     if (source.dtype !== this.dtype) throw wrongKindIn(`a ${this.dtype} Tensor`, 'source', source.dtype);
     if (source.length !== this.length) throw outOfRangeIn(`length ${this.length}`, 'source', `length ${source.length}`);
-    this.#live().set(source.#live('source'));
+    setTypedArray(this.#live(), source.#live('source'));
     return this;
   }
 

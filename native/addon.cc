@@ -2,6 +2,10 @@
 //
 // TypeScript (lib/) has validated what it passes and words every message that a
 // user is meant to read. What could touch memory wrongly is checked again here.
+
+// A worker that is terminated takes no errors any more: they are dropped, not
+// fatal to the process.
+#define NODE_API_SWALLOW_UNTHROWABLE_EXCEPTIONS
 #include <napi.h>
 
 #if defined(__linux__)

@@ -6,6 +6,7 @@ import { fileURLToPath } from 'node:url';
 import type { Storage } from '../dtype.js';
 import { outOfRangeIn } from '../errors.js';
 import { type Backend, type BackendBinding, type Overlap, ROLES, type TensorLists } from './backend.js';
+import { checkWhole } from './elf.js';
 import { LAYOUTS, RULES } from './layout.js';
 
 interface AddonBinding {
@@ -55,6 +56,7 @@ export function loadAddon(): LoadedAddon {
     const path = fileURLToPath(new URL(candidate, packageRoot));
     if (!existsSync(path)) continue;
     try {
+      checkWhole(path);
       const addon = createRequire(import.meta.url)(path) as Addon;
       checkInterface(addon);
       selectIsa(addon, process.env.FUSED_ADAMW_ISA);
