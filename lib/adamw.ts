@@ -110,6 +110,7 @@ export class AdamW extends Optimizer<AdamWState> {
       counts: this.counts,
       multipliers: this.multipliers,
       aggregateNum: this.aggregateNum,
+      isStepping: false,
       skips: (binding) => this.#skips(binding),
       writeScalars: (...step) => this.#writeScalars(...step),
     };
