@@ -163,7 +163,16 @@ describeOnEachBackend('errors of bound steps', (run) => {
   });
 
   for (const [where, optionsOf] of [
-    ['the scheduler', (call: () => void) => ({ lrScheduler: new Schedule(() => (call(), 0.1)) })],
+    [
+      'the scheduler',
+      (call: () => void) => {
+        const rate = (): number => {
+          call();
+          return 0.1;
+        };
+        return { lrScheduler: new Schedule(rate) };
+      },
+    ],
     [
       'paramDict',
       (call: () => void) => {
