@@ -257,6 +257,7 @@ function checkShape(shape: unknown, name: string): number[] {
 }
 
 function elementsOf(shape: readonly number[]): number {
+  if (shape.includes(0)) return 0; // the product of the others may be infinite
   return shape.reduce((product, size) => product * size, 1);
 }
 

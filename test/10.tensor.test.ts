@@ -495,6 +495,13 @@ describe('Tensor', () => {
   });
 
   describe('own memory', () => {
+    it('should be none where a size is 0, however large the others are', () => {
+      const sizes = [...new Array<number>(21).fill(Number.MAX_SAFE_INTEGER), 0];
+      expect(Tensor.zeros(sizes).length).to.equal(0);
+      expect(Tensor.from(new Float32Array(0), { shape: sizes }).shape).to.deep.equal(sizes);
+      expect([...Tensor.zeros(3).set([1, 2, 3]).data, ...Tensor.zeros(2).data]).to.deep.equal([1, 2, 3, 0, 0]);
+    });
+
     function expectThere(tensor: Tensor): void {
       expect(tensor.data.length).to.equal(3);
       expect([...tensor.toArray()]).to.deep.equal([1, 2, 3]);
