@@ -132,6 +132,7 @@ export class AdamW extends Optimizer<AdamWState> {
       fail: (error) => {
         this.#failure = error;
       },
+      isStepping: false,
       skips: (binding) => this.#skips(binding),
       writeScalars: (...step) => this.#writeScalars(...step),
     };

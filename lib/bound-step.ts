@@ -32,6 +32,8 @@ export interface StepRules {
   readonly aggregateNum: number;
   /** Remembers that a device failed in the middle of a step: skips() throws that from then on. */
   fail(error: unknown): void;
+  /** Whether a step is on its way: schedulers and parameters are the caller's code, which may call anything. */
+  isStepping: boolean;
   /** Whether the step is skipped. Throws for scalars that the arithmetic type cannot hold. */
   skips(binding: Binding): boolean;
   /** Writes the scalars of the update that makes numUpdate what is given. */
@@ -102,6 +104,19 @@ export class BoundStep {
    * @internal
    */
   run(aggregateNum: number): StepResult {
+    const rules = this.#rules;
+    if (rules.isStepping) {
+      throw outOfRangeIn('a step after the last one', 'this', 'one inside another of the same optimizer');
+    }
+    rules.isStepping = true;
+    try {
+      return this.#run(aggregateNum);
+    } finally {
+      rules.isStepping = false;
+    }
+  }
+
+  #run(aggregateNum: number): StepResult {
     const binding = this.#bound();
     const rules = this.#rules;
     const skips = rules.skips(binding);
@@ -160,7 +175,7 @@ export class BoundStep {
       groupOf[i] = group;
     }
     const scalars = new Float64Array(COMMON_SCALARS.length + groups.length * GROUP_SCALARS.length);
-    binding.setGroups(groupOf, scalars);
+    this.#bound().setGroups(groupOf, scalars);
     this.#scalars = scalars;
     this.#groups = groups;
     this.#counters = [...known.keys()];

@@ -91,7 +91,7 @@ export class FactorScheduler extends LRScheduler {
     }
     for (; done < reductions; done++) {
       const reduced = Math.max(rate * this.factor, this.stopFactorLr);
-      if (reduced === rate) break; // and so for ever
+      if (Object.is(reduced, rate)) break; // and so for ever
       rate = reduced;
     }
     this.#last = { baseLr, reductions, rate };

@@ -7,6 +7,7 @@ import { outOfRangeIn } from './errors.js';
 
 const { apply } = Reflect;
 const typedArrayPrototype: object = Object.getPrototypeOf(Uint8Array.prototype);
+const { set } = Uint8Array.prototype; // that of every typed array
 
 function getterOf(prototype: object, key: PropertyKey): () => unknown {
   const get = Object.getOwnPropertyDescriptor(prototype, key)?.get;
@@ -43,6 +44,11 @@ export function typedArrayByteOffset(array: unknown): number {
 
 export function typedArrayBuffer(array: unknown): ArrayBufferLike {
   return apply(bufferGetter, array, []) as ArrayBufferLike;
+}
+
+/** Sets the elements of an array from its first one on; the source must not be longer. */
+export function setTypedArray(array: object, source: ArrayLike<number>): void {
+  apply(set, array, [source]);
 }
 
 /** Bytes of an ArrayBuffer or SharedArrayBuffer. */

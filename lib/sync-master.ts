@@ -1,6 +1,7 @@
 /** Refreshes masters after weights were loaded from elsewhere. */
 import { type AdamWState, checkState } from './adamw.js';
 import { outOfRangeIn, wrongKindIn } from './errors.js';
+import { setTypedArray } from './memory.js';
 import type { OneOrMany } from './optimizer.js';
 import { dtypeOf, lengthOf, memoryOf, nameOf, Tensor, type TensorLike } from './tensor.js';
 
@@ -31,7 +32,10 @@ export function syncMaster(weights: OneOrMany<TensorLike>, states: OneOrMany<Ada
     }
     return [{ master: master instanceof Tensor ? master : (memory as Float32Array), values }];
   });
-  for (const { master, values } of copies) master.set(values);
+  for (const { master, values } of copies) {
+    if (master instanceof Tensor) master.set(values);
+    else setTypedArray(master, values);
+  }
 }
 
 const WEIGHTS = { name: 'weights' };

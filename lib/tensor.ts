@@ -30,6 +30,7 @@ import {
   bufferLength,
   checkBuffer,
   detached,
+  setTypedArray,
   typedArrayBuffer,
   typedArrayByteOffset,
   typedArrayLength,
@@ -289,7 +290,7 @@ export class Tensor<D extends DType = DType> {
    */
   set(values: ArrayLike<number>): this {
     const memory = this.#live();
-    const length: unknown = Object(values).length;
+    const length: unknown = types.isTypedArray(values) ? typedArrayLength(values) : Object(values).length;
     if (typeof values !== 'object' || typeof length !== 'number' || /^Big/.test(typedArrayName(values) ?? '')) {
       throw wrongKind('a list of numbers', 'values', values);
     }
@@ -304,7 +305,7 @@ export class Tensor<D extends DType = DType> {
       const encode = encoderOf(this.dtype);
       for (let i = 0; i < length; i++) data[i] = encode(values[i]);
     } else {
-      data.set(values);
+      setTypedArray(data, values);
     }
     if (data !== memory) cudaAddon().copy(memory, data);
     return this;
@@ -321,7 +322,7 @@ export class Tensor<D extends DType = DType> {
     this.#checkSource(source);
     const to = this.#live();
     const from = source.#live('source');
-    if (ArrayBuffer.isView(to) && ArrayBuffer.isView(from)) to.set(from);
+    if (ArrayBuffer.isView(to) && ArrayBuffer.isView(from)) setTypedArray(to, from);
     else cudaAddon().copy(to, from);
     return this;
   }
@@ -405,6 +406,7 @@ function checkShape(shape: unknown, name: string): number[] {
 }
 
 function elementsOf(shape: readonly number[]): number {
+  if (shape.includes(0)) return 0; // the product of the others may be infinite
   return shape.reduce((product, size) => product * size, 1);
 }
 

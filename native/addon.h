@@ -1,6 +1,9 @@
 // What the files that speak Node-API share: addon.cc and addon-cuda.cc.
 #pragma once
 
+// A worker that is terminated takes no errors any more: they are dropped, not
+// fatal to the process.
+#define NODE_API_SWALLOW_UNTHROWABLE_EXCEPTIONS
 #include <napi.h>
 
 #include <optional>

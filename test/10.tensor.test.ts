@@ -495,6 +495,13 @@ describe('Tensor', () => {
   });
 
   describe('own memory', () => {
+    it('should be none where a size is 0, however large the others are', () => {
+      const sizes = [...new Array<number>(21).fill(Number.MAX_SAFE_INTEGER), 0];
+      expect(Tensor.zeros(sizes).length).to.equal(0);
+      expect(Tensor.from(new Float32Array(0), { shape: sizes }).shape).to.deep.equal(sizes);
+      expect([...Tensor.zeros(3).set([1, 2, 3]).data, ...Tensor.zeros(2).data]).to.deep.equal([1, 2, 3, 0, 0]);
+    });
+
     function expectThere(tensor: Tensor): void {
       expect(tensor.data.length).to.equal(3);
       expect([...tensor.toArray()]).to.deep.equal([1, 2, 3]);
@@ -545,18 +552,19 @@ describe('Tensor', () => {
       for (const environment of environments()) {
         inEnvironment(environment, () => {
           const optimizer = new AdamW();
-          const weight = Tensor.zeros(3).set([1, 2, 3]);
+          // Too large for a slab, whose other tensors would be lost as well.
+          const weight = Tensor.zeros(2000);
           const bound = optimizer.bind(
             [0],
             [weight],
-            [new Float32Array(3).fill(1)],
+            [new Float32Array(2000).fill(1)],
             [optimizer.createState(0, weight)],
           );
           try {
             Reflect.apply(Reflect.get(ArrayBuffer.prototype, 'transfer'), weight.data.buffer, []);
           } catch (error) {
             expect(error).to.be.an.instanceOf(TypeError);
-            expectThere(weight);
+            expect(weight.data.length).to.equal(2000);
             bound.step();
             return;
           }

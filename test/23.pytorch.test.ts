@@ -10,7 +10,7 @@ import { CALLS, type Call, type ReplayOptions, replay } from './support/replay.j
 const cases = readFixture('pytorch-adamw').optimizer;
 const options: AdamWOptions = { rule: 'pytorch' };
 
-/** How far from PyTorch, whose last bits depend on its instruction set, as numerics.md has it. */
+/** How far from PyTorch, whose last bits depend on its instruction set. */
 const OF_WEIGHT = 2e-6; // of the learning rate, for each step
 const ULPS_OF_WEIGHT = 8;
 const OF_VARIANCE = 1e-5; // of the variance

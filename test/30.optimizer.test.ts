@@ -1980,19 +1980,6 @@ describe('setNumThreads', () => {
     expect(backendInfo().threads).to.equal(before);
   });
 
-  it('should be OMP_NUM_THREADS by default', () => {
-    const { OMP_NUM_THREADS } = process.env;
-    try {
-      process.env.OMP_NUM_THREADS = '5';
-      expect(backendInfo().threads).to.equal(isNative ? 5 : 1);
-      setNumThreads(2);
-      expect(backendInfo().threads).to.equal(isNative ? 2 : 1);
-    } finally {
-      if (OMP_NUM_THREADS === undefined) delete process.env.OMP_NUM_THREADS;
-      else process.env.OMP_NUM_THREADS = OMP_NUM_THREADS;
-    }
-  });
-
   it('should set nothing of the TypeScript backend', () => {
     inEnvironment({ name: 'TypeScript', backend: 'javascript' }, () => {
       setNumThreads(4);

@@ -153,6 +153,7 @@ describe('Schedulers', () => {
     const begin = process.hrtime.bigint();
     expect(scheduler.learningRateAt(Number.MAX_SAFE_INTEGER)).to.equal(1e-3);
     expect(scheduler.learningRateAt(Number.MAX_SAFE_INTEGER, 2)).to.equal(1e-3);
+    expect(scheduler.learningRateAt(Number.MAX_SAFE_INTEGER, NaN)).to.be.NaN;
     expect(Number(process.hrtime.bigint() - begin)).to.be.below(1e9);
   });
 

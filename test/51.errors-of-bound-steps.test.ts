@@ -162,6 +162,94 @@ describeOnEachBackend('errors of bound steps', (run) => {
     });
   });
 
+  for (const [where, optionsOf] of [
+    [
+      'the scheduler',
+      (call: () => void) => {
+        const rate = (): number => {
+          call();
+          return 0.1;
+        };
+        return { lrScheduler: new Schedule(rate) };
+      },
+    ],
+    [
+      'paramDict',
+      (call: () => void) => {
+        const parameter = {
+          get wdMult() {
+            call();
+            return 1;
+          },
+        };
+        return { paramDict: { 0: parameter } };
+      },
+    ],
+  ] as const) {
+    it(`should refuse a step inside a step, made by ${where}`, () => {
+      run(() => {
+        let attempts: (() => unknown)[] = [];
+        const call = (): void => {
+          for (const attempt of attempts.splice(0)) {
+            expectError(
+              attempt,
+              RangeError,
+              'Expected a step after the last one for this but received one inside another of the same optimizer',
+            );
+          }
+        };
+        const scene = new Scene(2, 'float32', optionsOf(call));
+        const twin = new Scene(
+          2,
+          'float32',
+          optionsOf(() => {}),
+        );
+        const { indices, weights, grads, states } = scene.good;
+        const boundStep = scene.optimizer.bind(indices, weights, grads, states);
+        const partOfIt = [[1], [weights[1]], [grads[1]], [states[1]]] as const;
+        attempts = [
+          () => boundStep.step(),
+          () => scene.optimizer.step(...partOfIt),
+          () => scene.optimizer.fusedStep(...partOfIt),
+          () => scene.optimizer.bind(...partOfIt).step(),
+        ];
+        boundStep.step();
+        expect(attempts, 'attempts that were not made').to.have.length(0);
+        twin.goodStep();
+        expect(scene.values()).to.deep.equal(twin.values());
+        expectGoodStep(scene, twin, 'a step inside a step');
+      });
+    });
+
+    it(`should change nothing where ${where} disposes of the step, and of the optimizer's arrays`, () => {
+      run(() => {
+        let call = (): void => {};
+        const scene = new Scene(
+          2,
+          'float32',
+          optionsOf(() => call()),
+        );
+        const { indices, weights, grads, states } = scene.good;
+        const boundStep = scene.optimizer.bind(indices, weights, grads, states);
+        scene.goodStep();
+        const before = scene.snapshot();
+        const message = 'Expected a live BoundStep for this but received one that was disposed of';
+        call = () => scene.optimizer.dispose();
+        expectError(() => scene.goodStep(), RangeError, message);
+        call = () => boundStep.dispose();
+        expectError(() => boundStep.step(), RangeError, message);
+        call = () => {
+          throw new Error('the caller');
+        };
+        expectError(() => scene.goodStep(), Error, 'the caller');
+        expect(scene.snapshot()).to.deep.equal(before);
+        call = () => {};
+        scene.goodStep();
+        expect(scene.optimizer.numUpdate).to.equal(2);
+      });
+    });
+  }
+
   const badGrads: readonly [string, (scene: Scene) => unknown, typeof TypeError | typeof RangeError, string][] = [
     ['undefined', () => undefined, TypeError, 'Expected a list for grads but received undefined'],
     ['null', () => null, TypeError, 'Expected a list for grads but received null'],

@@ -128,9 +128,9 @@ function line(name: string, data: readonly number[][], color: string): object {
   };
 }
 
-/** Two digits of a loss: 2, 0.5, 0.063. */
+/** Three digits of a loss: 2, 0.5, 0.0625. */
 function lossLabel(loss: number): string {
-  return String(Number(loss.toPrecision(2)));
+  return String(Number(loss.toPrecision(3)));
 }
 
 /** A loss that a logarithmic axis can show. */

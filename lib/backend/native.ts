@@ -7,6 +7,7 @@ import type { Storage } from '../dtype.js';
 import { outOfRangeIn } from '../errors.js';
 import { type BackendBinding, type HostBackend, type Overlap, overlapOf, type TensorLists } from './backend.js';
 import type { CudaAddon } from './cuda.js';
+import { checkWhole } from './elf.js';
 import { LAYOUTS, RULES } from './layout.js';
 
 interface AddonBinding {
@@ -57,6 +58,7 @@ export function loadAddon(): LoadedAddon {
     const path = fileURLToPath(new URL(candidate, packageRoot));
     if (!existsSync(path)) continue;
     try {
+      checkWhole(path);
       const addon = createRequire(import.meta.url)(path) as Addon;
       checkInterface(addon);
       selectIsa(addon, process.env.FUSED_ADAMW_ISA);

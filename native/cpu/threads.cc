@@ -13,7 +13,6 @@
 #include <fstream>
 #include <mutex>
 #include <string>
-#include <system_error>
 #include <thread>
 
 #if defined(__linux__)
@@ -26,6 +25,17 @@ namespace fused_adamw::cpu {
 namespace {
 
 std::atomic<int> requested{0};
+
+/// OMP_NUM_THREADS, of a list the first; 0 where it says nothing. Read once,
+/// since another thread may change the environment while a step runs.
+int threads_of_environment() {
+  static const int count = [] {
+    constexpr long kMost = 1024;
+    const char* variable = std::getenv("OMP_NUM_THREADS");
+    return static_cast<int>(variable ? std::clamp(std::strtol(variable, nullptr, 10), 0L, kMost) : 0);
+  }();
+  return count;
+}
 
 /// Processors by the quota of the process's cgroup and of those above it, as
 /// the kernel's documentation of cpu.max (v2) and cpu.cfs_quota_us (v1) has
@@ -129,7 +139,7 @@ class Team {
         const SignalsBlocked blocked;
         std::thread([this] { serve(); }).detach();
         ++size_;
-      } catch (const std::system_error&) {
+      } catch (const std::exception&) {
         refused_ = wanted;  // asking again at every step would cost too much
       }
     }
@@ -192,8 +202,7 @@ int available_processors() {
 int num_threads() {
   const int set = requested.load(std::memory_order_relaxed);
   if (set > 0) return set;
-  const char* variable = std::getenv("OMP_NUM_THREADS");
-  const int from_environment = variable ? std::atoi(variable) : 0;  // the first of a list
+  const int from_environment = threads_of_environment();
   return from_environment > 0 ? from_environment : available_processors();
 }
 

@@ -10,7 +10,7 @@ namespace {
 
 using testing::Random;
 
-// Addresses that nobody reads: find_overlap() only compares them.
+// Addresses that nobody reads: set_grads() only compares them.
 template <typename T>
 T* address(size_t byte) {
   return reinterpret_cast<T*>(uintptr_t{0x100000} + byte);
@@ -32,7 +32,7 @@ TEST(Binding, NumbersTheElementsOfAllTensors) {
 
 TEST(Binding, TakesGradientsAndGroups) {
   Binding binding(Rule::mxnet, std::vector<TensorArrays>(2));
-  binding.set_grads({address<const void>(1), address<const void>(2)});
+  EXPECT_FALSE(binding.set_grads({address<const void>(1), address<const void>(2)}));
   binding.set_groups({1, 0}, 2);
   EXPECT_EQ(binding.tensor(0).grad, address<const void>(1));
   EXPECT_EQ(binding.tensor(1).grad, address<const void>(2));
@@ -44,7 +44,7 @@ TEST(Binding, TakesGradientsAndGroups) {
 TEST(Binding, OfNothingHasNoOverlap) {
   Binding binding(Rule::mxnet, {});
   EXPECT_EQ(binding.element_start(0), 0u);
-  EXPECT_FALSE(binding.find_overlap());
+  EXPECT_FALSE(binding.set_grads({}));
 }
 
 struct Range {
@@ -57,7 +57,7 @@ struct Range {
   }
 };
 
-std::vector<Range> ranges_of(const Binding& binding) {
+std::vector<Range> ranges_of(const Binding& binding, const std::vector<const void*>& grads) {
   std::vector<Range> ranges;
   for (uint32_t i = 0; i < binding.size(); ++i) {
     const TensorArrays& tensor = binding.tensor(i);
@@ -67,7 +67,7 @@ std::vector<Range> ranges_of(const Binding& binding) {
       ranges.push_back({begin, begin + tensor.length * size, role, i});
     };
     add(tensor.weight, layout.weight_size, Role::weight);
-    add(tensor.grad, layout.weight_size, Role::grad);
+    add(grads[i], layout.weight_size, Role::grad);
     add(tensor.mean, layout.state_size, Role::mean);
     add(tensor.variance, layout.state_size, Role::variance);
     if (layout.master) add(tensor.master, sizeof(float), Role::master);
@@ -108,14 +108,21 @@ TEST(Binding, FindsTheOverlapsThatASearchOfAllPairsFinds) {
       tensor.weight = address<void>(place(tensor.length * layout.weight_size));
       tensor.mean = address<void>(place(tensor.length * layout.state_size));
       tensor.variance = address<void>(place(tensor.length * layout.state_size));
-      tensor.grad = address<void>(place(tensor.length * layout.weight_size));
       // An address where there is no master must not count.
       tensor.master = address<float>(layout.master ? place(tensor.length * sizeof(float)) : 0);
     }
     Binding binding(Rule::mxnet, tensors);
+    std::vector<const void*> taken(tensors.size(), nullptr);
     for (int attempt = 0; attempt < 3; ++attempt) {
-      const std::vector<Range> ranges = ranges_of(binding);
-      const auto found = binding.find_overlap();
+      // At first gradients that lie among the rest; then two may be the same memory, and lie beyond all that is
+      // written.
+      std::vector<const void*> grads;
+      for (const TensorArrays& tensor : tensors)
+        grads.push_back(address<const void>(attempt == 0      ? place(tensor.length * info(tensor.layout).weight_size)
+                                            : random.below(2) ? random.below(space)
+                                                              : next + random.below(space)));
+      const std::vector<Range> ranges = ranges_of(binding, grads);
+      const auto found = binding.set_grads(grads);
       ASSERT_EQ(found.has_value(), any_overlap(ranges)) << "round " << round << ", attempt " << attempt;
       found ? ++overlapping : ++apart;
       if (found) {
@@ -124,11 +131,8 @@ TEST(Binding, FindsTheOverlapsThatASearchOfAllPairsFinds) {
         EXPECT_TRUE(range_of(ranges, found->written_role, found->written_tensor)
                         .overlaps(range_of(ranges, found->other_role, found->other_tensor)));
       }
-      // Other gradients: two may be the same memory, and they may lie beyond all that is written.
-      std::vector<const void*> grads(tensors.size());
-      for (const void*& grad : grads)
-        grad = address<const void>(random.below(2) ? random.below(space) : next + random.below(space));
-      binding.set_grads(grads);
+      if (!found) taken = grads;
+      for (size_t i = 0; i < tensors.size(); ++i) ASSERT_EQ(binding.tensor(i).grad, taken[i]) << "round " << round;
     }
   }
   EXPECT_GT(overlapping, 5000u);

@@ -1,5 +1,7 @@
 /** Runs the golden cases of test/fixtures. */
+import { viewOf } from '../../lib/dtype.js';
 import { AdamW, type AdamWOptions, type AdamWState, type DType, type TensorLike } from '../../lib/index.js';
+import type { Values } from './bits.js';
 import { decode, type FixtureCase, type FixtureStep } from './fixtures.js';
 import { fillWith, ownMemory, type Place, tensorOf } from './memory.js';
 import type { Model } from './model.js';
@@ -26,8 +28,16 @@ export function stepper(optimizer: AdamW, { indices, weights, states }: Model, c
   };
 }
 
-function placed(text: string, dtype: DType, place: Place): TensorLike {
+/** Golden values so many times, one after the other: each element is updated on its own. */
+export function repeated(text: string, dtype: DType, times: number): Values {
   const values = decode(text, dtype);
+  const all = viewOf(dtype, new ArrayBuffer(times * values.byteLength), 0, times * values.length);
+  for (let i = 0; i < times; i++) all.set(values, i * values.length);
+  return all;
+}
+
+function placed(text: string, dtype: DType, place: Place, times: number): TensorLike {
+  const values = repeated(text, dtype, times);
   const tensor = place(dtype, values.length);
   fillWith(tensor, values);
   return tensor;
@@ -38,12 +48,14 @@ export interface ReplayOptions {
   readonly options?: AdamWOptions;
   readonly call?: Call;
   readonly place?: Place;
+  /** How often each array holds the values of the case. Default 1. */
+  readonly times?: number;
 }
 
 /** Runs a case; `after` sees the model after each step. */
 export function replay(
   test: FixtureCase,
-  { options, call = 'fusedStep()', place = ownMemory }: ReplayOptions,
+  { options, call = 'fusedStep()', place = ownMemory, times = 1 }: ReplayOptions,
   after: (model: Model, step: FixtureStep, t: number) => void,
 ): void {
   const optimizer = new AdamW({ ...test.options, ...options });
@@ -51,7 +63,7 @@ export function replay(
   optimizer.setWdMult(test.wdMult ?? {});
   const hasMaster = optimizer.multiPrecision && test.dtype === 'float16';
   const stateDType = hasMaster ? 'float32' : test.dtype;
-  const weights = test.initial.map((text) => placed(text, test.dtype, place));
+  const weights = test.initial.map((text) => placed(text, test.dtype, place, times));
   const states = weights.map((weight): AdamWState => {
     const { length } = tensorOf(weight);
     const state = { mean: place(stateDType, length), variance: place(stateDType, length) };
@@ -64,7 +76,7 @@ export function replay(
   const step = stepper(optimizer, model, call);
   test.steps.forEach((golden, i) => {
     if (golden.rescaleGrad !== undefined) optimizer.rescaleGrad = golden.rescaleGrad;
-    const { skipped } = step(golden.grads.map((text) => placed(text, test.dtype, place)));
+    const { skipped } = step(golden.grads.map((text) => placed(text, test.dtype, place, times)));
     if (skipped) throw new Error('the step was skipped');
     after(model, golden, i + 1);
   });
