@@ -1,5 +1,5 @@
 // The CUDA driver, opened at run time: nothing of CUDA is needed to build or
-// to load the addon. The declarations are our own; test/native/driver.check.cc
+// to load the addon. The declarations are our own; test/native/cuda/driver.check.cc
 // compares them with cuda.h.
 #pragma once
 

@@ -120,8 +120,9 @@ ADAMW_INLINE void step_thread(const StepParameters<Arithmetic<typename Dtypes<la
 #endif
       for (unsigned k = 0; k < width; ++k) {
         update(held, k, i + k);
-        // One element after the other: woven together their quotients and roots need more registers than there are.
-        asm volatile("" ::: "memory");
+        // One element after the other: woven together their quotients and roots need more registers than there are. And
+        // with an `i` that may have changed, so that the addresses are made again rather than kept meanwhile.
+        asm volatile("" : "+r"(i) : : "memory");
       }
       at<typename Held<D>::template PackOf<W>>(weight + i) = held.weight;
       at<typename Held<D>::template PackOf<S>>(mean + i) = held.mean;

@@ -1,0 +1,166 @@
+// Checks the device code that build-cuda.mjs made, on a machine without a GPU:
+//
+//   - it was made from these sources;
+//   - no multiply-add is fused, and division and root are IEEE's, in the PTX of every kernel;
+//   - every kernel is there for every architecture, without spills and within 64 registers;
+//   - the PTX for older drivers is taken by the assembler of CUDA 12.9;
+//   - native/cuda/driver.h agrees with cuda.h.
+//
+//   node scripts/check-device-code.mjs
+//
+// What cannot be checked is a failure. The tools come from PyPI into .cuda/.
+import { mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join, relative } from 'node:path';
+import {
+  ARCHITECTURES,
+  descriptionsIn,
+  FATBIN,
+  PTX,
+  PTX_ARCHITECTURES,
+  PTX_VERSION,
+  root,
+  run,
+  sourceHash,
+  toolOf,
+} from './device-code.mjs';
+
+const MOST_REGISTERS = 64; // four blocks of 256 threads to a multiprocessor
+const problems = [];
+const work = mkdtempSync(join(tmpdir(), 'fused-adamw-'));
+
+/** The kernels by native/cuda/kernels.h: the layouts of a rule, for each rule. */
+function kernelNames() {
+  const header = readFileSync(join(root, 'native/cuda/kernels.h'), 'utf8');
+  const layouts = [...header.matchAll(/^ +X\(rule, (\w+)\)/gm)].map(([, layout]) => layout);
+  const rules = [...header.matchAll(/^ +FUSED_ADAMW_LAYOUTS_OF\(X, (\w+)\)/gm)].map(([, rule]) => rule);
+  return rules.flatMap((rule) => layouts.map((layout) => `adamw_${rule}_${layout}`));
+}
+const kernels = kernelNames();
+if (kernels.length === 0) problems.push('there are no kernels in kernels.h');
+
+function checkSources() {
+  const expected = sourceHash();
+  for (const file of [FATBIN, PTX]) {
+    const descriptions = descriptionsIn(file);
+    if (descriptions.length !== 1) problems.push(`${relative(root, file)}: ${descriptions.length} descriptions in it`);
+    for (const { text, hash } of descriptions) {
+      console.log(`${relative(root, file)}: ${text}`);
+      if (hash !== expected) problems.push(`${relative(root, file)} was made from other sources`);
+    }
+  }
+}
+
+/** What the rule may not be made of. PTX may contract add.f32, but not add.rn.f32. */
+const FORBIDDEN = {
+  'fused multiply-add': /^(fma\.|mad\.(?!lo\.|hi\.|wide\.))/,
+  'an operation that may be fused': /^(add|sub|mul)\.(?!rn\.)(\w+\.)*f(16|32|64)/,
+  'an approximation': /\.approx|\.full|^(rcp|rsqrt|ex2|lg2|tanh)\./,
+  'subnormals flushed': /\.ftz/,
+  'a division or root that is not IEEE': /^(div|sqrt)\.(?!rn\.)(\w+\.)*f(16|32|64)/,
+};
+
+function checkPtx(name, text) {
+  const bodies = new Map(
+    [...text.matchAll(/\.entry (\w+)\([^)]*\)[^{]*\{\n([\s\S]*?)\n\}/g)].map(([, kernel, body]) => [kernel, body]),
+  );
+  for (const kernel of kernels) {
+    const body = bodies.get(kernel);
+    if (!body) {
+      problems.push(`${name}: there is no ${kernel}`);
+      continue;
+    }
+    const instructions = [...body.matchAll(/^\s*(?:@!?%p\d+\s+)?([a-z]\w*(?:\.\w+)+)/gm)].map(([, each]) => each);
+    for (const [what, pattern] of Object.entries(FORBIDDEN)) {
+      const found = instructions.find((each) => pattern.test(each));
+      if (found) problems.push(`${name}, ${kernel}: ${what}: ${found}`);
+    }
+    for (const operation of ['div.rn', 'sqrt.rn', 'mul.rn', 'add.rn'])
+      if (!instructions.some((each) => each.startsWith(operation)))
+        problems.push(`${name}, ${kernel}: there is no ${operation}`);
+  }
+  for (const kernel of bodies.keys())
+    if (!kernels.includes(kernel)) problems.push(`${name}: ${kernel} is not in kernels.h`);
+  console.log(`${name}: ${bodies.size} kernels`);
+}
+
+function checkPtxOfBoth() {
+  const lowered = readFileSync(PTX, 'utf8');
+  if (!lowered.includes(`\n.version ${PTX_VERSION}\n`)) problems.push(`the PTX is not of version ${PTX_VERSION}`);
+  checkPtx(relative(root, PTX), lowered);
+
+  const cuobjdump = toolOf('cuobjdump-13.2', 'cu13/bin/cuobjdump');
+  const sections = run(cuobjdump, ['-ptx', FATBIN]).split(/^Fatbin /m);
+  for (const architecture of PTX_ARCHITECTURES) {
+    const section = sections.find((each) => each.startsWith('ptx') && each.includes(`\n.target sm_${architecture}\n`));
+    if (section) checkPtx(`PTX of compute_${architecture} in ${relative(root, FATBIN)}`, section);
+    else problems.push(`there is no PTX of compute_${architecture} in ${relative(root, FATBIN)}`);
+  }
+}
+
+/** What each kernel takes: registers, and memory of its own that it should not need. */
+function checkResources(name, architecture, resources) {
+  for (const kernel of kernels) {
+    const used = resources.get(kernel);
+    if (!used) problems.push(`${name}: there is no ${kernel} for sm_${architecture}`);
+    else if (used.registers > MOST_REGISTERS)
+      problems.push(`${name}: ${kernel} takes ${used.registers} registers on sm_${architecture}`);
+    else if (used.memory > 0)
+      problems.push(`${name}: ${kernel} takes ${used.memory} bytes of stack on sm_${architecture}: it spills`);
+  }
+  const registers = [...resources.values()].map((each) => each.registers);
+  const most = Math.max(0, ...registers);
+  console.log(`${name}, sm_${architecture}: ${resources.size} kernels, at most ${most} registers`);
+}
+
+function checkMachineCode() {
+  const cuobjdump = toolOf('cuobjdump-13.2', 'cu13/bin/cuobjdump');
+  const sections = run(cuobjdump, ['-res-usage', FATBIN]).split(/^Fatbin /m);
+  for (const architecture of ARCHITECTURES) {
+    const section = sections.find((each) => each.startsWith('elf') && each.includes(`\narch = sm_${architecture}\n`));
+    const found = (section ?? '').matchAll(/Function (\w+):\s+REG:(\d+) STACK:(\d+) SHARED:\d+ LOCAL:(\d+)/g);
+    const resources = [...found].map(([, kernel, registers, stack, local]) => [
+      kernel,
+      { registers: Number(registers), memory: Number(stack) + Number(local) },
+    ]);
+    checkResources(relative(root, FATBIN), architecture, new Map(resources));
+  }
+}
+
+/** As a driver of CUDA 12 does when it loads the PTX. */
+function checkOlderAssembler() {
+  const ptxas = toolOf('ptxas-12.9', 'cuda_nvcc/bin/ptxas');
+  const cuobjdump = toolOf('cuobjdump-13.2', 'cu13/bin/cuobjdump');
+  for (const architecture of ARCHITECTURES) {
+    const cubin = join(work, `sm_${architecture}.cubin`);
+    run(ptxas, [`-arch=sm_${architecture}`, PTX, '-o', cubin]);
+    const found = run(cuobjdump, ['-res-usage', cubin]).matchAll(/Function (\w+):\s+REG:(\d+) STACK:(\d+)/g);
+    const resources = [...found].map(([, kernel, registers, stack]) => [
+      kernel,
+      { registers: Number(registers), memory: Number(stack) },
+    ]);
+    checkResources('PTX by ptxas 12.9', architecture, new Map(resources));
+  }
+}
+
+function checkDeclarations() {
+  const headers = toolOf('cuda-13.0', 'cu13/include');
+  if (!readdirSync(headers).includes('cuda.h')) throw new Error('there is no cuda.h');
+  const source = 'test/native/cuda/driver.check.cc';
+  run(process.env.CXX || 'c++', ['-std=c++17', '-fsyntax-only', '-Inative', `-isystem${headers}`, source]);
+  console.log('native/cuda/driver.h agrees with cuda.h');
+}
+
+const CHECKS = [checkSources, checkPtxOfBoth, checkMachineCode, checkOlderAssembler, checkDeclarations];
+for (const check of CHECKS) {
+  try {
+    check();
+  } catch (error) {
+    problems.push(error.message);
+  }
+}
+rmSync(work, { recursive: true });
+const SHOWN = 20;
+for (const problem of problems.slice(0, SHOWN)) console.error(`check-device-code: ${problem}`);
+if (problems.length > SHOWN) console.error(`check-device-code: and ${problems.length - SHOWN} more`);
+process.exitCode = problems.length === 0 ? 0 : 1;

@@ -1,0 +1,978 @@
+// A stand-in for the CUDA driver, for tests on machines without a GPU: a
+// libcuda.so.1 that keeps device memory in host memory and runs the kernels by
+// step_thread(), so that all of the host side runs for real.
+//
+// It is as asynchronous as CUDA allows. Work waits in its stream and is run
+// later by one thread, after random delays and in any order that the streams,
+// the legacy default stream and the events permit. Device memory is full of
+// noise when it is allocated and no address of the host's outside a kernel.
+//
+// It is stricter than the driver: what CUDA leaves undefined, or merely makes
+// slow, ends the process with a line that says what was wrong. Such are
+// freeing memory or using an event that is gone while work needs it, memory
+// outside of any allocation, and calls in no or in the wrong context.
+//
+// Environment, each name after FUSED_ADAMW_STAND_IN_:
+//   SEED            of the delays and of the order (default 1)
+//   DELAY           longest delay in microseconds (default 200; 0: none)
+//   DEVICES         0, 1 (default) or 2
+//   MEMORY          bytes of each device (default 256 MiB)
+//   DRIVER_VERSION  default 13000
+//   INIT            the status that cuInit returns (default 0; 100 without devices)
+//   MODULE          the status that cuModuleLoadData returns (default 0)
+//   FATBIN          the status that it returns for anything but PTX (default 0)
+//   FAIL            function:call:status, the first call being 1; with "+" after the call all later ones, too
+#include "stand-in-driver.h"
+
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <chrono>
+#include <condition_variable>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <deque>
+#include <functional>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <random>
+#include <set>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "cpu/float-environment.h"
+#include "cuda/driver.h"
+#include "cuda/kernels.h"
+#include "cuda/loop.h"
+
+#if defined(__SANITIZE_ADDRESS__)
+#include <sanitizer/asan_interface.h>
+#else
+#define ASAN_POISON_MEMORY_REGION(address, size) static_cast<void>(0)
+#define ASAN_UNPOISON_MEMORY_REGION(address, size) static_cast<void>(0)
+#endif
+
+using namespace fused_adamw;
+using namespace fused_adamw::cuda;
+
+#define EXPORT extern "C" __attribute__((visibility("default")))
+
+namespace {
+
+constexpr Status kInvalidValue = 1;
+constexpr Status kNotInitialized = 3;
+constexpr Status kNoDevice = 100;
+constexpr Status kInvalidDevice = 101;
+constexpr Status kInvalidImage = 200;
+constexpr Status kInvalidPtx = 218;
+constexpr Status kInvalidHandle = 400;
+constexpr Status kNotFound = 500;
+
+struct StatusText {
+  Status status;
+  const char *name, *text;
+};
+constexpr StatusText kStatusTexts[] = {
+    {kSuccess, "CUDA_SUCCESS", "no error"},
+    {kInvalidValue, "CUDA_ERROR_INVALID_VALUE", "invalid argument"},
+    {kOutOfMemory, "CUDA_ERROR_OUT_OF_MEMORY", "out of memory"},
+    {kNotInitialized, "CUDA_ERROR_NOT_INITIALIZED", "initialization error"},
+    {kNoDevice, "CUDA_ERROR_NO_DEVICE", "no CUDA-capable device is detected"},
+    {kInvalidDevice, "CUDA_ERROR_INVALID_DEVICE", "invalid device ordinal"},
+    {kInvalidImage, "CUDA_ERROR_INVALID_IMAGE", "device kernel image is invalid"},
+    {209, "CUDA_ERROR_NO_BINARY_FOR_GPU", "no kernel image is available for execution on the device"},
+    {kInvalidPtx, "CUDA_ERROR_INVALID_PTX", "a PTX JIT compilation failed"},
+    {222, "CUDA_ERROR_UNSUPPORTED_PTX_VERSION", "the provided PTX was compiled with an unsupported toolchain."},
+    {kInvalidHandle, "CUDA_ERROR_INVALID_HANDLE", "invalid resource handle"},
+    {kNotFound, "CUDA_ERROR_NOT_FOUND", "named symbol not found"},
+    {kNotReady, "CUDA_ERROR_NOT_READY", "device not ready"},
+    {700, "CUDA_ERROR_ILLEGAL_ADDRESS", "an illegal memory access was encountered"},
+    {719, "CUDA_ERROR_LAUNCH_FAILED", "unspecified launch failure"},
+    {803, "CUDA_ERROR_SYSTEM_DRIVER_MISMATCH", "system has unsupported display driver / cuda driver combination"},
+};
+
+[[noreturn]] void misuse(const std::string& what) {
+  std::fprintf(stderr, "stand-in driver: %s\n", what.c_str());
+  std::abort();
+}
+
+const char* setting(const char* name) { return std::getenv(("FUSED_ADAMW_STAND_IN_" + std::string(name)).c_str()); }
+size_t number(const char* name, size_t otherwise) {
+  const char* text = setting(name);
+  return text ? std::strtoull(text, nullptr, 10) : otherwise;
+}
+
+std::string hexadecimal(uint64_t value) {
+  char text[24];
+  std::snprintf(text, sizeof text, "0x%llx", static_cast<unsigned long long>(value));
+  return text;
+}
+
+// ---- Kernels ----
+
+/// A block of a kernel, thread after thread.
+using Block = void (*)(const void* parameters, unsigned block, unsigned blocks);
+
+template <Rule rule, Layout layout>
+void run_block(const void* parameters, unsigned block, unsigned blocks) {
+  using Parameters = StepParameters<Arithmetic<typename Dtypes<layout>::Weight>>;
+  for (unsigned thread = 0; thread < kBlock; ++thread)
+    step_thread<rule, layout>(*static_cast<const Parameters*>(parameters), block, blocks, thread);
+}
+
+struct HostKernel {
+  const char* name;
+  Layout layout;
+  size_t parameter_bytes, group_bytes;
+  Block block;
+};
+#define HOST_KERNEL(rule, layout)                                                                                  \
+  {"adamw_" #rule "_" #layout, Layout::layout, sizeof(StepParameters<Arithmetic<Dtypes<Layout::layout>::Weight>>), \
+   sizeof(DeviceGroup<Arithmetic<Dtypes<Layout::layout>::Weight>>), &run_block<Rule::rule, Layout::layout>},
+constexpr HostKernel kHostKernels[] = {FUSED_ADAMW_KERNELS(HOST_KERNEL)};
+
+// ---- Device memory ----
+
+/// The memory of a device, mapped twice: at the addresses that programs see,
+/// open only while a kernel runs, and once more for the stand-in itself.
+class Arena {
+ public:
+  explicit Arena(size_t capacity) : capacity_(capacity), size_(std::max(capacity, kPage) / kPage * kPage * 4) {
+    const int file = memfd_create("device memory", 0);
+    if (file < 0 || ftruncate(file, static_cast<off_t>(size_)) != 0) misuse("there is no memory for the device's");
+    seen_ = map(file, PROT_NONE);
+    alias_ = map(file, PROT_READ | PROT_WRITE);
+    close(file);
+    ASAN_POISON_MEMORY_REGION(seen_, size_);
+  }
+
+  /// 0 where there is no room.
+  DevicePointer allocate(size_t bytes, ContextHandle context) {
+    if (bytes > capacity_ - used_) return 0;
+    // After the last one, so that what was freed is not soon somebody else's.
+    const size_t start = find_room(next_, bytes);
+    if (start == kNone) return 0;
+    next_ = start + bytes;
+    used_ += bytes;
+    allocations_[start] = {bytes, context};
+    ASAN_UNPOISON_MEMORY_REGION(seen_ + start, bytes);
+    std::memset(alias_ + start, 0xb7, bytes);
+    return pointer(start);
+  }
+
+  void free(DevicePointer pointer) {
+    const auto found = allocations_.find(offset(pointer));
+    used_ -= found->second.bytes;
+    ASAN_POISON_MEMORY_REGION(seen_ + found->first, found->second.bytes);
+    const size_t begin = (found->first + kPage - 1) / kPage * kPage;
+    const size_t end = (found->first + found->second.bytes) / kPage * kPage;
+    if (end > begin + 16 * kPage) madvise(alias_ + begin, end - begin, MADV_REMOVE);
+    allocations_.erase(found);
+  }
+
+  struct Allocation {
+    DevicePointer start;
+    size_t bytes;
+    ContextHandle context;
+  };
+  /// The allocation that holds these bytes; its start is 0 where there is none.
+  Allocation find(DevicePointer address, size_t bytes) const {
+    const size_t at = offset(address);
+    if (at >= size_) return {};
+    auto found = allocations_.upper_bound(at);
+    if (found == allocations_.begin()) return {};
+    --found;
+    const size_t within = at - found->first;
+    if (within >= found->second.bytes || bytes > found->second.bytes - within) return {};
+    return {pointer(found->first), found->second.bytes, found->second.context};
+  }
+
+  /// Where the stand-in reads and writes what lies at a device's address.
+  char* host(DevicePointer address) const { return alias_ + offset(address); }
+  void open() const { mprotect(seen_, size_, PROT_READ | PROT_WRITE); }
+  void shut() const { mprotect(seen_, size_, PROT_NONE); }
+  size_t used() const { return used_; }
+  size_t count() const { return allocations_.size(); }
+
+ private:
+  struct Block {
+    size_t bytes;
+    ContextHandle context;
+  };
+  static constexpr size_t kPage = 4096, kNone = SIZE_MAX;
+  static constexpr size_t kAlignment = 256;  // of cuMemAlloc
+
+  char* map(int file, int protection) const {
+    void* mapped = mmap(nullptr, size_, protection, MAP_SHARED | MAP_NORESERVE, file, 0);
+    if (mapped == MAP_FAILED) misuse("there is no memory for the device's");
+    return static_cast<char*>(mapped);
+  }
+  DevicePointer pointer(size_t at) const { return reinterpret_cast<uintptr_t>(seen_) + at; }
+  size_t offset(DevicePointer pointer) const { return pointer - reinterpret_cast<uintptr_t>(seen_); }
+
+  size_t find_room(size_t from, size_t bytes) const {
+    for (const size_t begin : {from, size_t{0}}) {
+      size_t at = begin;
+      for (auto next = allocations_.lower_bound(begin);; ++next) {
+        at = (at / kAlignment + 1) * kAlignment;  // a gap after each, and none at 0
+        const size_t end = next == allocations_.end() ? size_ : next->first;
+        if (at < end && end - at > bytes) return at;
+        if (next == allocations_.end()) break;
+        at = next->first + next->second.bytes;
+      }
+    }
+    return kNone;
+  }
+
+  size_t capacity_, size_, used_ = 0, next_ = 0;
+  char *seen_ = nullptr, *alias_ = nullptr;
+  std::map<size_t, Block> allocations_;
+};
+
+// ---- Streams ----
+
+struct Range {
+  uintptr_t begin;
+  size_t bytes;
+};
+
+/// Something that a stream does when everything it comes after is done.
+struct Work {
+  const char* what;
+  std::function<void()> run;  // null: a mark
+  std::vector<Range> uses;    // memory of host and devices
+  std::vector<std::shared_ptr<Work>> after;
+  bool done = false;
+};
+
+}  // namespace
+
+struct CUstream_st {
+  ContextHandle context;
+  bool blocking;  // synchronises with the legacy default stream
+  std::deque<std::shared_ptr<Work>> queue;
+  std::shared_ptr<Work> last;
+};
+struct CUevent_st {
+  ContextHandle context;
+  std::shared_ptr<Work> recorded;  // null before the first
+};
+struct CUctx_st {
+  int device;
+  CUstream_st legacy{this, false, {}, nullptr};
+  std::set<StreamHandle> streams{};  // but the legacy one
+};
+struct CUmod_st {
+  ContextHandle context;
+};
+struct CUfunc_st {
+  ContextHandle context;
+  const HostKernel* kernel;
+};
+
+namespace {
+
+struct Failure {
+  std::string function;
+  unsigned after = 0;
+  Status status = kSuccess;
+  bool forever = false;
+};
+
+/// Everything there is. Never destroyed: its thread runs to the end of the process.
+struct State {
+  std::mutex mutex;
+  std::condition_variable changed;
+  bool initialised = false, held = false;
+  std::mt19937_64 random{number("SEED", 1)};
+  const size_t longest_delay = number("DELAY", 200);
+
+  struct Gpu {
+    Arena arena;
+    CUctx_st primary;
+    Gpu(int ordinal, size_t memory) : arena(memory), primary{ordinal} {}
+  };
+  std::vector<std::unique_ptr<Gpu>> gpus;
+  std::set<ContextHandle> contexts;
+  std::set<EventHandle> events;
+  std::set<CUmod_st*> modules;
+  std::set<FunctionHandle> functions;
+  std::map<uintptr_t, size_t> pinned;
+  std::map<std::string, unsigned long long> calls;
+  Failure failure;
+
+  State() {
+    for (size_t i = 0; i < number("DEVICES", 1); ++i) {
+      gpus.push_back(std::make_unique<Gpu>(static_cast<int>(i), number("MEMORY", size_t{256} << 20)));
+      contexts.insert(&gpus.back()->primary);
+    }
+    if (const char* text = setting("FAIL")) {
+      char function[64] = "", plus[2] = "";
+      unsigned call = 0;
+      int status = 0;
+      if (std::sscanf(text, "%63[^:]:%u%1[+]:%d", function, &call, plus, &status) != 4 &&
+          std::sscanf(text, "%63[^:]:%u:%d", function, &call, &status) != 3)
+        misuse("FUSED_ADAMW_STAND_IN_FAIL is function:call:status");
+      failure = {function, call - 1, status, *plus == '+'};
+    }
+    std::thread([this] { work(); }).detach();
+  }
+
+  // -- the thread that runs what is queued
+
+  static bool is_ready(const CUstream_st& stream) {
+    const auto is_done = [](const auto& work) { return work->done; };
+    return !stream.queue.empty() &&
+           std::all_of(stream.queue.front()->after.begin(), stream.queue.front()->after.end(), is_done);
+  }
+  StreamHandle choose() {
+    std::vector<StreamHandle> ready;
+    for (ContextHandle context : contexts) {
+      if (is_ready(context->legacy)) ready.push_back(&context->legacy);
+      for (StreamHandle stream : context->streams)
+        if (is_ready(*stream)) ready.push_back(stream);
+    }
+    return ready.empty() ? nullptr : ready[random() % ready.size()];
+  }
+  void work() {
+    const FloatEnvironment environment;
+    std::unique_lock lock(mutex);
+    for (;;) {
+      StreamHandle stream = nullptr;
+      changed.wait(lock, [&] { return !held && (stream = choose()); });
+      if (const uint64_t dice = random(); longest_delay > 0 && dice % 8 == 0) {
+        lock.unlock();  // more may come meanwhile
+        std::this_thread::sleep_for(std::chrono::microseconds(dice / 8 % (longest_delay + 1)));
+        lock.lock();
+        if (held || !(stream = choose())) continue;
+      }
+      const std::shared_ptr<Work> first = stream->queue.front();
+      if (first->run) {
+        lock.unlock();
+        first->run();
+        lock.lock();
+      }
+      first->run = nullptr;
+      first->after.clear();
+      first->done = true;
+      stream->queue.pop_front();
+      changed.notify_all();
+    }
+  }
+
+  // -- what is queued
+
+  std::shared_ptr<Work> enqueue(CUstream_st& stream, const char* what, std::function<void()> run,
+                                std::vector<Range> uses, std::shared_ptr<Work> other = nullptr) {
+    auto added = std::make_shared<Work>();
+    added->what = what;
+    added->run = std::move(run);
+    added->uses = std::move(uses);
+    const auto comes_after = [&](const std::shared_ptr<Work>& work) {
+      if (work && !work->done) added->after.push_back(work);
+    };
+    comes_after(stream.last);
+    comes_after(other);
+    if (&stream == &stream.context->legacy) {
+      for (StreamHandle each : stream.context->streams)
+        if (each->blocking) comes_after(each->last);
+    } else if (stream.blocking) {
+      comes_after(stream.context->legacy.last);
+    }
+    stream.last = added;
+    stream.queue.push_back(added);
+    changed.notify_all();
+    return added;
+  }
+
+  template <class Visit>
+  void for_each_stream(const Visit& visit) const {
+    for (ContextHandle context : contexts) {
+      visit(context->legacy);
+      for (StreamHandle stream : context->streams) visit(*stream);
+    }
+  }
+
+  /// Work that has not run must not need the memory.
+  void expect_unused(uintptr_t begin, size_t bytes, const char* function) const {
+    for_each_stream([&](const CUstream_st& stream) {
+      for (const auto& work : stream.queue)
+        for (const Range& use : work->uses)
+          if (use.begin < begin + bytes && begin < use.begin + use.bytes)
+            misuse(std::string(function) + " of memory that " + work->what + " in a queue still uses");
+    });
+  }
+
+  // -- memory
+
+  const Gpu* gpu_of(DevicePointer address, size_t bytes) const {
+    for (const auto& gpu : gpus)
+      if (gpu->arena.find(address, bytes).start) return gpu.get();
+    return nullptr;
+  }
+  char* host(DevicePointer address, size_t bytes, const char* function) const {
+    const Gpu* gpu = gpu_of(address, bytes);
+    if (!gpu)
+      misuse(std::string(function) + ": " + std::to_string(bytes) + " bytes at " + hexadecimal(address) +
+             " are not within an allocation");
+    return gpu->arena.host(address);
+  }
+  bool is_pinned(const void* address, size_t bytes) const {
+    const auto at = reinterpret_cast<uintptr_t>(address);
+    auto found = pinned.upper_bound(at);
+    if (found == pinned.begin()) return false;
+    --found;
+    return at + bytes <= found->first + found->second;
+  }
+
+  unsigned long long count(const std::string& name) const {
+    unsigned long long sum = 0;
+    if (name == "bytes" || name == "allocations") {
+      for (const auto& gpu : gpus) sum += name == "bytes" ? gpu->arena.used() : gpu->arena.count();
+      return sum;
+    }
+    if (name == "pinned") return pinned.size();
+    if (name == "events") return events.size();
+    if (name == "pending") {
+      for_each_stream([&](const CUstream_st& stream) { sum += stream.queue.size(); });
+      return sum;
+    }
+    const auto found = calls.find(name);
+    return found == calls.end() ? 0 : found->second;
+  }
+};
+
+State& state() {
+  static State& instance = *new State;
+  return instance;
+}
+
+thread_local std::vector<ContextHandle> current;  // the last is on top
+thread_local bool in_host_function = false;
+
+/// A call of the driver, from its first line to its return.
+class Call {
+ public:
+  explicit Call(const char* function) : function_(function), lock_(state().mutex) {
+    if (in_host_function) misuse(std::string(function) + " was called in a host function");
+    ++state().calls[function];
+    Failure& failure = state().failure;
+    if (failure.function != function) return;
+    if (failure.after > 0) {
+      --failure.after;
+      return;
+    }
+    status_ = failure.status;
+    if (!failure.forever) failure = {};
+  }
+
+  /// What the call returns at once, if not success.
+  Status status() const { return status_; }
+  std::unique_lock<std::mutex>& lock() { return lock_; }
+
+  ContextHandle context() const {
+    if (current.empty() || !current.back()) misuse(std::string(function_) + " without a current context");
+    return current.back();
+  }
+  CUstream_st& stream(StreamHandle handle) const {
+    const auto legacy = reinterpret_cast<StreamHandle>(1);  // CU_STREAM_LEGACY
+    if (!handle || handle == legacy) return context()->legacy;
+    for (ContextHandle each : state().contexts)
+      if (each->streams.count(handle)) {
+        if (each != context()) misuse(std::string(function_) + " on a stream of another context than the current one");
+        return *handle;
+      }
+    misuse(std::string(function_) + " on a stream that is not there");
+  }
+  CUevent_st& event(EventHandle handle) const {
+    context();
+    if (!state().events.count(handle)) misuse(std::string(function_) + " of an event that is not there");
+    return *handle;
+  }
+  void wait(const std::shared_ptr<Work>& work) {
+    if (work) state().changed.wait(lock_, [&] { return work->done; });
+  }
+  const char* function() const { return function_; }
+
+ private:
+  const char* function_;
+  std::unique_lock<std::mutex> lock_;
+  Status status_ = kSuccess;
+};
+
+#define CALL(name)                                     \
+  Call call(#name);                                    \
+  if (call.status() != kSuccess) return call.status(); \
+  if (!state().initialised) return kNotInitialized;    \
+  static_cast<void>(0)
+
+/// What a launch reads and writes must lie in allocations of its device, each array in one.
+void check_launch(const Arena& arena, const HostKernel& kernel, const void* parameters) {
+  const std::lock_guard lock(state().mutex);
+  const auto expect = [&](const void* address, uint64_t bytes, const char* what) {
+    const auto pointer = reinterpret_cast<uintptr_t>(address);
+    if (!arena.find(pointer, bytes).start)
+      misuse(std::string(what) + " at " + hexadecimal(pointer) + " is not within an allocation of its device");
+    return arena.host(pointer);
+  };
+  StepTables tables;
+  std::memcpy(&tables, parameters, sizeof tables);
+  const auto check_units = [&](const Unit* units, uint32_t count) {
+    if (count == 0) return;
+    const auto* table = reinterpret_cast<const Unit*>(expect(units, count * sizeof(Unit), "a kernel's units"));
+    for (uint32_t i = 0; i < count; ++i) {
+      const Unit& unit = table[i];
+      const auto entry = [&](auto* list, const char* what) {
+        return *reinterpret_cast<const std::remove_reference_t<decltype(*list)>*>(
+            expect(list + unit.tensor, sizeof *list, what));
+      };
+      const DeviceTensor tensor = entry(tables.tensors, "a kernel's tensors");
+      const void* grad = entry(tables.grads, "a kernel's gradients");
+      const uint32_t group = entry(tables.group_of, "a kernel's groups");
+      if (tables.groups)
+        expect(static_cast<const char*>(tables.groups) + group * kernel.group_bytes, kernel.group_bytes,
+               "a kernel's scalars");
+      else if (sizeof tables + (group + 1) * kernel.group_bytes > kernel.parameter_bytes)
+        misuse("a kernel's group is not among its parameters");
+      const LayoutInfo& layout = info(kernel.layout);
+      const auto elements = [&](const void* array, size_t size, const char* what) {
+        if (reinterpret_cast<uintptr_t>(array) % size != 0) misuse(std::string(what) + " is misaligned");
+        expect(static_cast<const char*>(array) + unit.start * size, unit.length * size, what);
+      };
+      elements(tensor.weight, layout.weight_size, "a kernel's weight");
+      elements(grad, layout.weight_size, "a kernel's gradient");
+      elements(tensor.mean, layout.state_size, "a kernel's mean");
+      elements(tensor.variance, layout.state_size, "a kernel's variance");
+      if (layout.master) elements(tensor.master, sizeof(float), "a kernel's master");
+    }
+  };
+  check_units(tables.block_units, tables.block_unit_count);
+  check_units(tables.warp_units, tables.warp_unit_count);
+}
+
+void run_kernel(const Arena& arena, const HostKernel& kernel, const std::string& parameters, unsigned blocks) {
+  check_launch(arena, kernel, parameters.data());
+  alignas(16) char aligned[kParameterBytes];
+  std::memcpy(aligned, parameters.data(), parameters.size());
+  arena.open();
+  const unsigned first = blocks / 3;  // no block may count on another's being done
+  for (unsigned i = 0; i < blocks; ++i) kernel.block(aligned, (first + i) % blocks, blocks);
+  arena.shut();
+}
+
+}  // namespace
+
+// ---- The driver's functions ----
+
+EXPORT Status cuInit(unsigned) {
+  Call call("cuInit");
+  if (call.status() != kSuccess) return call.status();
+  const auto status = static_cast<Status>(number("INIT", state().gpus.empty() ? kNoDevice : kSuccess));
+  state().initialised = status == kSuccess;
+  return status;
+}
+
+EXPORT Status cuDriverGetVersion(int* version) {
+  Call call("cuDriverGetVersion");
+  *version = static_cast<int>(number("DRIVER_VERSION", 13000));
+  return call.status();
+}
+
+EXPORT Status cuGetErrorName(Status status, const char** name) {
+  *name = nullptr;
+  for (const StatusText& each : kStatusTexts)
+    if (each.status == status) *name = each.name;
+  return *name ? kSuccess : kInvalidValue;
+}
+
+EXPORT Status cuGetErrorString(Status status, const char** text) {
+  *text = nullptr;
+  for (const StatusText& each : kStatusTexts)
+    if (each.status == status) *text = each.text;
+  return *text ? kSuccess : kInvalidValue;
+}
+
+EXPORT Status cuDeviceGetCount(int* count) {
+  CALL(cuDeviceGetCount);
+  *count = static_cast<int>(state().gpus.size());
+  return kSuccess;
+}
+
+EXPORT Status cuDeviceGet(DeviceHandle* device, int ordinal) {
+  CALL(cuDeviceGet);
+  if (ordinal < 0 || static_cast<size_t>(ordinal) >= state().gpus.size()) return kInvalidDevice;
+  *device = ordinal;
+  return kSuccess;
+}
+
+EXPORT Status cuDeviceGetName(char* name, int length, DeviceHandle device) {
+  CALL(cuDeviceGetName);
+  std::snprintf(name, static_cast<size_t>(length), "Stand-in %d", device);
+  return kSuccess;
+}
+
+EXPORT Status cuDeviceGetAttribute(int* value, int attribute, DeviceHandle device) {
+  CALL(cuDeviceGetAttribute);
+  switch (attribute) {
+    case kMultiprocessorCount:
+      *value = 3;
+      return kSuccess;
+    case kComputeCapabilityMajor:
+      *value = device == 0 ? 9 : 7;
+      return kSuccess;
+    case kComputeCapabilityMinor:
+      *value = device == 0 ? 0 : 5;
+      return kSuccess;
+    default:
+      return kInvalidValue;
+  }
+}
+
+EXPORT Status cuDeviceTotalMem_v2(size_t* bytes, DeviceHandle) {
+  CALL(cuDeviceTotalMem_v2);
+  *bytes = number("MEMORY", size_t{256} << 20);
+  return kSuccess;
+}
+
+EXPORT Status cuDevicePrimaryCtxRetain(ContextHandle* context, DeviceHandle device) {
+  CALL(cuDevicePrimaryCtxRetain);
+  *context = &state().gpus[static_cast<size_t>(device)]->primary;
+  return kSuccess;
+}
+
+EXPORT Status cuCtxPushCurrent_v2(ContextHandle context) {
+  CALL(cuCtxPushCurrent_v2);
+  if (!state().contexts.count(context)) misuse("cuCtxPushCurrent of a context that is not there");
+  current.push_back(context);
+  return kSuccess;
+}
+
+EXPORT Status cuCtxPopCurrent_v2(ContextHandle* context) {
+  CALL(cuCtxPopCurrent_v2);
+  *context = call.context();
+  current.pop_back();
+  return kSuccess;
+}
+
+EXPORT Status cuModuleLoadData(CUmod_st** module, const void* image) {
+  CALL(cuModuleLoadData);
+  constexpr uint32_t kMagic = 0xba55ed50;
+  struct {
+    uint32_t magic;
+    uint16_t version, header_bytes;
+    uint64_t bytes;
+  } header;
+  if (const auto status = static_cast<Status>(number("MODULE", kSuccess))) return status;
+  std::string text;
+  std::memcpy(&header.magic, image, sizeof header.magic);
+  const bool is_fatbin = header.magic == kMagic;
+  if (is_fatbin) std::memcpy(&header, image, sizeof header);
+  const auto* begin = static_cast<const char*>(image);
+  text.assign(begin, is_fatbin ? header.header_bytes + header.bytes : std::strlen(begin));
+  const bool is_ptx = !is_fatbin && text.find(".version") != std::string::npos;
+  if (!is_ptx)
+    if (const auto status = static_cast<Status>(number("FATBIN", kSuccess))) return status;
+  if (text.find("fused-adamw device code") == std::string::npos) return kInvalidImage;
+  if (is_ptx && std::count(text.begin(), text.end(), '{') != std::count(text.begin(), text.end(), '}'))
+    return kInvalidPtx;
+  *module = new CUmod_st{call.context()};
+  state().modules.insert(*module);
+  return kSuccess;
+}
+
+EXPORT Status cuModuleGetFunction(FunctionHandle* function, CUmod_st* module, const char* name) {
+  CALL(cuModuleGetFunction);
+  if (!state().modules.count(module)) misuse("cuModuleGetFunction of a module that is not there");
+  for (const HostKernel& kernel : kHostKernels) {
+    if (std::strcmp(kernel.name, name) != 0) continue;
+    *function = new CUfunc_st{module->context, &kernel};
+    state().functions.insert(*function);
+    return kSuccess;
+  }
+  return kNotFound;
+}
+
+EXPORT Status cuModuleGetGlobal_v2(DevicePointer*, size_t*, CUmod_st*, const char*) {
+  CALL(cuModuleGetGlobal_v2);
+  return kNotFound;
+}
+
+EXPORT Status cuMemAlloc_v2(DevicePointer* pointer, size_t bytes) {
+  CALL(cuMemAlloc_v2);
+  ContextHandle context = call.context();
+  if (bytes == 0) return kInvalidValue;
+  *pointer = state().gpus[static_cast<size_t>(context->device)]->arena.allocate(bytes, context);
+  return *pointer ? kSuccess : kOutOfMemory;
+}
+
+EXPORT Status cuMemFree_v2(DevicePointer pointer) {
+  CALL(cuMemFree_v2);
+  Arena& arena = state().gpus[static_cast<size_t>(call.context()->device)]->arena;
+  const Arena::Allocation allocation = arena.find(pointer, 1);
+  if (!pointer || allocation.start != pointer) misuse("cuMemFree of what is no allocation of the current device");
+  if (allocation.context != call.context()) misuse("cuMemFree in another context than the allocation's");
+  state().expect_unused(pointer, allocation.bytes, "cuMemFree");
+  arena.free(pointer);
+  return kSuccess;
+}
+
+EXPORT Status cuMemHostAlloc(void** pointer, size_t bytes, unsigned) {
+  CALL(cuMemHostAlloc);
+  call.context();
+  if (bytes == 0) return kInvalidValue;
+  *pointer = std::aligned_alloc(4096, (bytes + 4095) / 4096 * 4096);
+  if (!*pointer) return kOutOfMemory;
+  ASAN_POISON_MEMORY_REGION(static_cast<char*>(*pointer) + bytes, (4096 - bytes % 4096) % 4096);
+  state().pinned[reinterpret_cast<uintptr_t>(*pointer)] = bytes;
+  return kSuccess;
+}
+
+EXPORT Status cuMemFreeHost(void* pointer) {
+  CALL(cuMemFreeHost);
+  call.context();
+  const auto found = state().pinned.find(reinterpret_cast<uintptr_t>(pointer));
+  if (found == state().pinned.end()) misuse("cuMemFreeHost of what cuMemHostAlloc did not give");
+  state().expect_unused(found->first, found->second, "cuMemFreeHost");
+  ASAN_UNPOISON_MEMORY_REGION(pointer, (found->second + 4095) / 4096 * 4096);
+  state().pinned.erase(found);
+  std::free(pointer);
+  return kSuccess;
+}
+
+EXPORT Status cuMemsetD8Async(DevicePointer pointer, unsigned char value, size_t bytes, StreamHandle stream) {
+  CALL(cuMemsetD8Async);
+  char* to = state().host(pointer, bytes, call.function());
+  state().enqueue(call.stream(stream), call.function(), [=] { std::memset(to, value, bytes); }, {{pointer, bytes}});
+  return kSuccess;
+}
+
+EXPORT Status cuMemcpyHtoDAsync_v2(DevicePointer to, const void* from, size_t bytes, StreamHandle stream) {
+  CALL(cuMemcpyHtoDAsync_v2);
+  char* target = state().host(to, bytes, call.function());
+  CUstream_st& queue = call.stream(stream);
+  if (state().is_pinned(from, bytes)) {
+    state().enqueue(queue, call.function(), [=] { std::memcpy(target, from, bytes); },
+                    {{to, bytes}, {reinterpret_cast<uintptr_t>(from), bytes}});
+  } else {  // it is read before the call returns
+    auto staged = std::make_shared<std::string>(static_cast<const char*>(from), bytes);
+    state().enqueue(queue, call.function(), [=] { std::memcpy(target, staged->data(), bytes); }, {{to, bytes}});
+  }
+  return kSuccess;
+}
+
+EXPORT Status cuMemcpyDtoHAsync_v2(void* to, DevicePointer from, size_t bytes, StreamHandle stream) {
+  CALL(cuMemcpyDtoHAsync_v2);
+  const char* source = state().host(from, bytes, call.function());
+  const auto work = state().enqueue(call.stream(stream), call.function(), [=] { std::memcpy(to, source, bytes); },
+                                    {{from, bytes}, {reinterpret_cast<uintptr_t>(to), bytes}});
+  if (!state().is_pinned(to, bytes)) call.wait(work);
+  return kSuccess;
+}
+
+EXPORT Status cuMemcpyDtoDAsync_v2(DevicePointer to, DevicePointer from, size_t bytes, StreamHandle stream) {
+  CALL(cuMemcpyDtoDAsync_v2);
+  char* target = state().host(to, bytes, call.function());
+  const char* source = state().host(from, bytes, call.function());
+  state().enqueue(call.stream(stream), call.function(), [=] { std::memmove(target, source, bytes); },
+                  {{to, bytes}, {from, bytes}});
+  return kSuccess;
+}
+
+EXPORT Status cuMemcpyPeerAsync(DevicePointer to, ContextHandle to_context, DevicePointer from,
+                                ContextHandle from_context, size_t bytes, StreamHandle stream) {
+  CALL(cuMemcpyPeerAsync);
+  char* target = state().host(to, bytes, call.function());
+  const char* source = state().host(from, bytes, call.function());
+  const auto of = [&](ContextHandle context, DevicePointer pointer) {
+    return state().gpus[static_cast<size_t>(context->device)].get() == state().gpu_of(pointer, bytes);
+  };
+  if (!of(to_context, to) || !of(from_context, from)) misuse("cuMemcpyPeerAsync: memory of another device");
+  state().enqueue(call.stream(stream), call.function(), [=] { std::memcpy(target, source, bytes); },
+                  {{to, bytes}, {from, bytes}});
+  return kSuccess;
+}
+
+EXPORT Status cuPointerGetAttributes(unsigned count, int* attributes, void** values, DevicePointer pointer) {
+  CALL(cuPointerGetAttributes);
+  const State::Gpu* gpu = state().gpu_of(pointer, 1);
+  const Arena::Allocation allocation = gpu ? gpu->arena.find(pointer, 1) : Arena::Allocation{};
+  const bool is_pinned = state().is_pinned(reinterpret_cast<void*>(pointer), 1);
+  for (unsigned i = 0; i < count; ++i) switch (attributes[i]) {
+      case kPointerContext:
+        *static_cast<ContextHandle*>(values[i]) = allocation.context;
+        break;
+      case kPointerMemoryType:
+        *static_cast<unsigned*>(values[i]) = gpu ? kDeviceMemory : is_pinned ? 1 : 0;
+        break;
+      case kPointerDeviceOrdinal:
+        *static_cast<int*>(values[i]) = gpu ? gpu->primary.device : is_pinned ? 0 : -2;
+        break;
+      case kPointerRangeStart:
+        *static_cast<DevicePointer*>(values[i]) = allocation.start;
+        break;
+      case kPointerRangeSize:
+        *static_cast<size_t*>(values[i]) = allocation.bytes;
+        break;
+      default:
+        return kInvalidValue;
+    }
+  return kSuccess;
+}
+
+EXPORT Status cuStreamGetCtx(StreamHandle stream, ContextHandle* context) {
+  CALL(cuStreamGetCtx);
+  for (ContextHandle each : state().contexts)
+    if (each->streams.count(stream)) {
+      *context = each;
+      return kSuccess;
+    }
+  return kInvalidHandle;
+}
+
+EXPORT Status cuStreamWaitEvent(StreamHandle stream, EventHandle event, unsigned) {
+  CALL(cuStreamWaitEvent);
+  const auto recorded = call.event(event).recorded;
+  if (recorded) state().enqueue(call.stream(stream), call.function(), nullptr, {}, recorded);
+  return kSuccess;
+}
+
+EXPORT Status cuEventCreate(EventHandle* event, unsigned) {
+  CALL(cuEventCreate);
+  *event = new CUevent_st{call.context(), nullptr};
+  state().events.insert(*event);
+  return kSuccess;
+}
+
+EXPORT Status cuEventRecord(EventHandle event, StreamHandle stream) {
+  CALL(cuEventRecord);
+  CUevent_st& to = call.event(event);
+  CUstream_st& of = call.stream(stream);
+  if (to.context != of.context) misuse("cuEventRecord of an event in a stream of another context");
+  to.recorded = state().enqueue(of, call.function(), nullptr, {});
+  return kSuccess;
+}
+
+EXPORT Status cuEventQuery(EventHandle event) {
+  CALL(cuEventQuery);
+  const auto recorded = call.event(event).recorded;
+  return !recorded || recorded->done ? kSuccess : kNotReady;
+}
+
+EXPORT Status cuEventSynchronize(EventHandle event) {
+  CALL(cuEventSynchronize);
+  call.wait(call.event(event).recorded);
+  return kSuccess;
+}
+
+EXPORT Status cuEventDestroy_v2(EventHandle event) {
+  CALL(cuEventDestroy_v2);
+  call.event(event);
+  state().events.erase(event);
+  delete event;
+  return kSuccess;
+}
+
+EXPORT Status cuLaunchHostFunc(StreamHandle stream, HostFunction function, void* context) {
+  CALL(cuLaunchHostFunc);
+  const auto run = [=] {
+    in_host_function = true;
+    function(context);
+    in_host_function = false;
+  };
+  state().enqueue(call.stream(stream), call.function(), run, {});
+  return kSuccess;
+}
+
+EXPORT Status cuOccupancyMaxActiveBlocksPerMultiprocessor(int* blocks, FunctionHandle function, int, size_t) {
+  CALL(cuOccupancyMaxActiveBlocksPerMultiprocessor);
+  if (!state().functions.count(function)) misuse("the occupancy of a function that is not there");
+  *blocks = 2;
+  return kSuccess;
+}
+
+EXPORT Status cuLaunchKernel(FunctionHandle function, unsigned grid_x, unsigned grid_y, unsigned grid_z,
+                             unsigned block_x, unsigned block_y, unsigned block_z, unsigned dynamic_memory,
+                             StreamHandle stream, void** parameters, void**) {
+  CALL(cuLaunchKernel);
+  if (!state().functions.count(function)) misuse("cuLaunchKernel of a function that is not there");
+  if (function->context != call.context()) misuse("cuLaunchKernel of another context's function");
+  if (grid_x == 0 || grid_y != 1 || grid_z != 1 || block_x != kBlock || block_y != 1 || block_z != 1 || dynamic_memory)
+    misuse("cuLaunchKernel of another shape than the kernels are made for");
+  const HostKernel& kernel = *function->kernel;
+  const std::string copy(static_cast<const char*>(parameters[0]), kernel.parameter_bytes);
+  StepTables tables;
+  std::memcpy(&tables, copy.data(), sizeof tables);
+  std::vector<Range> uses;  // of the arrays, the launch itself finds whether they are still there
+  const void* named[] = {tables.tensors, tables.grads, tables.group_of, tables.groups};
+  for (const void* table : named)
+    if (table) uses.push_back({reinterpret_cast<uintptr_t>(table), 1});
+  const Arena& arena = state().gpus[static_cast<size_t>(function->context->device)]->arena;
+  const auto run = [=, &arena, &kernel] { run_kernel(arena, kernel, copy, grid_x); };
+  state().enqueue(call.stream(stream), call.function(), run, std::move(uses));
+  return kSuccess;
+}
+
+// ---- Those that a test needs to play another library in the process ----
+
+EXPORT Status cuCtxCreate_v2(ContextHandle* context, unsigned, DeviceHandle device) {
+  CALL(cuCtxCreate_v2);
+  *context = new CUctx_st{device};
+  state().contexts.insert(*context);
+  current.push_back(*context);
+  return kSuccess;
+}
+
+EXPORT Status cuCtxGetCurrent(ContextHandle* context) {
+  CALL(cuCtxGetCurrent);
+  *context = current.empty() ? nullptr : current.back();
+  return kSuccess;
+}
+
+EXPORT Status cuStreamCreate(StreamHandle* stream, unsigned flags) {
+  CALL(cuStreamCreate);
+  *stream = new CUstream_st{call.context(), (flags & 1) == 0, {}, nullptr};
+  call.context()->streams.insert(*stream);
+  return kSuccess;
+}
+
+EXPORT Status cuStreamSynchronize(StreamHandle stream) {
+  CALL(cuStreamSynchronize);
+  call.wait(call.stream(stream).last);
+  return kSuccess;
+}
+
+EXPORT Status cuCtxSynchronize() {
+  CALL(cuCtxSynchronize);
+  std::vector<std::shared_ptr<Work>> last{call.context()->legacy.last};
+  for (StreamHandle stream : call.context()->streams) last.push_back(stream->last);
+  for (const auto& work : last) call.wait(work);
+  return kSuccess;
+}
+
+// ---- The stand-in's own, stand-in-driver.h ----
+
+EXPORT unsigned long long stand_in_count(const char* name) {
+  const std::lock_guard lock(state().mutex);
+  return state().count(name);
+}
+
+EXPORT void stand_in_fail(const char* function, unsigned after, int status, int forever) {
+  const std::lock_guard lock(state().mutex);
+  state().failure = function ? Failure{function, after, status, forever != 0} : Failure{};
+}
+
+EXPORT void stand_in_hold(int held) {
+  const std::lock_guard lock(state().mutex);
+  state().held = held != 0;
+  state().changed.notify_all();
+}
+
+#define IS_DECLARED(name, ...) static_assert(std::is_same_v<decltype(name), __VA_ARGS__>, #name);
+FUSED_ADAMW_DRIVER_FUNCTIONS(IS_DECLARED)
+IS_DECLARED(stand_in_count, StandInCount)
+IS_DECLARED(stand_in_fail, StandInFail)
+IS_DECLARED(stand_in_hold, StandInHold)
