@@ -1,4 +1,4 @@
-/** The README's examples, run as they stand. */
+/** The examples of the README and of docs/cuda.md, run as they stand. */
 import { spawnSync } from 'node:child_process';
 import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
@@ -21,8 +21,8 @@ describe('README', () => {
     return spawnSync(process.execPath, [file], { encoding: 'utf8', env: { ...process.env, NODE_NO_WARNINGS: '1' } });
   }
 
-  it('should have three examples', () => {
-    expect(examples).to.have.length(3);
+  it('should have four examples', () => {
+    expect(examples).to.have.length(4);
   });
 
   examples.forEach((code, i) => {
@@ -32,6 +32,14 @@ describe('README', () => {
       expect(status).to.equal(0);
       expect(stdout).to.not.equal('');
     });
+  });
+
+  it('should run the example of docs/cuda.md', () => {
+    const [, code] = /```ts\n([\s\S]*?)```/.exec(readFileSync(join(root, 'docs/cuda.md'), 'utf8')) as RegExpExecArray;
+    const { status, stderr, stdout } = run('cuda.mjs', code);
+    expect(stderr).to.equal('');
+    expect(status).to.equal(0);
+    expect(stdout).to.match(/^(cpu|cuda:0) /);
   });
 
   it('should learn what the first example says', () => {
