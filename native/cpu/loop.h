@@ -13,11 +13,38 @@
 
 namespace fused_adamw::cpu {
 
+constexpr size_t kCacheLine = 64;               // bytes
+constexpr size_t kBytesAhead = 6 * kCacheLine;  // that arrays from memory are fetched ahead
+constexpr size_t kAlignFrom = 512;              // elements
+constexpr size_t kFetchFrom = 16 * 1024;        // elements, as many as are no longer in a near cache
+
+/// Vectors that lie across two cache lines cost twice, so long arrays begin
+/// with what is left of the weights' first line. And quotients and roots keep
+/// the processor from running as far ahead as it does in a plain stream, so
+/// what comes from memory is fetched early (docs/performance.md).
 template <Rule rule, typename T>
 ADAMW_INLINE void update_array(T* __restrict w, const T* __restrict g, T* __restrict m, T* __restrict v, size_t length,
                                const Scalars<T>& scalars) {
   const Scalars<T> s = scalars;
-  for (size_t i = 0; i < length; ++i) adamw<rule>(w[i], g[i], m[i], v[i], s);
+  constexpr size_t line = kCacheLine / sizeof(T);
+  size_t i = 0;
+  if (length >= kAlignFrom) {
+    const size_t first = (line - reinterpret_cast<uintptr_t>(w) / sizeof(T) % line) % line;
+    for (; i < first; ++i) adamw<rule>(w[i], g[i], m[i], v[i], s);
+  }
+  if (length >= kFetchFrom) {
+    constexpr size_t run = 32;  // compilers unroll shorter loops before they could vectorise them
+    for (; i + run <= length; i += run) {
+      for (size_t k = i + kBytesAhead / sizeof(T); k < i + kBytesAhead / sizeof(T) + run; k += line) {
+        __builtin_prefetch(w + k);
+        __builtin_prefetch(g + k);
+        __builtin_prefetch(m + k);
+        __builtin_prefetch(v + k);
+      }
+      for (size_t k = i; k < i + run; ++k) adamw<rule>(w[k], g[k], m[k], v[k], s);
+    }
+  }
+  for (; i < length; ++i) adamw<rule>(w[i], g[i], m[i], v[i], s);
 }
 
 template <class Isa>
