@@ -7,6 +7,7 @@ import { type CaseContext, type Contender, HASHED_STEPS, type Runner } from './c
 const TURN = 80e6; // nanoseconds that a turn is meant to take
 const SAMPLE = 2e6; // and at least a sample of it
 const SLOW_STEP = 400e6; // a step that takes longer has a turn in some rounds only
+const SLOWEST_STEP = 5e9; // one that takes longer has none
 const MOST_SAMPLES = 20;
 const WARM_UP_BELOW = 20e6; // a step that takes longer needs no warm-up in each turn
 
@@ -55,9 +56,8 @@ export async function measureCase(
     else ready.push({ contender, ...opened, rounds: [] });
   }
   for (let round = 0; round < options.rounds; round++) {
-    // Each round begins with another contender, so that none always runs after the same one.
-    for (let i = 0; i < ready.length; i++) {
-      const next = ready[(i + round) % ready.length];
+    // In another order each round, so that none always runs after the same one: what runs leaves caches behind it.
+    for (const [i, next] of shuffle(ready, round).entries()) {
       watcher.turn(contenders.length + round * contenders.length + i, total, next.contender.name);
       const stride = Math.min(options.rounds, Math.ceil(next.estimate / SLOW_STEP));
       next.rounds.push(round % stride === 0 ? await takeTurn(next) : undefined);
@@ -71,6 +71,18 @@ export async function measureCase(
   }));
   for (const { runner } of ready) await runner.close?.();
   return { case: of, measurements, absent };
+}
+
+/** Fisher and Yates's shuffle by a linear congruential generator, the same in every run. */
+function shuffle<T>(list: readonly T[], seed: number): T[] {
+  const shuffled = [...list];
+  let state = seed + 1;
+  for (let i = shuffled.length - 1; i > 0; i--) {
+    state = (Math.imul(state, 1664525) + 1013904223) >>> 0;
+    const k = Math.floor((state / 2 ** 32) * (i + 1));
+    [shuffled[i], shuffled[k]] = [shuffled[k], shuffled[i]];
+  }
+  return shuffled;
 }
 
 function createContext(of: Case, threads: number): CaseContext {
@@ -107,6 +119,10 @@ async function openRunner(
     const runner = await contender.open(context);
     if (typeof runner === 'string') return runner;
     const first = await runner.run(1);
+    if (first > SLOWEST_STEP) {
+      await runner.close?.();
+      return `a step takes ${(first / 1e9).toFixed(0)} s`;
+    }
     if (first > SLOW_STEP) return { runner, estimate: first };
     return { runner, estimate: await runner.run(Math.max(1, Math.min(100, Math.round(SAMPLE / first)))) };
   } catch (error) {

@@ -384,11 +384,10 @@ function isSameBut(last: LastStep, lists: StepLists<AdamWState>): boolean {
 }
 
 /** A state's arrays may have been replaced in the same object. */
-function hasSameArrays(last: LastStep, states: readonly AdamWState[]): boolean {
+function hasSameArrays({ means, variances, masters }: LastStep, states: readonly AdamWState[]): boolean {
   for (let i = 0; i < states.length; i++) {
-    const state = states[i];
-    if (state.mean !== last.means[i] || state.variance !== last.variances[i]) return false;
-    if ((state.master ?? undefined) !== last.masters[i]) return false;
+    const { mean, variance, master } = states[i];
+    if (mean !== means[i] || variance !== variances[i] || (master ?? undefined) !== masters[i]) return false;
   }
   return true;
 }
