@@ -397,7 +397,11 @@ struct PendingCopy {
     }
     copy->in_flight->end_copy(copy->ordinal);
     napi_release_threadsafe_function(copy->tell, napi_tsfn_release);
-    copy->promise.Resolve(Napi::Env(env).Undefined());
+    try {
+      copy->promise.Resolve(Napi::Env(env).Undefined());
+    } catch (const Napi::Error&) {
+      // A thread that was told to end runs no JavaScript any more.
+    }
   }
 };
 

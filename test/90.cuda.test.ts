@@ -6,7 +6,7 @@ import { Worker } from 'node:worker_threads';
 import { expect } from 'chai';
 import { AdamW, backendInfo, type DType, multiAdamwUpdate, synchronize, syncMaster, Tensor } from '../lib/index.js';
 import { expectSameBits } from './support/bits.js';
-import { reportOf, repository, temporaryFolder } from './support/child.js';
+import { expectExit, reportOf, repository, runChild, temporaryFolder } from './support/child.js';
 import { compileLibrary, either, itUnless, noCompiler, noCuda } from './support/conditions.js';
 import { deviceMemory, onDeviceAt, toHost } from './support/cuda.js';
 import { expectError } from './support/errors.js';
@@ -37,11 +37,14 @@ interface DriverCalls {
   allocateHost(bytes: bigint): bigint;
   freeBytes(): bigint;
   hasCurrentContext(): bigint;
+  fail(call: string, after: number): void;
 }
 
 const info = backendInfo().cuda;
 const deviceBytes = info.available ? info.devices[0].memory : 0;
 const noSecondGpu = noCuda ?? (info.available && info.devices.length > 1 ? null : 'there is one GPU');
+const noStandIn =
+  noCuda ?? (info.available && info.devices[0].name.startsWith('Stand-in') ? null : 'no call of a real driver fails');
 const collectGarbage = (globalThis as { gc?: () => void }).gc;
 const noGc = collectGarbage ? null : 'node runs without --expose-gc';
 const noDriverCalls = either(noCuda, noCompiler);
@@ -209,6 +212,43 @@ describe('a Tensor on a GPU', () => {
       .to.throw(Error, /^CUDA failed in cuMemAlloc: CUDA_ERROR_OUT_OF_MEMORY \(.+\)$/)
       .with.property('code', 'CUDA_ERROR_OUT_OF_MEMORY');
     expect(Tensor.zeros(2, { device: 'cuda' }).toArray()).to.deep.equal(new Float32Array(2));
+  });
+
+  itUnless(
+    either(noDriverCalls, noStandIn),
+    'should be told of a copy that does not start, and no more of it',
+    async () => {
+      const { fail } = driverCalls();
+      const host = Tensor.zeros(100, { pinned: true });
+      const device = Tensor.zeros(100, { device: 'cuda' });
+      for (const call of ['cuEventCreate', 'cuEventRecord', 'cuLaunchHostFunc']) {
+        for (const copy of [() => device.copyAsync(host), () => host.copyAsync(device)]) {
+          fail(call, 0);
+          const error = await copy().catch((thrown: unknown) => thrown);
+          expect(error).to.be.an('error').with.property('code', 'CUDA_ERROR_OUT_OF_MEMORY');
+          synchronize();
+          expect(await copy()).to.be.an.instanceof(Tensor);
+        }
+      }
+    },
+  );
+
+  itUnless(noCuda, 'should not crash a worker that ends between copies', async () => {
+    const source = `
+      const { workerData } = require('node:worker_threads');
+      import(workerData).then(({ Tensor }) => {
+        const device = Tensor.zeros(1000, { device: 'cuda' });
+        const copies = Array.from({ length: 20 }, () => Tensor.zeros(1000, { pinned: true }).copyAsync(device));
+        for (const copy of copies) copy.then(() => process.exit());
+        const until = Date.now() + 50;
+        while (Date.now() < until); // so that more than one is done when the event loop sees them
+      });`;
+    const child = runChild(`
+      import { once } from 'node:events';
+      import { Worker } from 'node:worker_threads';
+      const options = { eval: true, workerData: libraryUrl, execArgv: [] };
+      for (let i = 0; i < 3; i++) await once(new Worker(${JSON.stringify(source)}, options), 'exit');`);
+    expectExit(child, 0);
   });
 
   itUnless(noSecondGpu, 'should be copied from one GPU to another', () => {

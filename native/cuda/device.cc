@@ -258,8 +258,8 @@ void Device::start_copy_from_host(const std::shared_ptr<Memory>& to, const void*
   const Current current(*this);
   begin_copy();
   if (bytes > 0) FUSED_ADAMW_CUDA(cuMemcpyHtoDAsync_v2, to->pointer() + offset, from, bytes, nullptr);
-  FUSED_ADAMW_CUDA(cuLaunchHostFunc, nullptr, done, context);
   end_copy(to);
+  call_after_copies(done, context);
 }
 
 void Device::start_copy_to_host(void* to, const std::shared_ptr<Memory>& from, size_t bytes, HostFunction done,
@@ -268,8 +268,14 @@ void Device::start_copy_to_host(void* to, const std::shared_ptr<Memory>& from, s
   const Current current(*this);
   begin_copy();
   if (bytes > 0) FUSED_ADAMW_CUDA(cuMemcpyDtoHAsync_v2, to, from->pointer() + offset, bytes, nullptr);
-  FUSED_ADAMW_CUDA(cuLaunchHostFunc, nullptr, done, context);
   end_copy(from);
+  call_after_copies(done, context);
+}
+
+void Device::call_after_copies(HostFunction done, void* context) {
+  const Status status = driver().cuLaunchHostFunc(nullptr, done, context);
+  if (status != kSuccess) copied_->wait();  // whoever gets the error lets go of the host's memory
+  check(status, "cuLaunchHostFunc");
 }
 
 void Device::begin_step(StreamHandle stream) {

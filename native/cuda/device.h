@@ -130,7 +130,8 @@ class Device {
             size_t from_offset = 0);
 
   /// Starts a copy with page-locked or other host memory that stays; `done` is
-  /// called once on a thread of the driver, which must not call the driver.
+  /// called once on a thread of the driver, which must not call the driver. Where
+  /// this throws `done` is never called, and the host's memory may be used again.
   void start_copy_from_host(const std::shared_ptr<Memory>& to, const void* from, size_t bytes, HostFunction done,
                             void* context, size_t offset = 0);
   void start_copy_to_host(void* to, const std::shared_ptr<Memory>& from, size_t bytes, HostFunction done, void* context,
@@ -166,9 +167,10 @@ class Device {
   friend class Memory;
 
   explicit Device(int ordinal);
-  void load_kernels(DeviceHandle device);
+  void load_kernels();
   void begin_copy();
   void end_copy(std::shared_ptr<void> uses);
+  void call_after_copies(HostFunction done, void* context);
   void wait_for_copies();
   void free_released();
 
