@@ -106,7 +106,7 @@ class DeviceMemory : public Napi::ObjectWrap<DeviceMemory> {
         bool lossless;
         pointer_ = info[2].As<Napi::BigInt>().Uint64Value(&lossless);
         memory_ = std::make_shared<Memory>(device, pointer_, bytes_, false);
-        if (info[3].IsObject()) owner_ = Napi::Persistent(info[3].As<Napi::Object>());
+        if (info[3].IsObject() || info[3].IsExternal()) owner_ = Napi::Persistent(info[3].As<Napi::Object>());
       } else {
         constexpr size_t kAlignment = 64;
         const size_t residue = info[2].As<Napi::Number>().Uint32Value() % kAlignment;
@@ -156,7 +156,10 @@ class DeviceMemory : public Napi::ObjectWrap<DeviceMemory> {
     const std::weak_ptr<Memory> memory = memory_;
     const int ordinal = memory_->device().ordinal();
     memory_.reset();
-    if (!owner_.IsEmpty()) in_flight_->keep(std::move(owner_), memory, ordinal);
+    if (memory.expired())
+      owner_.Reset();
+    else if (!owner_.IsEmpty())
+      in_flight_->keep(std::move(owner_), memory, ordinal);
     if (told_ != 0) Napi::MemoryManagement::AdjustExternalMemory(env, -told_);
   }
 

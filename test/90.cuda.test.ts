@@ -336,6 +336,42 @@ describe('memory of another library on a GPU', () => {
     expect(isGone).to.equal(true);
     free(pointer);
   });
+
+  itUnless(
+    either(noDriverCalls, noGc),
+    'should keep an owner of any kind, and let go of it at once where nothing uses it',
+    async () => {
+      const { allocate, free } = driverCalls();
+      const pointer = allocate(4096n);
+      const { TCP } = (process as unknown as { binding(name: string): { TCP: new (kind: number) => object } }).binding(
+        'tcp_wrap',
+      );
+      const owners: (() => object)[] = [
+        () => ({}),
+        () => () => 0,
+        () => (new TCP(0) as { _externalStream: object })._externalStream, // a napi_external, as addons make them
+      ];
+      for (const makeOwner of owners) {
+        const make = (): [WeakRef<object>, Tensor] => {
+          const owner = makeOwner();
+          return [new WeakRef(owner), Tensor.fromDevicePointer(pointer, { shape: 10, dtype: 'float32', owner })];
+        };
+        const [owner, tensor] = make();
+        const collect = async (): Promise<void> => {
+          for (let i = 0; i < 5; i++) {
+            await setImmediate();
+            collectGarbage?.();
+          }
+        };
+        await collect();
+        expect(owner.deref()).to.not.equal(undefined);
+        tensor.dispose();
+        await collect();
+        expect(owner.deref()).to.equal(undefined);
+      }
+      free(pointer);
+    },
+  );
 });
 
 /** A model with all its arrays on a GPU. */
