@@ -285,9 +285,9 @@ void Device::begin_step(StreamHandle stream) {
 
 void Device::end_step(StreamHandle stream) {
   if (!stream) return;
-  std::shared_ptr<Event>& event = stepped_[stream];
-  if (!event) event = std::make_shared<Event>();
+  auto event = std::make_shared<Event>();
   event->record(stream);
+  stepped_[stream] = std::move(event);
 }
 
 void Device::retire(std::shared_ptr<void> things, std::shared_ptr<Event> after) {
