@@ -255,8 +255,13 @@ class CudaBinding : public Napi::ObjectWrap<CudaBinding> {
             tensor.master = static_cast<float*>(masters.address(i, tensor.length * sizeof(float), memories));
         }
       }
-      step_ = std::make_unique<cuda::Step>(device, Binding(static_cast<Rule>(rule), std::move(tensors)),
-                                           std::move(memories), stream);
+      try {
+        step_ = std::make_unique<cuda::Step>(device, Binding(static_cast<Rule>(rule), std::move(tensors)),
+                                             std::move(memories), stream);
+      } catch (const std::invalid_argument& error) {
+        throw Napi::RangeError::New(env, "Expected a stream of cuda:" + std::to_string(device.ordinal()) +
+                                             " for stream but received " + error.what());
+      }
     });
   }
 

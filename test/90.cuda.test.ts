@@ -677,10 +677,74 @@ describe('a step on a GPU', () => {
 
     const weight = Tensor.zeros(3, { device: 'cuda' });
     const foreign = new AdamW({ stream: createStreamElsewhere() });
-    expect(() =>
-      foreign.update(0, weight, Tensor.zeros(3, { device: 'cuda' }), foreign.createState(0, weight)),
-    ).to.throw(Error, 'a stream of another context than the primary one of cuda:0');
+    expectError(
+      () => foreign.update(0, weight, Tensor.zeros(3, { device: 'cuda' }), foreign.createState(0, weight)),
+      RangeError,
+      'Expected a stream of cuda:0 for stream but received a stream of another context than the primary one of cuda:0',
+    );
     expect(foreign.numUpdate).to.equal(0);
+  });
+
+  itUnless(noCuda, "should run on the default stream by the driver's own name for it", () => {
+    const host = randomTensor('float32', 100);
+    const grad = randomTensor('float32', 100, 2);
+    const results = [host.to('cuda'), host].map((weight) => {
+      const optimizer = new AdamW({ ...OPTIONS, stream: 1n }); // CU_STREAM_LEGACY
+      optimizer.update(0, weight, grad.to(weight.device), optimizer.createState(0, weight));
+      return valuesIn(weight);
+    });
+    expectSameBits(results[0], results[1], 'CU_STREAM_LEGACY');
+  });
+
+  itUnless(
+    either(noDriverCalls, noStandIn),
+    'should fail as a whole, and only its optimizer, where the device fails',
+    () => {
+      const { createStream, fail } = driverCalls();
+      const stream = createStream();
+      for (const call of ['cuEventCreate', 'cuEventRecord', 'cuLaunchKernel']) {
+        for (let after = 0; after < 3; after++) {
+          const weight = randomTensor('float32', 5000).to('cuda');
+          const optimizer = new AdamW({ stream });
+          const bound = optimizer.bind(
+            0,
+            weight,
+            randomTensor('float32', 5000).to('cuda'),
+            optimizer.createState(0, weight),
+          );
+          bound.step();
+          fail(call, after);
+          let error: unknown;
+          for (let i = 0; i < 3 && !error; i++) {
+            try {
+              bound.step();
+            } catch (thrown) {
+              error = thrown;
+            }
+          }
+          expect(error).to.be.an('error').with.property('code', 'CUDA_ERROR_OUT_OF_MEMORY');
+          expect(() => bound.step())
+            .to.throw()
+            .equal(error);
+          expect(weight.toArray().every(Number.isFinite)).to.equal(true);
+        }
+      }
+    },
+  );
+
+  itUnless(noDriverCalls, 'should leave no memory behind where its gradients are refused', () => {
+    const { freeBytes } = driverCalls();
+    const zeros = () => Tensor.zeros(1, { device: 'cuda' });
+    const indices = Array.from({ length: 2000 }, (_, i) => i);
+    const weights = indices.map(zeros);
+    const states = indices.map(() => ({ mean: zeros(), variance: zeros() }));
+    const optimizer = new AdamW();
+    const before = freeBytes();
+    for (let i = 0; i < 200; i++) {
+      expect(() => optimizer.update(indices, weights, weights, states)).to.throw(RangeError, 'memory of its own');
+    }
+    synchronize();
+    expect(Number(before - freeBytes())).to.be.below(8 * 2 ** 20);
   });
 
   itUnless(

@@ -31,6 +31,7 @@ void StagedBuffer::upload(size_t bytes, StreamHandle stream) {
 Step::Step(Device& device, Binding binding, Memories memories, StreamHandle stream)
     : device_(device), binding_(std::move(binding)), stream_(stream), resources_(std::make_shared<Resources>()) {
   if (stream) {
+    const Current current(device);  // that of the driver's own names for default streams
     ContextHandle context = nullptr;
     FUSED_ADAMW_CUDA(cuStreamGetCtx, stream, &context);
     if (context != device.context())

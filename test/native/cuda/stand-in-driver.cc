@@ -454,6 +454,9 @@ State& state() {
 thread_local std::vector<ContextHandle> current;  // the last is on top
 thread_local bool in_host_function = false;
 
+/// Null or CU_STREAM_LEGACY: that of the current context.
+bool is_legacy(StreamHandle stream) { return !stream || stream == reinterpret_cast<StreamHandle>(1); }
+
 /// A call of the driver, from its first line to its return.
 class Call {
  public:
@@ -479,8 +482,7 @@ class Call {
     return current.back();
   }
   CUstream_st& stream(StreamHandle handle) const {
-    const auto legacy = reinterpret_cast<StreamHandle>(1);  // CU_STREAM_LEGACY
-    if (!handle || handle == legacy) return context()->legacy;
+    if (is_legacy(handle)) return context()->legacy;
     for (ContextHandle each : state().contexts)
       if (each->streams.count(handle)) {
         if (each != context()) misuse(std::string(function_) + " on a stream of another context than the current one");
@@ -825,6 +827,8 @@ EXPORT Status cuPointerGetAttributes(unsigned count, int* attributes, void** val
 
 EXPORT Status cuStreamGetCtx(StreamHandle stream, ContextHandle* context) {
   CALL(cuStreamGetCtx);
+  *context = call.context();
+  if (is_legacy(stream)) return kSuccess;
   for (ContextHandle each : state().contexts)
     if (each->streams.count(stream)) {
       *context = each;
