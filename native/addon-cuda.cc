@@ -488,7 +488,7 @@ Napi::Value Probe(const Napi::CallbackInfo& info) {
       each["bytes"] = static_cast<double>(device.bytes);
       devices[devices.Length()] = each;
     }
-    if (count == 0) throw cuda::Unavailable("there is no CUDA device");
+    if (count == 0) throw cuda::Unavailable(cuda::kThereIsNoDevice);
     result["devices"] = devices;
   } catch (const std::runtime_error& error) {
     result["reason"] = error.what();

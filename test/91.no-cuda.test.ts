@@ -66,6 +66,12 @@ const ABSENCES: readonly Absence[] = [
     toldAtOnce: true,
   },
   {
+    title: 'a driver that does not start without a device',
+    bodies: { cuInit: 'return 100;' },
+    reason: /^there is no CUDA device$/,
+    toldAtOnce: true,
+  },
+  {
     title: 'no device code',
     deviceCode: 'none',
     reason: /^no device code is usable: the package carries none$/,

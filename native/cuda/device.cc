@@ -125,7 +125,7 @@ Device& Device::get(int ordinal) {
   if (const auto found = reasons.find(ordinal); found != reasons.end()) throw Unavailable(found->second);
   try {
     const int count = device_count();
-    if (count == 0) throw Unavailable("there is no CUDA device");
+    if (count == 0) throw Unavailable(kThereIsNoDevice);
     if (ordinal < 0 || ordinal >= count)
       throw Unavailable("there is no device cuda:" + std::to_string(ordinal) +
                         ", the last is cuda:" + std::to_string(count - 1));

@@ -29,6 +29,7 @@ using HostFunction = void (*)(void* context);
 
 inline constexpr Status kSuccess = 0;
 inline constexpr Status kOutOfMemory = 2;
+inline constexpr Status kNoDevice = 100;
 inline constexpr Status kNotReady = 600;
 
 // CUdevice_attribute
@@ -108,6 +109,9 @@ class DriverError : public std::runtime_error {
   Status status_;
   std::string name_;
 };
+
+/// A reason: cuInit tells so, or the number of devices.
+inline constexpr const char* kThereIsNoDevice = "there is no CUDA device";
 
 /// Why CUDA cannot be used here.
 class Unavailable : public std::runtime_error {

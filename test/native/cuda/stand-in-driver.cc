@@ -65,7 +65,6 @@ namespace {
 
 constexpr Status kInvalidValue = 1;
 constexpr Status kNotInitialized = 3;
-constexpr Status kNoDevice = 100;
 constexpr Status kInvalidDevice = 101;
 constexpr Status kInvalidImage = 200;
 constexpr Status kInvalidPtx = 218;
