@@ -41,6 +41,12 @@ void check_whole(const std::string& image, const std::string& path) {
 
 }  // namespace
 
+PrimaryContext::PrimaryContext(int ordinal) {
+  FUSED_ADAMW_CUDA(cuDeviceGet, &device_, ordinal);
+  FUSED_ADAMW_CUDA(cuDevicePrimaryCtxRetain, &handle_, device_);
+}
+PrimaryContext::~PrimaryContext() { driver().cuDevicePrimaryCtxRelease_v2(device_); }
+
 Current::Current(const Device& device) { FUSED_ADAMW_CUDA(cuCtxPushCurrent_v2, device.context()); }
 Current::~Current() {
   ContextHandle popped;
@@ -137,19 +143,17 @@ Device& Device::get(int ordinal) {
   }
 }
 
-Device::Device(int ordinal) : ordinal_(ordinal) {
-  DeviceHandle device;
-  FUSED_ADAMW_CUDA(cuDeviceGet, &device, ordinal);
-  FUSED_ADAMW_CUDA(cuDevicePrimaryCtxRetain, &context_, device);
+Device::Device(int ordinal) : ordinal_(ordinal), context_(ordinal) {
   const Current current(*this);
-  load_kernels(device);
+  load_kernels();
 }
 
-void Device::load_kernels(DeviceHandle device) {
+void Device::load_kernels() {
   std::string reasons;
-  if (device_code_paths().empty()) reasons = "the package carries none";
+  const std::vector<std::string> paths = device_code_paths();
+  if (paths.empty()) reasons = "the package carries none";
   ModuleHandle module = nullptr;
-  for (const std::string& path : device_code_paths()) {
+  for (const std::string& path : paths) {
     try {
       const std::string image = read_file(path);
       check_whole(image, path);
@@ -162,7 +166,7 @@ void Device::load_kernels(DeviceHandle device) {
   if (!module) throw Unavailable("no device code is usable: " + reasons);
 
   int multiprocessors = 0;
-  FUSED_ADAMW_CUDA(cuDeviceGetAttribute, &multiprocessors, kMultiprocessorCount, device);
+  FUSED_ADAMW_CUDA(cuDeviceGetAttribute, &multiprocessors, kMultiprocessorCount, context_.device());
   for (int i = 0; i < kRules * kLayouts; ++i) {
     int blocks = 0;
     FUSED_ADAMW_CUDA(cuModuleGetFunction, &kernels_[i].function, module, kKernelNames[i]);
@@ -245,8 +249,8 @@ void Device::copy(const std::shared_ptr<Memory>& to, const std::shared_ptr<Memor
     FUSED_ADAMW_CUDA(cuMemcpyDtoDAsync_v2, to->pointer() + to_offset, from->pointer() + from_offset, bytes, nullptr);
   } else {
     source_ready->hold_back(nullptr);
-    FUSED_ADAMW_CUDA(cuMemcpyPeerAsync, to->pointer() + to_offset, context_, from->pointer() + from_offset,
-                     source.context_, bytes, nullptr);
+    FUSED_ADAMW_CUDA(cuMemcpyPeerAsync, to->pointer() + to_offset, context(), from->pointer() + from_offset,
+                     source.context(), bytes, nullptr);
   }
   end_copy(std::make_shared<std::array<std::shared_ptr<Memory>, 2>>(std::array{to, from}));
   if (!within) copied_->wait();  // before the source may be written again

@@ -16,6 +16,22 @@ namespace fused_adamw::cuda {
 
 class Device;
 
+/// A device's primary context, retained.
+class PrimaryContext {
+ public:
+  explicit PrimaryContext(int ordinal);
+  ~PrimaryContext();
+  PrimaryContext(const PrimaryContext&) = delete;
+  PrimaryContext& operator=(const PrimaryContext&) = delete;
+
+  DeviceHandle device() const { return device_; }
+  ContextHandle handle() const { return handle_; }
+
+ private:
+  DeviceHandle device_ = 0;
+  ContextHandle handle_ = nullptr;
+};
+
 /// Makes a device's context current, and what was current again at the end.
 class Current {
  public:
@@ -115,7 +131,7 @@ class Device {
   static Device& get(int ordinal);
 
   int ordinal() const { return ordinal_; }
-  ContextHandle context() const { return context_; }
+  ContextHandle context() const { return context_.handle(); }
 
   /// Zeroed memory. Where there is none left: waits for all work, frees what it
   /// used, tries once more, and throws DriverError.
@@ -180,7 +196,7 @@ class Device {
   };
 
   int ordinal_;
-  ContextHandle context_ = nullptr;
+  PrimaryContext context_;
   Kernel kernels_[kRules * kLayouts];
 
   std::mutex mutex_;

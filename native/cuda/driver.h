@@ -65,6 +65,7 @@ inline constexpr int kLeastDriverVersion = 12000;
   X(cuDeviceGetAttribute, Status(int* value, int attribute, DeviceHandle device))                               \
   X(cuDeviceTotalMem_v2, Status(size_t* bytes, DeviceHandle device))                                            \
   X(cuDevicePrimaryCtxRetain, Status(ContextHandle* context, DeviceHandle device))                              \
+  X(cuDevicePrimaryCtxRelease_v2, Status(DeviceHandle device))                                                  \
   X(cuCtxPushCurrent_v2, Status(ContextHandle context))                                                         \
   X(cuCtxPopCurrent_v2, Status(ContextHandle* context))                                                         \
   X(cuModuleLoadData, Status(ModuleHandle* module, const void* image))                                          \

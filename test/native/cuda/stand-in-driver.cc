@@ -645,6 +645,13 @@ EXPORT Status cuDevicePrimaryCtxRetain(ContextHandle* context, DeviceHandle devi
   return kSuccess;
 }
 
+EXPORT Status cuDevicePrimaryCtxRelease_v2(DeviceHandle device) {
+  CALL(cuDevicePrimaryCtxRelease_v2);
+  if (state().calls["cuDevicePrimaryCtxRetain"] < state().calls["cuDevicePrimaryCtxRelease_v2"])
+    misuse("cuDevicePrimaryCtxRelease of a context that is not retained, device " + std::to_string(device));
+  return kSuccess;
+}
+
 EXPORT Status cuCtxPushCurrent_v2(ContextHandle context) {
   CALL(cuCtxPushCurrent_v2);
   if (!state().contexts.count(context)) misuse("cuCtxPushCurrent of a context that is not there");
