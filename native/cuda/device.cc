@@ -12,9 +12,18 @@
 namespace fused_adamw::cuda {
 namespace {
 
-std::vector<std::string>& device_code_paths() {
-  static std::vector<std::string>& paths = *new std::vector<std::string>;
-  return paths;
+/// Every JavaScript thread sets them, also while another makes a device ready.
+struct DeviceCode {
+  std::mutex mutex;
+  std::vector<std::string> paths;
+};
+DeviceCode& device_code() {
+  static DeviceCode& instance = *new DeviceCode;
+  return instance;
+}
+std::vector<std::string> device_code_paths() {
+  const std::lock_guard lock(device_code().mutex);
+  return device_code().paths;
 }
 
 /// The file as it is, and a zero after it: PTX is text.
@@ -101,7 +110,10 @@ DeviceInfo device_info(int ordinal) {
   return info;
 }
 
-void set_device_code(std::vector<std::string> paths) { device_code_paths() = std::move(paths); }
+void set_device_code(std::vector<std::string> paths) {
+  const std::lock_guard lock(device_code().mutex);
+  device_code().paths = std::move(paths);
+}
 
 PointerInfo pointer_info(DevicePointer pointer) {
   ContextHandle context = nullptr;
