@@ -101,8 +101,9 @@ void Step::upload_tables() {
 std::optional<Overlap> Step::set_grads(const std::vector<const void*>& grads, Memories memories) {
   const auto overlap = binding_.set_grads(grads);
   if (overlap) return overlap;
-  // The last launch may still read the gradients before these.
-  if (launched_) device_.retire(std::make_shared<Memories>(std::move(resources_->grad_memories)), launched_);
+  // The last launch may still read the gradients before these, if it was told of them.
+  if (launched_ && !new_grads_)
+    device_.retire(std::make_shared<Memories>(std::move(resources_->grad_memories)), launched_);
   resources_->grad_memories = std::move(memories);
   new_grads_ = true;
   return std::nullopt;
