@@ -942,6 +942,13 @@ EXPORT Status cuCtxGetCurrent(ContextHandle* context) {
   return kSuccess;
 }
 
+EXPORT Status cuMemGetInfo_v2(size_t* free, size_t* total) {
+  CALL(cuMemGetInfo_v2);
+  *total = number("MEMORY", size_t{256} << 20);
+  *free = *total - state().gpus[static_cast<size_t>(call.context()->device)]->arena.used();
+  return kSuccess;
+}
+
 EXPORT Status cuStreamCreate(StreamHandle* stream, unsigned flags) {
   CALL(cuStreamCreate);
   *stream = new CUstream_st{call.context(), (flags & 1) == 0, {}, nullptr};
