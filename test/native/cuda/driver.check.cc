@@ -1,10 +1,10 @@
 // Compiled only, by scripts/check-device-code.mjs: our declarations of the CUDA
 // driver agree with cuda.h.
+#include "cuda/driver.h"
+
 #include <cuda.h>
 
 #include <type_traits>
-
-#include "cuda/driver.h"
 
 namespace fused_adamw::cuda {
 
