@@ -23,6 +23,8 @@ class Peer {
   readonly #device: string;
   #child: ChildProcessWithoutNullStreams | null = null;
   #lines: Interface | null = null;
+  /** The answer to all that is asked once it ended. */
+  #ended: Promise<Answer> = new Promise(() => {});
   /** The last line that it wrote to standard error. */
   #said = '';
   #versions: Readonly<Record<string, string>> = {};
@@ -75,9 +77,8 @@ class Peer {
 
   async end(): Promise<void> {
     if (!this.#child) return;
-    const ended = once(this.#child, 'exit');
     this.#child.stdin.end();
-    await ended;
+    await this.#ended;
     this.#child = null;
   }
 
@@ -93,25 +94,14 @@ class Peer {
       this.#said = String(data).trim().split('\n').at(-1) ?? '';
     });
     this.#lines = createInterface(this.#child.stdout);
+    this.#ended = once(this.#child, 'close').then(() => ({ error: `its process ended: ${this.#said}` }));
   }
 
   async #request(request: object): Promise<Answer> {
     const { stdin } = this.#child as ChildProcessWithoutNullStreams;
-    const lines = this.#lines as Interface;
-    const answer = new Promise<Answer>((resolve) => {
-      const onLine = (line: string): void => {
-        lines.off('close', onClose);
-        resolve(JSON.parse(line));
-      };
-      const onClose = (): void => {
-        lines.off('line', onLine);
-        resolve({ error: `its process ended: ${this.#said}` });
-      };
-      lines.once('line', onLine);
-      lines.once('close', onClose);
-    });
+    const line = once(this.#lines as Interface, 'line').then(([text]): Answer => JSON.parse(text));
     stdin.write(`${JSON.stringify(request)}\n`);
-    return answer;
+    return Promise.race([line, this.#ended]);
   }
 
   async #close(name: string): Promise<void> {
