@@ -152,25 +152,29 @@ type Lists = {
   readonly wds: readonly number[];
 };
 
-/** Copies of the lists, which are all as long as `weights`. */
+/** Copies of the lists, which are all as long as `weights`; a list that is a Proxy may say another length each time. */
 function copyLists(
   lists: Lists,
   masters: readonly TensorLike[] | undefined,
 ): Lists & { readonly masters: readonly (TensorLike | undefined)[] } {
   if (!Array.isArray(lists.weights)) throw wrongKind('a list', 'weights', lists.weights);
-  const size = lists.weights.length;
-  for (const [name, list] of Object.entries({ ...lists, masters: masters ?? lists.weights })) {
+  for (const [name, list] of Object.entries({ ...lists, masters: masters ?? [] })) {
     if (!Array.isArray(list)) throw wrongKind('a list, as of weights,', name, list);
-    if (list.length !== size) throw outOfRangeIn(`a list of length ${size}`, name, `one of length ${list.length}`);
   }
-  return {
-    weights: [...lists.weights],
+  const weights = [...lists.weights];
+  const copies = {
+    weights,
     grads: [...lists.grads],
     means: [...lists.means],
     variances: [...lists.variances],
     etas: [...lists.etas],
     lrs: [...lists.lrs],
     wds: [...lists.wds],
-    masters: masters ? [...masters] : new Array<undefined>(size).fill(undefined),
+    masters: masters ? [...masters] : new Array<undefined>(weights.length).fill(undefined),
   };
+  for (const [name, { length }] of Object.entries(copies)) {
+    if (length !== weights.length)
+      throw outOfRangeIn(`a list of length ${weights.length}`, name, `one of length ${length}`);
+  }
+  return copies;
 }

@@ -297,6 +297,22 @@ describeOnEachBackend('errors of multiAdamwUpdate', (run) => {
     });
   }
 
+  it('should refuse a list whose length is another when it is read', () => {
+    run(() => {
+      const weight = Float32Array.of(1);
+      const [grads, means, variances] = [1, 0, 0].map((value) => [Float32Array.of(value)]);
+      const etas = new Proxy([1], {
+        get: (list, key, receiver) => (key === Symbol.iterator ? () => [].values() : Reflect.get(list, key, receiver)),
+      });
+      expectError(
+        () => multiAdamwUpdate([weight], grads, means, variances, { etas, lrs: [1], wds: [0] }),
+        RangeError,
+        'Expected a list of length 1 for etas but received one of length 0',
+      );
+      expect([...weight]).to.deep.equal([1]);
+    });
+  });
+
   it('should notice memory that goes away while it reads its options', () => {
     run(() => {
       for (const role of ['weight', 'grad', 'mean', 'variance'] as const) {

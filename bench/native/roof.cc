@@ -1,59 +1,119 @@
-// The roof of the benchmarks: a plain in-place stream of the bytes of an AdamW
-// step (reads of four arrays, writes of three), with the addon's own threads
-// and chunks, and as little arithmetic as cannot be left out.
-#include <node_api.h>
+// What the benchmarks compare a step with, for the process that the step runs
+// in: a stream of the same bytes over the same arrays, the bare loop, and a call
+// that does nothing. Not a part of the package.
+#include <napi.h>
 
-#include "../../native/cpu/threads.h"
+#include <algorithm>
+#include <chrono>
 
+#include "../../native/cpu/float-environment.h"
+#include "../../native/cpu/step.h"
+#include "stream.h"
+
+namespace fused_adamw::bench {
 namespace {
 
-constexpr size_t kChunk = 16 * 1024;  // as in native/cpu/step.cc
-
-template <typename T>
-__attribute__((target("avx512f,prefer-vector-width=512"))) void stream_avx512(T* __restrict w, const T* __restrict g,
-                                                                              T* __restrict m, T* __restrict v,
-                                                                              size_t n) {
-  for (size_t i = 0; i < n; ++i) {
-    m[i] += g[i];
-    v[i] -= g[i];
-    w[i] += m[i] - v[i];
+/// The arrays of a step, which stay alive as long as this.
+class Arrays : public Napi::ObjectWrap<Arrays> {
+ public:
+  static Napi::Function Define(Napi::Env env) {
+    return DefineClass(env, "Arrays",
+                       {InstanceMethod<&Arrays::Stream>("stream"), InstanceMethod<&Arrays::Loop>("loop"),
+                        InstanceMethod<&Arrays::Dispose>("dispose")});
   }
-}
 
-struct Array {
-  void* data;
-  size_t length;
+  /// new Arrays(layout: string, weights, grads, means, variances, masters: typed arrays[])
+  explicit Arrays(const Napi::CallbackInfo& info) : Napi::ObjectWrap<Arrays>(info), binding_(parse(info)) {
+    const Napi::Array lists = Napi::Array::New(info.Env());
+    for (uint32_t i = 1; i < 6; ++i) lists[i] = info[i];
+    kept_ = Napi::Persistent(lists);
+  }
+
+ private:
+  static void* address(const Napi::CallbackInfo& info, int list, uint32_t i, size_t* length = nullptr) {
+    const Napi::HandleScope scope(info.Env());
+    void* data = nullptr;
+    const napi_value array = info[list].As<Napi::Array>().Get(i);
+    if (napi_get_typedarray_info(info.Env(), array, nullptr, length, &data, nullptr, nullptr) != napi_ok)
+      throw Napi::TypeError::New(info.Env(), "Expected lists of typed arrays");
+    return data;
+  }
+
+  static Binding parse(const Napi::CallbackInfo& info) {
+    const std::string name = info[0].As<Napi::String>();
+    const auto* layout = std::find_if(std::begin(kLayoutInfo), std::end(kLayoutInfo),
+                                      [&](const LayoutInfo& is) { return name == is.name; });
+    if (layout == std::end(kLayoutInfo)) throw Napi::RangeError::New(info.Env(), "Expected the name of a layout");
+    const uint32_t size = info[1].As<Napi::Array>().Length();
+    std::vector<TensorArrays> tensors(size);
+    std::vector<const void*> grads(size);
+    for (uint32_t i = 0; i < size; ++i) {
+      TensorArrays& tensor = tensors[i];
+      tensor.layout = static_cast<Layout>(layout - kLayoutInfo);
+      tensor.weight = address(info, 1, i, &tensor.length);
+      grads[i] = address(info, 2, i);
+      tensor.mean = address(info, 3, i);
+      tensor.variance = address(info, 4, i);
+      if (layout->master) tensor.master = static_cast<float*>(address(info, 5, i));
+    }
+    Binding binding(Rule::mxnet, std::move(tensors));
+    if (binding.set_grads(grads)) throw Napi::RangeError::New(info.Env(), "Expected arrays that do not overlap");
+    binding.set_groups(std::vector<uint32_t>(size), 1);
+    return binding;
+  }
+
+  /// stream(variant, threads): a pass over all arrays.
+  void Stream(const Napi::CallbackInfo& info) {
+    stream(binding_, kStreamVariants[info[0].As<Napi::Number>().Uint32Value()],
+           info[1].As<Napi::Number>().Int32Value());
+  }
+
+  /// loop(isa, passes): nanoseconds that one pass of the update takes on this thread, with nothing around it.
+  Napi::Value Loop(const Napi::CallbackInfo& info) {
+    const std::string isa = info[0].As<Napi::String>();
+    const int passes = info[1].As<Napi::Number>().Int32Value();
+    const cpu::Variant* variant = cpu::find_variant(isa);
+    if (!variant) throw Napi::RangeError::New(info.Env(), "Expected an instruction set of this machine");
+    cpu::GroupScalars scalars;
+    const Group group{0.001, 1, 0.01, 1e-6, 1, 1};
+    cpu::round_groups({1, INFINITY, 0.9, 0.999}, &group, 1, &scalars);
+    const FloatEnvironment environment;
+    const auto start = std::chrono::steady_clock::now();
+    for (int pass = 0; pass < passes; ++pass)
+      for (size_t i = 0; i < binding_.size(); ++i) {
+        const TensorArrays& t = binding_.tensor(i);
+        variant->kernel(Rule::mxnet, t.layout)({t.weight, t.grad, t.mean, t.variance, t.master, t.length, 0, 0, 1},
+                                               scalars);
+      }
+    const std::chrono::duration<double, std::nano> time = std::chrono::steady_clock::now() - start;
+    return Napi::Number::New(info.Env(), time.count() / passes);
+  }
+
+  void Dispose(const Napi::CallbackInfo&) {
+    binding_ = Binding(Rule::mxnet, {});
+    kept_.Reset();
+  }
+
+  Binding binding_;
+  Napi::Reference<Napi::Array> kept_;
 };
-
-/// stream(weight, grad, mean, variance: Float32Array, threads): undefined
-napi_value Stream(napi_env env, napi_callback_info info) {
-  size_t count = 5;
-  napi_value arguments[5];
-  napi_get_cb_info(env, info, &count, arguments, nullptr, nullptr);
-  Array arrays[4];
-  for (int i = 0; i < 4; ++i)
-    napi_get_typedarray_info(env, arguments[i], nullptr, &arrays[i].length, &arrays[i].data, nullptr, nullptr);
-  int32_t threads = 1;
-  napi_get_value_int32(env, arguments[4], &threads);
-  const size_t n = arrays[0].length;
-  fused_adamw::cpu::for_each_chunk((n + kChunk - 1) / kChunk, threads, [&](size_t chunk) {
-    const size_t begin = chunk * kChunk, end = begin + kChunk < n ? begin + kChunk : n;
-    const auto at = [&](int i) { return static_cast<float*>(arrays[i].data) + begin; };
-    stream_avx512(at(0), at(1), at(2), at(3), end - begin);
-  });
-  return nullptr;
-}
 
 /// nothing(): the cost of a call.
 napi_value Nothing(napi_env, napi_callback_info) { return nullptr; }
 
-}  // namespace
-
-NAPI_MODULE_INIT() {
-  napi_value function;
-  napi_create_function(env, "stream", NAPI_AUTO_LENGTH, Stream, nullptr, &function);
-  napi_set_named_property(env, exports, "stream", function);
-  napi_create_function(env, "nothing", NAPI_AUTO_LENGTH, Nothing, nullptr, &function);
-  napi_set_named_property(env, exports, "nothing", function);
+Napi::Object Init(Napi::Env env, Napi::Object exports) {
+  Napi::Array variants = Napi::Array::New(env);
+  for (const StreamVariant& variant : kStreamVariants) variants[variants.Length()] = variant.name;
+  exports["variants"] = variants;
+  exports["Arrays"] = Arrays::Define(env);
+  napi_value nothing;
+  napi_create_function(env, "nothing", NAPI_AUTO_LENGTH, Nothing, nullptr, &nothing);
+  exports["nothing"] = Napi::Value(env, nothing);
   return exports;
 }
+
+}  // namespace
+
+NODE_API_MODULE(roof, Init)
+
+}  // namespace fused_adamw::bench

@@ -1,0 +1,107 @@
+/** This package, by each of its ways to make a step. */
+import { loadBackend, switchBackend } from '../../lib/backend/index.js';
+import { AdamW, multiAdamwUpdate } from '../../lib/index.js';
+import { type Arrays, dataOf, OPTIONS } from '../arrays.js';
+import { elementsOf } from '../cases.js';
+import { type CaseContext, type Contender, type Runner, timed } from './contender.js';
+
+// Above this the TypeScript backend takes seconds a step.
+const MOST_ELEMENTS_OF_TYPESCRIPT = 64 * 2 ** 20;
+
+/** A contender that runs natively in this process. */
+function native(name: string, byDefault: boolean, open: (context: CaseContext) => Runner): Contender {
+  return {
+    name,
+    kind: 'this',
+    byDefault,
+    async open(context) {
+      const { addon, reason } = loadBackend();
+      return addon ? open(context) : `the addon does not load: ${reason}`;
+    },
+  };
+}
+
+function bind({ weights, grads, states }: Arrays): Runner {
+  const indices = weights.map((_, i) => i);
+  const bound = new AdamW(OPTIONS).bind(indices, weights, grads, states);
+  return { run: (steps) => timed(steps, () => bound.step()), close: () => bound.dispose() };
+}
+
+/** A method of the optimizer, called with the same lists again and again. */
+function withLists(method: 'fusedStep' | 'step', { weights, grads, states }: Arrays): Runner {
+  const indices = weights.map((_, i) => i);
+  const optimizer = new AdamW(OPTIONS);
+  return {
+    run: (steps) => timed(steps, () => optimizer[method](indices, weights, grads, states)),
+    close: () => optimizer.dispose(),
+  };
+}
+
+/** New gradient arrays for every step; making them is the caller's part and not timed. */
+function withFreshGradients({ weights, grads, states }: Arrays): Runner {
+  const indices = weights.map((_, i) => i);
+  const optimizer = new AdamW(OPTIONS);
+  return {
+    run(steps) {
+      let time = 0;
+      for (let i = 0; i < steps; i++) {
+        const fresh = grads.map((grad) => dataOf(grad).slice());
+        time += timed(1, () => optimizer.fusedStep(indices, weights, fresh as Float32Array[], states));
+      }
+      return time / steps;
+    },
+    close: () => optimizer.dispose(),
+  };
+}
+
+function withMultiAdamwUpdate({ weights, grads, states }: Arrays): Runner {
+  const etas = weights.map(() => OPTIONS.learningRate);
+  const lrs = weights.map(() => 1);
+  const wds = weights.map(() => OPTIONS.wd);
+  const means = states.map((state) => state.mean);
+  const variances = states.map((state) => state.variance);
+  const masters = states.flatMap((state) => state.master ?? []);
+  const options = { etas, lrs, wds, ...(masters.length > 0 ? { masters } : {}) };
+  return {
+    run: (steps) =>
+      timed(steps, () => multiAdamwUpdate([...weights], [...grads], [...means], [...variances], { ...options })),
+  };
+}
+
+export const BOUND_STEP = 'bound.step()';
+
+export const OURS: readonly Contender[] = [
+  native(BOUND_STEP, true, (context) => bind(context.tensors())),
+  native('fusedStep(lists)', false, (context) => withLists('fusedStep', context.tensors())),
+  native('bound.step(), plain arrays', true, (context) => bind(context.plain())),
+  native('fusedStep(lists), plain arrays', true, (context) => withLists('fusedStep', context.plain())),
+  {
+    name: 'fusedStep(lists), fresh gradients',
+    kind: 'this',
+    byDefault: true,
+    async open(context) {
+      const { addon, reason } = loadBackend();
+      if (!addon) return `the addon does not load: ${reason}`;
+      const { layout } = context.case;
+      if (layout !== 'float32' && layout !== 'float64') return 'gradients of halves are Tensors, not plain arrays';
+      return withFreshGradients(context.plain());
+    },
+  },
+  native('step(lists), tensor by tensor', true, (context) => withLists('step', context.tensors())),
+  native('multiAdamwUpdate, fresh lists', true, (context) => withMultiAdamwUpdate(context.tensors())),
+  {
+    name: 'TypeScript',
+    kind: 'this',
+    byDefault: true,
+    async open(context) {
+      if (elementsOf(context.case) > MOST_ELEMENTS_OF_TYPESCRIPT) return 'a step takes many seconds';
+      const arrays = context.tensors();
+      switchBackend('javascript');
+      try {
+        return bind(arrays);
+      } finally {
+        switchBackend('native');
+      }
+    },
+  },
+];

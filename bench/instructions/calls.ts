@@ -1,0 +1,34 @@
+/**
+ * So many calls of one path through the package, for scripts/check-instructions.mjs to count instructions of:
+ *
+ *     node dist/bench/instructions/calls.js PATH CALLS
+ */
+import { AdamW, multiAdamwUpdate } from '../../lib/index.js';
+
+const TENSORS = 100;
+const LENGTH = 16;
+
+const lists = (): Float32Array[] => Array.from({ length: TENSORS }, () => new Float32Array(LENGTH).fill(0.5));
+const indices = Array.from({ length: TENSORS }, (_, i) => i);
+const weights = lists();
+const grads = lists();
+const means = lists();
+const variances = lists();
+const states = indices.map((i) => ({ mean: means[i], variance: variances[i] }));
+const ones = indices.map(() => 1);
+const optimizer = new AdamW();
+const bound = optimizer.bind(indices, weights, grads, states);
+const otherGrads = [lists(), lists()];
+let call = 0;
+
+/** Each is a call as a user makes it. */
+const PATHS: Readonly<Record<string, () => unknown>> = {
+  'bound.step()': () => bound.step(),
+  'fusedStep(lists)': () => optimizer.fusedStep(indices, weights, grads, states),
+  'fusedStep(lists), other gradients': () => optimizer.fusedStep(indices, weights, otherGrads[call++ % 2], states),
+  multiAdamwUpdate: () =>
+    multiAdamwUpdate([...weights], [...grads], [...means], [...variances], { etas: ones, lrs: ones, wds: ones }),
+};
+
+const [name, calls] = process.argv.slice(2);
+for (let i = 0; i < Number(calls); i++) PATHS[name]();

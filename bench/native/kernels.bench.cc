@@ -1,0 +1,205 @@
+// The kernels and the whole step in C++, with Google Benchmark and without Node.
+//
+//   cmake -S . -B build-bench -DFUSED_ADAMW_BENCH=ON && cmake --build build-bench
+//   build-bench/native_bench --isa=avx512,avx2 --threads=1,2 --sizes=4096,16777216 --layouts=float32,bfloat16
+//   build-bench/native_bench --tensors=10000 --sizes=64
+//
+//   --isa=LIST      instruction sets; default: all that this machine runs
+//   --threads=LIST  default: 1 and all processors
+//   --sizes=LIST    elements of each tensor; default: 4096,1048576,16777216
+//   --tensors=N     tensors of that size; default: 1
+//   --layouts=LIST  dtypes (native/types.h); default: float32
+//   --rule=NAME     mxnet (default), coupled or pytorch
+//
+// and Google Benchmark's own options, such as --benchmark_repetitions=9 or
+// --benchmark_enable_random_interleaving=true. Each size is measured with every
+// instruction set and with the roof, a plain stream of the same bytes.
+#include <benchmark/benchmark.h>
+
+#include <algorithm>
+#include <cstdio>
+#include <cstdlib>
+#include <sstream>
+#include <string>
+
+#include "../../native/cpu/step.h"
+#include "../../native/cpu/threads.h"
+#include "stream.h"
+
+#if defined(__linux__)
+#include <sys/mman.h>
+#endif
+
+namespace {
+
+using namespace fused_adamw;
+
+[[noreturn]] void fail(const std::string& expected, const std::string& name, const std::string& received) {
+  std::fprintf(stderr, "Expected %s for %s but received %s\n", expected.c_str(), name.c_str(), received.c_str());
+  std::exit(1);
+}
+
+std::vector<std::string> split(const std::string& list) {
+  std::vector<std::string> parts;
+  std::istringstream stream(list);
+  for (std::string part; std::getline(stream, part, ',');) parts.push_back(part);
+  return parts;
+}
+
+std::vector<size_t> numbers(const std::string& list, const char* name) {
+  std::vector<size_t> values;
+  for (const std::string& part : split(list)) {
+    char* end = nullptr;
+    const unsigned long long value = std::strtoull(part.c_str(), &end, 10);
+    if (value == 0 || *end != '\0') fail("whole numbers of at least 1", name, part);
+    values.push_back(value);
+  }
+  return values;
+}
+
+struct Options {
+  std::vector<const cpu::Variant*> isas = cpu::variants();
+  std::vector<size_t> threads{1, static_cast<size_t>(cpu::available_processors())};
+  std::vector<size_t> sizes{4096, 1024 * 1024, 16 * 1024 * 1024};
+  std::vector<Layout> layouts{Layout::float32};
+  size_t tensors = 1;
+  Rule rule = Rule::mxnet;
+};
+
+/// Takes ours out of the arguments and leaves Google Benchmark's.
+Options read_options(int& count, char** arguments) {
+  Options options;
+  int kept = 1;
+  for (int i = 1; i < count; ++i) {
+    const std::string argument = arguments[i];
+    const size_t equals = argument.find('=');
+    const std::string name = argument.substr(0, equals),
+                      value = equals == std::string::npos ? "" : argument.substr(equals + 1);
+    if (name == "--isa") {
+      options.isas.clear();
+      for (const std::string& isa : split(value)) {
+        const cpu::Variant* variant = cpu::find_variant(isa);
+        if (!variant) fail("an instruction set of this machine", name, isa);
+        options.isas.push_back(variant);
+      }
+    } else if (name == "--threads") {
+      options.threads = numbers(value, "--threads");
+    } else if (name == "--sizes") {
+      options.sizes = numbers(value, "--sizes");
+    } else if (name == "--tensors") {
+      const auto tensors = numbers(value, "--tensors");
+      if (tensors.size() != 1) fail("one number", name, value);
+      options.tensors = tensors[0];
+    } else if (name == "--layouts") {
+      options.layouts.clear();
+      for (const std::string& layout : split(value)) {
+        const auto* found = std::find_if(std::begin(kLayoutInfo), std::end(kLayoutInfo),
+                                         [&](const LayoutInfo& is) { return layout == is.name; });
+        if (found == std::end(kLayoutInfo)) fail("the name of a layout", name, layout);
+        options.layouts.push_back(static_cast<Layout>(found - kLayoutInfo));
+      }
+    } else if (name == "--rule") {
+      if (value != "mxnet" && value != "coupled" && value != "pytorch") fail("mxnet, coupled or pytorch", name, value);
+      options.rule = value == "mxnet" ? Rule::mxnet : value == "coupled" ? Rule::coupled : Rule::pytorch;
+    } else {
+      arguments[kept++] = arguments[i];
+    }
+  }
+  count = kept;
+  return options;
+}
+
+/// Arrays placed as lib/tensor.ts places them: aligned, staggered by 16 KiB, on huge pages where there are.
+class Memory {
+ public:
+  ~Memory() {
+    for (void* block : blocks_) std::free(block);
+  }
+  template <typename T = void>
+  T* array(size_t bytes) {
+    constexpr size_t kWindow = 256 * 1024, kSlot = 16 * 1024, kHugePage = 2 * 1024 * 1024;
+    const bool large = bytes >= 1024 * 1024;
+    const size_t alignment = large ? kHugePage : 64, needed = bytes + (large ? kWindow : 0);
+    void* block = std::aligned_alloc(alignment, (needed + alignment - 1) / alignment * alignment);
+    if (!block) throw std::bad_alloc();
+    blocks_.push_back(block);
+#if defined(__linux__)
+    if (large) madvise(block, bytes + kWindow, MADV_HUGEPAGE);
+#endif
+    char* begin = static_cast<char*>(block) + (large ? slot_++ % (kWindow / kSlot) * kSlot : 0);
+    std::memset(begin, 0, bytes);
+    return reinterpret_cast<T*>(begin);
+  }
+
+ private:
+  std::vector<void*> blocks_;
+  size_t slot_ = 0;
+};
+
+Binding make_binding(Memory& memory, const Options& options, Layout layout, size_t size) {
+  const LayoutInfo& is = info(layout);
+  std::vector<TensorArrays> tensors(options.tensors);
+  std::vector<const void*> grads;
+  for (TensorArrays& tensor : tensors) {
+    tensor.layout = layout;
+    tensor.length = size;
+    tensor.weight = memory.array(size * is.weight_size);
+    grads.push_back(memory.array(size * is.weight_size));
+    tensor.mean = memory.array(size * is.state_size);
+    tensor.variance = memory.array(size * is.state_size);
+    if (is.master) tensor.master = memory.array<float>(size * sizeof(float));
+  }
+  Binding binding(options.rule, std::move(tensors));
+  binding.set_grads(grads);
+  binding.set_groups(std::vector<uint32_t>(options.tensors), 1);
+  return binding;
+}
+
+template <typename Pass>
+void measure(benchmark::State& state, const Options& options, Layout layout, size_t size, const Pass& pass) {
+  Memory memory;
+  const Binding binding = make_binding(memory, options, layout, size);
+  pass(binding);
+  for (auto _ : state) pass(binding);
+  const LayoutInfo& is = info(layout);
+  const size_t bytes = 3 * is.weight_size + 4 * is.state_size + (is.master ? 2 * sizeof(float) : 0);
+  const auto elements = static_cast<int64_t>(state.iterations() * size * options.tensors);
+  state.SetItemsProcessed(elements);
+  state.SetBytesProcessed(elements * static_cast<int64_t>(bytes));
+}
+
+void register_benchmarks(const Options& options) {
+  for (Layout layout : options.layouts)
+    for (size_t size : options.sizes)
+      for (size_t threads : options.threads) {
+        const auto add = [&](const std::string& what, auto pass) {
+          const std::string name = what + "/" + info(layout).name + "/" + std::to_string(options.tensors) + "x" +
+                                   std::to_string(size) + "/threads:" + std::to_string(threads);
+          benchmark::RegisterBenchmark(name.c_str(), [=, &options](benchmark::State& state) {
+            measure(state, options, layout, size, pass);
+          })->UseRealTime();
+        };
+        for (const cpu::Variant* variant : options.isas)
+          add(variant->name, [=](const Binding& binding) {
+            cpu::GroupScalars scalars;
+            const Group group{0.001, 1, 0.01, 1e-6, 1, 1};
+            cpu::round_groups({1, INFINITY, 0.9, 0.999}, &group, 1, &scalars);
+            cpu::step(binding, *variant, &scalars, 0, binding.size(), static_cast<int>(threads));
+          });
+        for (const bench::StreamVariant& variant : bench::kStreamVariants)
+          add(variant.name,
+              [=, &variant](const Binding& binding) { bench::stream(binding, variant, static_cast<int>(threads)); });
+      }
+}
+
+}  // namespace
+
+int main(int count, char** arguments) {
+  const Options options = read_options(count, arguments);
+  benchmark::Initialize(&count, arguments);
+  if (benchmark::ReportUnrecognizedArguments(count, arguments)) return 1;
+  register_benchmarks(options);
+  benchmark::RunSpecifiedBenchmarks();
+  benchmark::Shutdown();
+  return 0;
+}

@@ -1,0 +1,181 @@
+#include "stream.h"
+
+#include <algorithm>
+
+#include "../../native/cpu/step.h"
+#include "../../native/cpu/threads.h"
+
+#if defined(__x86_64__)
+#include <immintrin.h>
+#define TARGET_AVX512 __attribute__((target("avx512f")))
+#define TARGET_AVX2 __attribute__((target("avx2")))
+#endif
+
+namespace fused_adamw::bench {
+namespace {
+
+constexpr size_t kVector = 64;               // bytes
+constexpr size_t kPrefetchAhead = 4 * 1024;  // bytes
+
+typedef uint32_t Vector __attribute__((vector_size(kVector), aligned(1), may_alias));
+
+template <bool nontemporal>
+ADAMW_INLINE void store(char* to, Vector value) {
+#if defined(__x86_64__)
+  if constexpr (nontemporal) {
+    const auto parts = reinterpret_cast<const __m128i*>(&value);
+    for (size_t i = 0; i < kVector / sizeof(__m128i); ++i)
+      _mm_stream_si128(reinterpret_cast<__m128i*>(to) + i, _mm_loadu_si128(parts + i));
+    return;
+  }
+#endif
+  *reinterpret_cast<Vector*>(to) = value;
+}
+
+/// Four arrays of the same size.
+template <bool nontemporal, bool prefetch>
+ADAMW_INLINE void stream_bytes(char* w, const char* g, char* m, char* v, size_t bytes) {
+  size_t at = 0;
+  for (; at + kVector <= bytes; at += kVector) {
+    if constexpr (prefetch)
+      for (const char* array :
+           {static_cast<const char*>(w), g, static_cast<const char*>(m), static_cast<const char*>(v)})
+        __builtin_prefetch(array + at + kPrefetchAhead);
+    const Vector grad = *reinterpret_cast<const Vector*>(g + at);
+    const Vector mean = *reinterpret_cast<const Vector*>(m + at) + grad;
+    const Vector variance = *reinterpret_cast<const Vector*>(v + at) - grad;
+    store<nontemporal>(m + at, mean);
+    store<nontemporal>(v + at, variance);
+    store<nontemporal>(w + at, *reinterpret_cast<const Vector*>(w + at) + (mean - variance));
+  }
+  for (; at < bytes; ++at) {
+    m[at] = static_cast<char>(m[at] + g[at]);
+    v[at] = static_cast<char>(v[at] - g[at]);
+    w[at] = static_cast<char>(w[at] + m[at] - v[at]);
+  }
+}
+
+/// Halves beside float32 states, with or without masters.
+template <bool has_master>
+ADAMW_INLINE void stream_mixed(uint16_t* __restrict w, const uint16_t* __restrict g, uint32_t* __restrict m,
+                               uint32_t* __restrict v, uint32_t* __restrict master, size_t length) {
+  for (size_t i = 0; i < length; ++i) {
+    m[i] += g[i];
+    v[i] -= g[i];
+    if constexpr (has_master) {
+      master[i] += m[i] - v[i];
+      w[i] = static_cast<uint16_t>(w[i] + master[i]);
+    } else {
+      w[i] = static_cast<uint16_t>(w[i] + m[i] - v[i]);
+    }
+  }
+}
+
+bool is_aligned(const cpu::Span& span) {
+  const auto bits = reinterpret_cast<uintptr_t>(span.weight) | reinterpret_cast<uintptr_t>(span.mean) |
+                    reinterpret_cast<uintptr_t>(span.variance);
+  return bits % kVector == 0;
+}
+
+template <bool nontemporal, bool prefetch>
+ADAMW_INLINE void stream_span(const cpu::Span& span, const LayoutInfo& layout) {
+  auto* w = static_cast<char*>(span.weight);
+  const auto* g = static_cast<const char*>(span.grad);
+  auto *m = static_cast<char*>(span.mean), *v = static_cast<char*>(span.variance);
+  if (layout.weight_size == layout.state_size) {
+    stream_bytes<nontemporal, prefetch>(w, g, m, v, span.length * layout.weight_size);
+    return;
+  }
+  auto *w16 = reinterpret_cast<uint16_t*>(w), *g16 = reinterpret_cast<uint16_t*>(const_cast<char*>(g));
+  auto *m32 = reinterpret_cast<uint32_t*>(m), *v32 = reinterpret_cast<uint32_t*>(v);
+  auto* master = reinterpret_cast<uint32_t*>(span.master);
+  if (layout.master)
+    stream_mixed<true>(w16, g16, m32, v32, master, span.length);
+  else
+    stream_mixed<false>(w16, g16, m32, v32, nullptr, span.length);
+}
+
+using Kernel = void (*)(const cpu::Span&, const LayoutInfo&);
+
+#define DEFINE_KERNELS(Name, TARGET)                              \
+  template <bool nontemporal, bool prefetch>                      \
+  TARGET void Name(const cpu::Span& span, const LayoutInfo& is) { \
+    stream_span<nontemporal, prefetch>(span, is);                 \
+  }
+#if defined(__x86_64__)
+DEFINE_KERNELS(stream_avx512, TARGET_AVX512)
+DEFINE_KERNELS(stream_avx2, TARGET_AVX2)
+#endif
+DEFINE_KERNELS(stream_baseline, )
+
+template <bool nontemporal, bool prefetch>
+Kernel best_kernel() {
+#if defined(__x86_64__)
+  if (__builtin_cpu_supports("avx512f")) return stream_avx512<nontemporal, prefetch>;
+  if (__builtin_cpu_supports("avx2")) return stream_avx2<nontemporal, prefetch>;
+#endif
+  return stream_baseline<nontemporal, prefetch>;
+}
+
+Kernel kernel_of(bool nontemporal, bool prefetch) {
+  static const Kernel plain = best_kernel<false, false>();
+  static const Kernel past_caches = best_kernel<true, false>();
+  static const Kernel prefetching = best_kernel<false, true>();
+  return nontemporal ? past_caches : prefetch ? prefetching : plain;
+}
+
+/// The same bytes in the place of the update: the step's own chunks and threads.
+template <int layout>
+void stream_in_step(const cpu::Span& span, const cpu::GroupScalars&) {
+  kernel_of(false, false)(span, kLayoutInfo[layout]);
+}
+template <int... layouts>
+constexpr cpu::Variant make_variant(std::integer_sequence<int, layouts...>) {
+  return {"stream",
+          nullptr,
+          {{stream_in_step<layouts>...}, {stream_in_step<layouts>...}, {stream_in_step<layouts>...}},
+          {}};
+}
+constexpr cpu::Variant kInStep = make_variant(std::make_integer_sequence<int, kLayouts>{});
+
+cpu::Span span_of(const TensorArrays& tensor, uint64_t begin, uint64_t end) {
+  const LayoutInfo& layout = info(tensor.layout);
+  return {static_cast<char*>(tensor.weight) + begin * layout.weight_size,
+          static_cast<const char*>(tensor.grad) + begin * layout.weight_size,
+          static_cast<char*>(tensor.mean) + begin * layout.state_size,
+          static_cast<char*>(tensor.variance) + begin * layout.state_size,
+          layout.master ? tensor.master + begin : nullptr,
+          end - begin,
+          begin,
+          0,
+          0};
+}
+
+}  // namespace
+
+void stream(const Binding& binding, const StreamVariant& variant, int threads) {
+  if (variant.cut == Cut::step) {
+    static const std::vector<cpu::GroupScalars> none(1);
+    cpu::step(binding, kInStep, none.data(), 0, binding.size(), threads);
+    return;
+  }
+  constexpr uint64_t kChunk = 1024 * 1024;
+  const uint64_t total = binding.element_start(binding.size());
+  const uint64_t part = variant.cut == Cut::chunks ? kChunk : (total + threads - 1) / threads;
+  const uint64_t size = std::max<uint64_t>(cpu::kBlock, (part + cpu::kBlock - 1) / cpu::kBlock * cpu::kBlock);
+  cpu::for_each_chunk((total + size - 1) / size, threads, [&](size_t chunk) {
+    const uint64_t begin = chunk * size, end = std::min(total, begin + size);
+    const uint64_t* starts = binding.element_starts();
+    for (size_t i = std::upper_bound(starts, starts + binding.size() + 1, begin) - starts - 1;
+         i < binding.size() && starts[i] < end; ++i) {
+      const cpu::Span span =
+          span_of(binding.tensor(i), std::max(begin, starts[i]) - starts[i], std::min(end, starts[i + 1]) - starts[i]);
+      kernel_of(variant.nontemporal && is_aligned(span), variant.prefetch)(span, info(binding.tensor(i).layout));
+    }
+#if defined(__x86_64__)
+    if (variant.nontemporal) _mm_sfence();
+#endif
+  });
+}
+
+}  // namespace fused_adamw::bench
