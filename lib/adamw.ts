@@ -16,7 +16,7 @@ import {
 } from './errors.js';
 import { checkIndex } from './multipliers.js';
 import { type OneOrMany, Optimizer, type OptimizerOptions, register, type StepLists, toLists } from './optimizer.js';
-import { power } from './power.js';
+import { Powers } from './power.js';
 import {
   type ArithmeticTypes,
   checkBeta,
@@ -104,6 +104,8 @@ export class AdamW extends Optimizer<AdamWState> {
   readonly stream: bigint;
 
   readonly #rules: StepRules;
+  readonly #beta1Powers: Powers;
+  readonly #beta2Powers: Powers;
   #last: LastStep | null = null;
   /** Why no step can be made any more. */
   #failure: unknown;
@@ -125,6 +127,8 @@ export class AdamW extends Optimizer<AdamWState> {
       (options.stateDtype ?? null) === null ? null : checkOneOf(options.stateDtype, 'stateDtype', STATE_DTYPES);
     this.seed = checkSeed(options.seed ?? 0);
     this.stream = checkPointer(options.stream ?? 0, 'stream');
+    this.#beta1Powers = new Powers(this.beta1);
+    this.#beta2Powers = new Powers(this.beta2);
     this.#rules = {
       counts: this.counts,
       multipliers: this.multipliers,
@@ -134,7 +138,7 @@ export class AdamW extends Optimizer<AdamWState> {
       },
       isStepping: false,
       skips: (binding) => this.#skips(binding),
-      writeScalars: (...step) => this.#writeScalars(...step),
+      writeScalars: (scalars, groups, numUpdate, types) => this.#writeScalars(scalars, groups, numUpdate, types),
     };
   }
 
@@ -286,14 +290,16 @@ export class AdamW extends Optimizer<AdamWState> {
     scalars[1] = this.clipGradient ?? Infinity;
     scalars[2] = this.beta1;
     scalars[3] = this.beta2;
+    const isPytorch = this.rule === 'pytorch';
     let at = COMMON_SCALARS.length;
     for (const { counter, lrMult, wdMult } of groups) {
       const count = counter.count + 1;
-      const correction = this.#biasCorrection(count);
+      // The corrections of the moments' bias.
+      const mean = this.correctBias ? 1 - this.#beta1Powers.of(count) : 1;
+      const root = this.correctBias ? Math.sqrt(1 - this.#beta2Powers.of(count)) : 1;
       const lr = learningRate * lrMult;
       const wd = this.wd * wdMult;
-      const isPytorch = this.rule === 'pytorch';
-      const eta = isPytorch ? lr / correction.mean : (lr * correction.root) / correction.mean;
+      const eta = isPytorch ? lr / mean : (lr * root) / mean;
       checkHolds(eta, 'learningRate', types);
       checkHolds(wd, 'wd', types);
       if (isPytorch) checkHolds(lr * wd, 'learningRate * wd', types);
@@ -301,16 +307,10 @@ export class AdamW extends Optimizer<AdamWState> {
       scalars[at + 1] = isPytorch ? lr : 1;
       scalars[at + 2] = wd;
       scalars[at + 3] = this.epsilon;
-      scalars[at + 4] = isPytorch ? correction.root : 1;
+      scalars[at + 4] = isPytorch ? root : 1;
       scalars[at + 5] = count;
       at += GROUP_SCALARS.length;
     }
-  }
-
-  /** 1 - beta1 ** t and sqrt(1 - beta2 ** t); ones without correctBias. */
-  #biasCorrection(count: number): { mean: number; root: number } {
-    if (!this.correctBias) return { mean: 1, root: 1 };
-    return { mean: 1 - power(this.beta1, count), root: Math.sqrt(1 - power(this.beta2, count)) };
   }
 
   #stateDTypeOf(weight: DType): DType {

@@ -10,7 +10,7 @@ import { layoutIndex, type Rule } from './backend/layout.js';
 import { ordinalOf, type ResolvedDevice } from './device.js';
 import { type DType, isHalf, type Storage } from './dtype.js';
 import { outOfRangeIn, wrongKind, wrongKindIn } from './errors.js';
-import { detached } from './memory.js';
+import { detached, typedArrayBuffer, typedArrayByteLength, typedArrayByteOffset, typedArrayLength } from './memory.js';
 import {
   deviceOf,
   disposalCount,
@@ -37,10 +37,49 @@ export interface BindingLists {
 }
 
 /** A list whose arrays stay bound: memory that native code has the addresses of. */
-interface BoundList extends NamedList {
+class BoundList implements NamedList {
+  readonly name: string;
+  readonly field: string | undefined;
+  readonly values: readonly (TensorLike | undefined)[];
   readonly memories: readonly (Memory | undefined)[];
   /** Those of the host, which may be detached behind our back. */
-  readonly storages: readonly (Storage | undefined)[];
+  readonly #storages: readonly (Storage | undefined)[];
+  /** From the second look on: of each buffer the array that ends last, which is there while the others are. */
+  #probes: readonly Storage[] | null = null;
+  #looks = 0;
+
+  constructor({ name, field, values }: NamedList, memories: readonly (Memory | undefined)[]) {
+    this.name = name;
+    this.field = field;
+    this.values = values;
+    this.memories = memories;
+    const isOfHost = (memory: Memory | undefined): memory is Storage => ArrayBuffer.isView(memory);
+    this.#storages = memories.every(isOfHost)
+      ? memories
+      : memories.map((memory) => (isOfHost(memory) ? memory : undefined));
+  }
+
+  /** @throws RangeError where memory is no longer there */
+  checkStorages(lengths: readonly number[]): void {
+    if (this.#probes && areThere(this.#probes)) return;
+    const storages = this.#storages;
+    for (let i = 0; i < storages.length; i++) {
+      const storage = storages[i];
+      if (storage !== undefined && storage[lengths[i] - 1] === undefined && lengths[i] > 0) {
+        throw detached(nameOf(this, i));
+      }
+    }
+    if (++this.#looks === 2) this.#probes = probesOf(storages);
+  }
+
+  /** @throws RangeError where a Tensor was disposed of */
+  checkDisposed(): void {
+    this.values.forEach((value, i) => {
+      if (value instanceof Tensor && value.disposed) {
+        throw outOfRangeIn('a live Tensor', nameOf(this, i), 'one that was disposed of');
+      }
+    });
+  }
 }
 
 /** The tensors on one device: a step of them runs there. */
@@ -123,10 +162,10 @@ export class Binding {
     this.#lengths = lengths;
     this.#devices = devices;
     this.#lists = {
-      weight: boundList(weights, bound.weights),
-      mean: boundList(means, bound.means),
-      variance: boundList(variances, bound.variances),
-      master: boundList(masters, bound.masters),
+      weight: new BoundList(weights, bound.weights),
+      mean: new BoundList(means, bound.means),
+      variance: new BoundList(variances, bound.variances),
+      master: new BoundList(masters, bound.masters),
     };
     const everything = { rule, layouts, keys, ...bound };
     this.#parts = partsOf(devices).map((part) => {
@@ -160,7 +199,7 @@ export class Binding {
       this.#restoreGrads(this.#parts.slice(0, k));
       throw this.#shared(overlap, part, list);
     });
-    this.#grads = boundList(list, memories);
+    this.#grads = new BoundList(list, memories);
   }
 
   /** The group of each tensor, and the array that holds the scalars of all later steps (layout.ts). */
@@ -173,9 +212,15 @@ export class Binding {
 
   /** @throws RangeError where memory was disposed of, detached or resized since it was bound */
   checkMemory(): void {
-    for (const list of this.#boundLists()) checkStorages(list, this.#lengths);
+    const { weight, mean, variance, master } = this.#lists;
+    weight.checkStorages(this.#lengths);
+    mean.checkStorages(this.#lengths);
+    variance.checkStorages(this.#lengths);
+    master.checkStorages(this.#lengths);
+    this.#grads?.checkStorages(this.#lengths);
     if (this.#disposals === disposalCount()) return;
-    for (const list of this.#boundLists()) checkDisposed(list);
+    for (const list of [weight, mean, variance, master]) list.checkDisposed();
+    this.#grads?.checkDisposed();
     this.#disposals = disposalCount();
   }
 
@@ -214,11 +259,6 @@ export class Binding {
     }
   }
 
-  #boundLists(): BoundList[] {
-    const { weight, mean, variance, master } = this.#lists;
-    return [weight, mean, variance, master, ...(this.#grads ? [this.#grads] : [])];
-  }
-
   #shared({ written, writtenTensor, other, otherTensor }: Overlap, { places }: Part, grads: NamedList): RangeError {
     const lists: Record<Role, NamedList> = { ...this.#lists, grad: grads };
     const a = nameOf(lists[written], places[writtenTensor]);
@@ -237,14 +277,6 @@ function memoryLike(list: NamedList, i: number, device: ResolvedDevice, dtype: D
   const actual = lengthOf(memory, dtype);
   if (actual !== length) throw outOfRangeIn(`length ${length}`, nameOf(list, i), `length ${actual}`);
   return memory;
-}
-
-function boundList(list: NamedList, memories: readonly (Memory | undefined)[]): BoundList {
-  const isOfHost = (memory: Memory | undefined): memory is Storage => ArrayBuffer.isView(memory);
-  const storages = memories.every(isOfHost)
-    ? memories
-    : memories.map((memory) => (isOfHost(memory) ? memory : undefined));
-  return { ...list, memories, storages };
 }
 
 /** The places of the tensors on each device. */
@@ -282,23 +314,30 @@ function createBinding(
     : cudaBackend(ordinalOf(device), stream).createBinding(lists as TensorLists<DeviceMemory>);
 }
 
-/** An element that is read is the engine's own, whatever a subclass says, and is undefined once the memory is gone. */
-function checkStorages(list: BoundList, lengths: readonly number[]): void {
-  const { storages } = list;
-  for (let i = 0; i < storages.length; i++) {
-    const storage = storages[i];
-    if (storage !== undefined && storage[lengths[i] - 1] === undefined && lengths[i] > 0) {
-      throw detached(nameOf(list, i));
-    }
+/**
+ * Whether memory was neither detached nor shrunk. An element that is read is the
+ * engine's own, whatever a subclass says, and undefined once the memory is gone.
+ */
+function areThere(probes: readonly Storage[]): boolean {
+  for (let i = 0; i < probes.length; i++) {
+    const probe = probes[i];
+    if (probe[0] === undefined) return false;
   }
+  return true;
 }
 
-function checkDisposed(list: BoundList): void {
-  list.values.forEach((value, i) => {
-    if (value instanceof Tensor && value.disposed) {
-      throw outOfRangeIn('a live Tensor', nameOf(list, i), 'one that was disposed of');
-    }
-  });
+/** The last element of each buffer that arrays lie in; null where that saves little. */
+function probesOf(storages: readonly (Storage | undefined)[]): Storage[] | null {
+  const lasts = new Map<ArrayBufferLike, { storage: Storage; end: number }>();
+  for (const storage of storages) {
+    if (storage === undefined || typedArrayLength(storage) === 0) continue;
+    const buffer = typedArrayBuffer(storage);
+    const end = typedArrayByteOffset(storage) + typedArrayByteLength(storage);
+    const last = lasts.get(buffer);
+    if (last === undefined || last.end < end) lasts.set(buffer, { storage, end });
+  }
+  if (lasts.size > storages.length / 2 && storages.length > 1) return null;
+  return [...lasts].map(([buffer, { end }]) => new Uint16Array(buffer, end - 2, 1));
 }
 
 function checkDType(list: NamedList, i: number, expected: DType): void {

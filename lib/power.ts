@@ -10,34 +10,78 @@
 
 const SPLITTER = 2 ** 27 + 1;
 
-/** The unevaluated sum high + low. */
-interface DoubleDouble {
-  readonly high: number;
-  readonly low: number;
-}
+/** Exponents below this are computed once: their powers begin those of larger exponents. */
+const REMEMBERED = 256;
 
-/** high + low of a * b, for a and b far from overflow. */
-function multiply(a: DoubleDouble, b: DoubleDouble): DoubleDouble {
-  const product = a.high * b.high;
-  let split = SPLITTER * a.high;
-  const aHigh = split - (split - a.high);
-  const aLow = a.high - aHigh;
-  split = SPLITTER * b.high;
-  const bHigh = split - (split - b.high);
-  const bLow = b.high - bHigh;
-  const error = aHigh * bHigh - product + aHigh * bLow + aLow * bHigh + aLow * bLow;
-  const tail = error + (a.high * b.low + a.low * b.high);
-  const high = product + tail;
-  return { high, low: tail - (high - product) };
+/**
+ * Powers of one base, in [0, 1). Squares, and products of the first of them, are
+ * computed once; a power is then a few products more, which allocate nothing.
+ */
+export class Powers {
+  /** base ** (2 ** k), each an unevaluated sum high + low. */
+  readonly #highs: number[];
+  readonly #lows: number[] = [0];
+  /** Of the exponents that are remembered: high and low by turns; high is NaN where it was not asked for yet. */
+  readonly #remembered = new Float64Array(2 * REMEMBERED).fill(Number.NaN);
+  /** What multiply() returned. */
+  #high = 0;
+  #low = 0;
+
+  constructor(base: number) {
+    this.#highs = [base];
+  }
+
+  /** `base ** exponent` for a whole exponent of at least 0. */
+  of(exponent: number): number {
+    const first = exponent % REMEMBERED;
+    if (Number.isNaN(this.#remembered[2 * first])) {
+      this.#high = 1;
+      this.#low = 0;
+      this.#multiplySquares(0, first);
+      this.#remembered[2 * first] = this.#high;
+      this.#remembered[2 * first + 1] = this.#low;
+    }
+    this.#high = this.#remembered[2 * first];
+    this.#low = this.#remembered[2 * first + 1];
+    this.#multiplySquares(Math.log2(REMEMBERED), (exponent - first) / REMEMBERED);
+    return this.#high + this.#low;
+  }
+
+  /** Multiplies by the squares that the bits of `rest` name, the lowest first, which is square `k`. */
+  #multiplySquares(k: number, rest: number): void {
+    for (; rest > 0 && this.#high > 0; k++, rest = Math.floor(rest / 2)) {
+      if (rest % 2 === 0) continue;
+      while (this.#highs.length <= k) this.#addSquare();
+      this.#multiply(this.#high, this.#low, this.#highs[k], this.#lows[k]);
+    }
+  }
+
+  #addSquare(): void {
+    const [high, low] = [this.#high, this.#low];
+    const last = this.#highs.length - 1;
+    this.#multiply(this.#highs[last], this.#lows[last], this.#highs[last], this.#lows[last]);
+    this.#highs.push(this.#high);
+    this.#lows.push(this.#low);
+    [this.#high, this.#low] = [high, low];
+  }
+
+  /** high + low of a * b, for a and b far from overflow. */
+  #multiply(aHigh: number, aLow: number, bHigh: number, bLow: number): void {
+    const product = aHigh * bHigh;
+    let split = SPLITTER * aHigh;
+    const a1 = split - (split - aHigh);
+    const a2 = aHigh - a1;
+    split = SPLITTER * bHigh;
+    const b1 = split - (split - bHigh);
+    const b2 = bHigh - b1;
+    const error = a1 * b1 - product + a1 * b2 + a2 * b1 + a2 * b2;
+    const tail = error + (aHigh * bLow + aLow * bHigh);
+    this.#high = product + tail;
+    this.#low = tail - (this.#high - product);
+  }
 }
 
 /** `base ** exponent` for a base in [0, 1) and a whole exponent of at least 0. */
 export function power(base: number, exponent: number): number {
-  let result: DoubleDouble = { high: 1, low: 0 };
-  let square: DoubleDouble = { high: base, low: 0 };
-  for (let left = exponent; left > 0; left = Math.floor(left / 2)) {
-    if (left % 2 === 1) result = multiply(result, square);
-    if (left > 1) square = multiply(square, square);
-  }
-  return result.high + result.low;
+  return new Powers(base).of(exponent);
 }

@@ -79,7 +79,9 @@ export class UpdateCounts {
 
   /** What numUpdate will be once these counters are advanced. */
   numUpdateAfter(counters: readonly Counter[]): number {
-    return counters.reduce((most, counter) => Math.max(most, counter.count + 1), this.#numUpdate);
+    let most = this.#numUpdate;
+    for (const { count } of counters) most = Math.max(most, count + 1);
+    return most;
   }
 
   advance(counters: readonly Counter[]): void {

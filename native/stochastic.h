@@ -25,14 +25,14 @@ ADAMW_INLINE uint32_t absorb(uint32_t hash, uint32_t word) {
 }
 
 /// Mixes all bits: multiplications carry upwards, the rotations (an odd number
-/// of terms, hence invertible) carry back down.
-ADAMW_INLINE uint32_t mix(uint32_t x) {
+/// of terms, hence invertible) carry back down. The best bits are the upper ones.
+ADAMW_INLINE uint32_t scramble(uint32_t x) {
   x ^= rotate_left(x, 15) ^ rotate_left(x, 20);
   x *= 0x85ebca6bu;
   x ^= rotate_left(x, 13) ^ rotate_left(x, 22);
-  x *= 0xc2b2ae35u;
-  return rotate_left(x, 16);
+  return x * 0xc2b2ae35u;
 }
+ADAMW_INLINE uint32_t mix(uint32_t x) { return rotate_left(scramble(x), 16); }
 
 /// The key of one array of one tensor in one step. `high` is the upper half of
 /// the 64-bit element number.
@@ -41,20 +41,29 @@ ADAMW_INLINE RandomKey random_key(uint32_t tensor_key, uint32_t count, uint32_t 
   return {mix(base), mix(base ^ 0x9e3779b9u)};
 }
 
-/// 32 random bits for the element whose number has the lower half `low`.
-ADAMW_INLINE uint32_t random_bits(RandomKey key, uint32_t low) { return mix((low ^ key.xor_) * 0x9e3779b1u + key.add); }
+ADAMW_INLINE uint32_t counter(RandomKey key, uint32_t low) { return (low ^ key.xor_) * 0x9e3779b1u + key.add; }
 
-/// Rounds up with the probability that the discarded bits give; saturates at
-/// the largest finite value; infinities and NaN are not rounded.
-ADAMW_INLINE BFloat16 to_bfloat16_stochastic(float value, uint32_t random) {
+/// 32 random bits for the element whose number has the lower half `low`.
+ADAMW_INLINE uint32_t random_bits(RandomKey key, uint32_t low) { return mix(counter(key, low)); }
+
+/// The lower 16 of them.
+ADAMW_INLINE uint32_t random_half(RandomKey key, uint32_t low) { return scramble(counter(key, low)) >> 16; }
+
+/// A bfloat16 in the upper half of a word whose lower half is anything: rounded
+/// up with the probability that the discarded bits give, by 16 random bits.
+/// Saturates at the largest finite value; infinities and NaN are not rounded.
+ADAMW_INLINE uint32_t round_to_upper_half_stochastic(float value, uint32_t random) {
   const uint32_t bits = bits_of(value);
-  const uint32_t magnitude = bits & 0x7fffffff;
-  const uint32_t rounded = (magnitude + (random & 0xffff)) >> 16;
-  const uint32_t finite = rounded < 0x7f7f ? rounded : 0x7f7f;
-  const uint32_t sign = (bits >> 16) & 0x8000;
-  return {static_cast<uint16_t>(magnitude > 0x7f800000    ? kBFloat16NaN
-                                : magnitude == 0x7f800000 ? sign | 0x7f80
-                                                          : sign | finite)};
+  const uint32_t rounded = bits + random;  // an infinity has no bits to discard
+  const uint32_t largest = (bits & 0x80000000u) | 0x7f7fffffu;
+  const uint32_t finite = rounded < largest ? rounded : largest;
+  const uint32_t number = (bits & 0x7fffffffu) < 0x7f800000u ? finite : rounded;
+  return value != value ? static_cast<uint32_t>(kBFloat16NaN) << 16 : number;
+}
+
+/// The same by the lower 16 bits of `random`.
+ADAMW_INLINE BFloat16 to_bfloat16_stochastic(float value, uint32_t random) {
+  return {static_cast<uint16_t>(round_to_upper_half_stochastic(value, random & 0xffff) >> 16)};
 }
 
 }  // namespace fused_adamw

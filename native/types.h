@@ -125,11 +125,14 @@ ADAMW_INLINE float to_float(Float16 value) {
 #endif
 }
 
-ADAMW_INLINE BFloat16 to_bfloat16(float value) {
+/// The nearest bfloat16, in the upper half of a word whose lower half is anything.
+ADAMW_INLINE uint32_t round_to_upper_half(float value) {
   const uint32_t bits = bits_of(value);
-  const uint32_t nearest = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
-  return {static_cast<uint16_t>((bits & 0x7fffffff) > 0x7f800000 ? kBFloat16NaN : nearest)};
+  const uint32_t nearest = bits + ((bits & 0x10000) == 0 ? 0x7fffu : 0x8000u);  // ties to the even one
+  return value != value ? static_cast<uint32_t>(kBFloat16NaN) << 16 : nearest;
 }
+
+ADAMW_INLINE BFloat16 to_bfloat16(float value) { return {static_cast<uint16_t>(round_to_upper_half(value) >> 16)}; }
 
 ADAMW_INLINE Float16 to_float16(float value) {
 #if defined(__CUDA_ARCH__)

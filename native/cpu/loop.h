@@ -46,17 +46,67 @@ ADAMW_INLINE void store(const float* from, BFloat16* to, size_t length) {
   for (size_t i = 0; i < length; ++i) to[i] = to_bfloat16(from[i]);
 }
 
-template <class Isa, typename S>
-ADAMW_INLINE void store_variance(const float* from, S* to, size_t length, const Span& span, size_t offset) {
-  if constexpr (std::is_same_v<S, BFloat16>) {
-    const uint64_t first = span.first + offset;  // a block never crosses a multiple of 2^32
-    const RandomKey key = random_key(span.key, span.count, static_cast<uint32_t>(first >> 32));
-    const uint32_t low = static_cast<uint32_t>(first);
-    for (size_t i = 0; i < length; ++i)
-      to[i] = to_bfloat16_stochastic(from[i], random_bits(key, low + static_cast<uint32_t>(i)));
-  } else {
-    store<Isa>(from, to, length);
+/// bfloat16 weights without blocks: the conversions are integer arithmetic that
+/// the compiler vectorises together with the rule, so that everything stays in
+/// registers.
+template <Rule rule, bool has_master>
+ADAMW_INLINE void update_bfloat16(BFloat16* __restrict weight, const BFloat16* __restrict grad, float* __restrict mean,
+                                  float* __restrict variance, float* __restrict master, size_t length,
+                                  const Scalars<float>& scalars) {
+  const Scalars<float> s = scalars;
+  for (size_t i = 0; i < length; ++i) {
+    float w = has_master ? master[i] : to_float(weight[i]);
+    adamw<rule>(w, to_float(grad[i]), mean[i], variance[i], s);
+    if constexpr (has_master) master[i] = w;
+    weight[i] = to_bfloat16(w);
   }
+}
+
+/// Two bfloat16 of memory as one word, the first in its lower half: widening
+/// them is one operation each, where vectors of halves would be taken apart.
+struct Pair {
+  uint32_t word;
+
+  ADAMW_INLINE static Pair load(const BFloat16* from) {
+    Pair pair;
+    std::memcpy(&pair, from, sizeof pair);
+    return pair;
+  }
+  ADAMW_INLINE float first() const { return float_of(word << 16); }
+  ADAMW_INLINE float second() const { return float_of(word & 0xffff0000u); }
+  /// Of two values in upper halves.
+  ADAMW_INLINE static void store(BFloat16* to, uint32_t first, uint32_t second) {
+    const Pair pair{first >> 16 | (second & 0xffff0000u)};
+    std::memcpy(to, &pair, sizeof pair);
+  }
+};
+static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__);
+
+/// bfloat16 weights and states. `low` is the lower half of the first element's number.
+template <Rule rule>
+ADAMW_INLINE void update_bfloat16_states(BFloat16* __restrict weight, const BFloat16* __restrict grad,
+                                         BFloat16* __restrict mean, BFloat16* __restrict variance, size_t length,
+                                         const Scalars<float>& scalars, RandomKey key, uint32_t low) {
+  const Scalars<float> s = scalars;
+  uint32_t number = low;
+  for (size_t i = 0; i < length / 2; ++i, number += 2) {
+    const Pair w = Pair::load(weight + 2 * i), g = Pair::load(grad + 2 * i);
+    const Pair m = Pair::load(mean + 2 * i), v = Pair::load(variance + 2 * i);
+    float w0 = w.first(), w1 = w.second(), m0 = m.first(), m1 = m.second(), v0 = v.first(), v1 = v.second();
+    adamw<rule>(w0, g.first(), m0, v0, s);
+    adamw<rule>(w1, g.second(), m1, v1, s);
+    Pair::store(weight + 2 * i, round_to_upper_half(w0), round_to_upper_half(w1));
+    Pair::store(mean + 2 * i, round_to_upper_half(m0), round_to_upper_half(m1));
+    Pair::store(variance + 2 * i, round_to_upper_half_stochastic(v0, random_half(key, number)),
+                round_to_upper_half_stochastic(v1, random_half(key, number + 1)));
+  }
+  if (length % 2 == 0) return;
+  const size_t i = length - 1;
+  float w = to_float(weight[i]), m = to_float(mean[i]), v = to_float(variance[i]);
+  adamw<rule>(w, to_float(grad[i]), m, v, s);
+  weight[i] = to_bfloat16(w);
+  mean[i] = to_bfloat16(m);
+  variance[i] = to_bfloat16_stochastic(v, random_bits(key, number));
 }
 
 /// W: dtype of weight and gradient; S: of mean and variance.
@@ -70,6 +120,17 @@ ADAMW_INLINE void update_span(const Span& span, const GroupScalars& group) {
     update_array<rule>(weight, grad, mean, variance, span.length, group.wide);
   } else if constexpr (std::is_same_v<W, float>) {
     update_array<rule>(weight, grad, mean, variance, span.length, group.single);
+  } else if constexpr (std::is_same_v<S, BFloat16>) {
+    for (size_t at = 0; at < span.length;) {  // the upper half of an element's number belongs to the key
+      const uint64_t first = span.first + at;
+      const size_t length = std::min<uint64_t>(span.length - at, (uint64_t{1} << 32) - static_cast<uint32_t>(first));
+      const RandomKey key = random_key(span.key, span.count, static_cast<uint32_t>(first >> 32));
+      update_bfloat16_states<rule>(weight + at, grad + at, mean + at, variance + at, length, group.single, key,
+                                   static_cast<uint32_t>(first));
+      at += length;
+    }
+  } else if constexpr (std::is_same_v<W, BFloat16>) {
+    update_bfloat16<rule, has_master>(weight, grad, mean, variance, span.master, span.length, group.single);
   } else {
     alignas(64) float w[kBlock], g[kBlock], m[kBlock], v[kBlock];
     for (size_t at = 0; at < span.length; at += kBlock) {
@@ -85,7 +146,7 @@ ADAMW_INLINE void update_span(const Span& span, const GroupScalars& group) {
       if constexpr (has_master) store<Isa>(w, span.master + at, length);
       store<Isa>(w, weight + at, length);
       store<Isa>(m, mean + at, length);
-      store_variance<Isa>(v, variance + at, length, span, at);
+      store<Isa>(v, variance + at, length);
     }
   }
 }
