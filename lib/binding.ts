@@ -5,7 +5,8 @@
  * anything is written.
  */
 import type { BackendBinding, HostBackend, Overlap, Role, TensorLists } from './backend/backend.js';
-import { cudaBackend, type DeviceMemory } from './backend/cuda.js';
+import { cudaBackend } from './backend/cuda.js';
+import type { DeviceMemory } from './backend/cuda-addon.js';
 import { layoutIndex, type Rule } from './backend/layout.js';
 import { ordinalOf, type ResolvedDevice } from './device.js';
 import { type DType, isHalf, type Storage } from './dtype.js';
