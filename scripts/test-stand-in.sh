@@ -20,6 +20,6 @@ node --input-type=module -e '
   if (!cuda.available) throw new Error("the stand-in is not taken for a GPU: " + cuda.reason);'
 npx mocha --no-config --node-option expose-gc,enable-source-maps --timeout 300000 "$@" \
   dist/test/20.*.test.js dist/test/70.*.test.js dist/test/90.*.test.js
-# Peer copies need a second device.
-FUSED_ADAMW_STAND_IN_DEVICES=2 npx mocha --no-config --node-option expose-gc --grep 'from one GPU to another' \
+# What needs a second device.
+FUSED_ADAMW_STAND_IN_DEVICES=2 npx mocha --no-config --node-option expose-gc --grep 'from one GPU to another|two GPUs' \
   dist/test/90.*.test.js

@@ -474,6 +474,35 @@ describe('a step on a GPU', () => {
     expect(optimizer.numUpdate).to.equal(3);
   });
 
+  itUnless(noSecondGpu, 'should be one call over tensors of two GPUs, and not over the arrays of one on both', () => {
+    const random = randomFrom(16);
+    const host = makeModel(SPECS, random);
+    const deviceOf = (i: number): 'cuda:0' | 'cuda:1' => (i % 2 === 0 ? 'cuda:0' : 'cuda:1');
+    const moved = (tensor: Tensor, i: number): Tensor => tensor.to(deviceOf(i));
+    const model: Model = {
+      indices: host.indices,
+      weights: host.weights.map((weight, i) => moved(weight as Tensor, i)),
+      states: host.states.map(({ mean, variance, master }, i) => ({
+        mean: moved(mean as Tensor, i),
+        variance: moved(variance as Tensor, i),
+        master: master && moved(master as Tensor, i),
+      })),
+    };
+    const [expected, optimizer] = [new AdamW(OPTIONS), new AdamW(OPTIONS)];
+    for (let t = 0; t < 3; t++) {
+      const grads = makeGrads(host, random) as Tensor[];
+      quietly(() => expected.fusedStep(host.indices, host.weights, grads, host.states));
+      quietly(() => optimizer.fusedStep(model.indices, model.weights, grads.map(moved), model.states));
+    }
+    expectSameModel(model, host, 'two GPUs');
+    expect([optimizer.updateCount(0, 'cuda:0'), optimizer.updateCount(1, 'cuda:1')]).to.deep.equal([3, 3]);
+    expectError(
+      () => optimizer.fusedStep(0, model.weights[0], (model.weights[0] as Tensor).to('cuda:1'), model.states[0]),
+      RangeError,
+      'Expected memory on cuda:0, as of the weight, for grads[0] but received memory on cuda:1',
+    );
+  });
+
   itUnless(noCuda, 'should count replicas of a tensor on two devices once each', () => {
     const optimizer = new AdamW();
     const weights = [randomTensor('float32', 50), randomTensor('float32', 50).to('cuda')];
