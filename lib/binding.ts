@@ -169,11 +169,18 @@ export class Binding {
       master: new BoundList(masters, bound.masters),
     };
     const everything = { rule, layouts, keys, ...bound };
-    this.#parts = partsOf(devices).map((part) => {
-      const { device, places } = part;
-      const ofPart = places.length === size ? everything : pickLists(everything, places);
-      return { ...part, binding: createBinding(backend, device, stream, ofPart) };
-    });
+    const parts: BoundPart[] = [];
+    this.#parts = parts;
+    try {
+      for (const part of partsOf(devices)) {
+        const { device, places } = part;
+        const ofPart = places.length === size ? everything : pickLists(everything, places);
+        parts.push({ ...part, binding: createBinding(backend, device, stream, ofPart) });
+      }
+    } catch (error) {
+      this.dispose();
+      throw error;
+    }
   }
 
   /** The tensors by device. */

@@ -216,11 +216,17 @@ void Device::end_copy(std::shared_ptr<void> uses) {
   retire(std::move(uses), copied_);
 }
 
+void Device::wait_for_work() {
+  begin_copy();
+  end_copy(nullptr);
+  copied_->wait();
+}
+
 void Device::copy_from_host(const std::shared_ptr<Memory>& to, size_t offset, const void* from, size_t bytes) {
   if (bytes == 0) return;
   const std::lock_guard lock(mutex_);
   const Current current(*this);
-  begin_copy();
+  wait_for_work();
   FUSED_ADAMW_CUDA(cuMemcpyHtoDAsync_v2, to->pointer() + offset, from, bytes, nullptr);
   end_copy(to);
   copied_->wait();
@@ -230,9 +236,7 @@ void Device::copy_to_host(void* to, const std::shared_ptr<Memory>& from, size_t 
   if (bytes == 0) return;
   const std::lock_guard lock(mutex_);
   const Current current(*this);
-  begin_copy();
-  end_copy(nullptr);
-  copied_->wait();  // asleep: the copy itself would wait awake
+  wait_for_work();
   FUSED_ADAMW_CUDA(cuMemcpyDtoHAsync_v2, to, from->pointer() + offset, bytes, nullptr);
   end_copy(from);
   copied_->wait();

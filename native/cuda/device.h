@@ -186,6 +186,8 @@ class Device {
   void load_kernels();
   void begin_copy();
   void end_copy(std::shared_ptr<void> uses);
+  /// Asleep, where a copy with the host's memory would wait awake.
+  void wait_for_work();
   void call_after_copies(HostFunction done, void* context);
   void wait_for_copies();
   void free_released();
