@@ -31,19 +31,45 @@ void Binding::append_range(std::vector<Range>& ranges, const void* data, size_t 
   if (bytes > 0) ranges.push_back({begin, begin + bytes, role, static_cast<uint32_t>(tensor)});
 }
 
-std::optional<Overlap> Binding::find_overlap(const std::vector<const void*>& grads) {
+/// Sorts ranges that come in runs: lists of arrays often lie in memory as they
+/// were made, one after the other. Merging the runs is then the smaller work.
+void Binding::sort_runs(std::vector<Range>& ranges) {
   const auto by_begin = [](const Range& a, const Range& b) { return a.begin < b.begin; };
+  constexpr size_t kMostRuns = 64;
+  std::vector<size_t> starts{0};
+  for (size_t i = 1; i < ranges.size(); ++i)
+    if (by_begin(ranges[i], ranges[i - 1])) starts.push_back(i);
+  if (starts.size() > kMostRuns) {
+    std::sort(ranges.begin(), ranges.end(), by_begin);
+    return;
+  }
+  starts.push_back(ranges.size());
+  while (starts.size() > 2) {
+    std::vector<size_t> merged{0};
+    for (size_t i = 0; i + 2 < starts.size(); i += 2) {
+      const auto at = [&](size_t k) { return ranges.begin() + static_cast<ptrdiff_t>(starts[k]); };
+      std::inplace_merge(at(i), at(i + 1), at(i + 2), by_begin);
+      merged.push_back(starts[i + 2]);
+    }
+    if (starts.size() % 2 == 0) merged.push_back(starts.back());
+    starts = std::move(merged);
+  }
+}
+
+std::optional<Overlap> Binding::find_overlap(const std::vector<const void*>& grads) {
   if (written_.empty()) {
     written_.reserve(3 * tensors_.size());
-    for (size_t i = 0; i < tensors_.size(); ++i) {
-      const TensorArrays& tensor = tensors_[i];
-      const LayoutInfo& layout = info(tensor.layout);
-      append_range(written_, tensor.weight, tensor.length * layout.weight_size, Role::weight, i);
-      append_range(written_, tensor.mean, tensor.length * layout.state_size, Role::mean, i);
-      append_range(written_, tensor.variance, tensor.length * layout.state_size, Role::variance, i);
-      if (layout.master) append_range(written_, tensor.master, tensor.length * sizeof(float), Role::master, i);
-    }
-    std::sort(written_.begin(), written_.end(), by_begin);
+    for (const Role role : {Role::weight, Role::mean, Role::variance, Role::master})
+      for (size_t i = 0; i < tensors_.size(); ++i) {
+        const TensorArrays& tensor = tensors_[i];
+        const LayoutInfo& layout = info(tensor.layout);
+        if (role == Role::weight) append_range(written_, tensor.weight, tensor.length * layout.weight_size, role, i);
+        if (role == Role::mean) append_range(written_, tensor.mean, tensor.length * layout.state_size, role, i);
+        if (role == Role::variance) append_range(written_, tensor.variance, tensor.length * layout.state_size, role, i);
+        if (role == Role::master && layout.master)
+          append_range(written_, tensor.master, tensor.length * sizeof(float), role, i);
+      }
+    sort_runs(written_);
     for (size_t i = 1; i < written_.size(); ++i) {
       const Range &a = written_[i - 1], &b = written_[i];
       if (b.begin < a.end) {
@@ -53,15 +79,22 @@ std::optional<Overlap> Binding::find_overlap(const std::vector<const void*>& gra
       }
     }
   }
+  // Written ranges do not overlap each other, so the last that begins before a gradient's end is the one to ask. For a
+  // gradient that lies beyond the one before it is often the same, or the next.
+  size_t after = 0;  // the first range that begins at or after the end
   for (size_t i = 0; i < tensors_.size(); ++i) {
     const TensorArrays& tensor = tensors_[i];
     const auto begin = reinterpret_cast<uintptr_t>(grads[i]);
     const uintptr_t end = begin + tensor.length * info(tensor.layout).weight_size;
     if (begin == end) continue;
-    // Written ranges do not overlap each other, so the last that begins before `end` is the one to ask.
-    const auto after = std::lower_bound(written_.begin(), written_.end(), Range{end, end, Role::grad, 0}, by_begin);
-    if (after != written_.begin() && std::prev(after)->end > begin)
-      return Overlap{std::prev(after)->role, std::prev(after)->tensor, Role::grad, static_cast<uint32_t>(i)};
+    const auto is_after = [&](size_t k) {
+      return (k == 0 || written_[k - 1].begin < end) && (k == written_.size() || written_[k].begin >= end);
+    };
+    if (!is_after(after) && !(after < written_.size() && is_after(++after)))
+      after = std::partition_point(written_.begin(), written_.end(), [end](const Range& r) { return r.begin < end; }) -
+              written_.begin();
+    if (after > 0 && written_[after - 1].end > begin)
+      return Overlap{written_[after - 1].role, written_[after - 1].tensor, Role::grad, static_cast<uint32_t>(i)};
   }
   return std::nullopt;
 }

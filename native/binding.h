@@ -58,6 +58,7 @@ class Binding {
     uint32_t tensor;
   };
   std::optional<Overlap> find_overlap(const std::vector<const void*>& grads);
+  static void sort_runs(std::vector<Range>& ranges);
   void append_range(std::vector<Range>& ranges, const void* data, size_t bytes, Role role, size_t tensor) const;
 
   Rule rule_;

@@ -9,6 +9,7 @@
 //   --sizes=LIST    elements of each tensor; default: 4096,1048576,16777216
 //   --tensors=N     tensors of that size; default: 1
 //   --layouts=LIST  dtypes (native/types.h); default: float32
+//   --memory=NAME   ours (default): placed as lib/tensor.ts does; malloc: as it comes
 //   --rule=NAME     mxnet (default), coupled or pytorch
 //
 // and Google Benchmark's own options, such as --benchmark_repetitions=9 or
@@ -64,6 +65,7 @@ struct Options {
   std::vector<Layout> layouts{Layout::float32};
   size_t tensors = 1;
   Rule rule = Rule::mxnet;
+  bool plain_malloc = false;
 };
 
 /// Takes ours out of the arguments and leaves Google Benchmark's.
@@ -98,6 +100,9 @@ Options read_options(int& count, char** arguments) {
         if (found == std::end(kLayoutInfo)) fail("the name of a layout", name, layout);
         options.layouts.push_back(static_cast<Layout>(found - kLayoutInfo));
       }
+    } else if (name == "--memory") {
+      if (value != "ours" && value != "malloc") fail("ours or malloc", name, value);
+      options.plain_malloc = value == "malloc";
     } else if (name == "--rule") {
       if (value != "mxnet" && value != "coupled" && value != "pytorch") fail("mxnet, coupled or pytorch", name, value);
       options.rule = value == "mxnet" ? Rule::mxnet : value == "coupled" ? Rule::coupled : Rule::pytorch;
@@ -109,14 +114,22 @@ Options read_options(int& count, char** arguments) {
   return options;
 }
 
-/// Arrays placed as lib/tensor.ts places them: aligned, staggered by 16 KiB, on huge pages where there are.
+/// Arrays placed as lib/tensor.ts places them: aligned, staggered by 16 KiB, on huge pages where there are; or as
+/// malloc does.
 class Memory {
  public:
+  explicit Memory(bool plain_malloc) : plain_malloc_(plain_malloc) {}
   ~Memory() {
     for (void* block : blocks_) std::free(block);
   }
   template <typename T = void>
   T* array(size_t bytes) {
+    if (plain_malloc_) {
+      void* array = std::malloc(bytes);
+      if (!array) throw std::bad_alloc();
+      blocks_.push_back(array);
+      return static_cast<T*>(std::memset(array, 0, bytes));
+    }
     constexpr size_t kWindow = 256 * 1024, kSlot = 16 * 1024, kHugePage = 2 * 1024 * 1024;
     const bool large = bytes >= 1024 * 1024;
     const size_t alignment = large ? kHugePage : 64, needed = bytes + (large ? kWindow : 0);
@@ -132,6 +145,7 @@ class Memory {
   }
 
  private:
+  bool plain_malloc_;
   std::vector<void*> blocks_;
   size_t slot_ = 0;
 };
@@ -157,7 +171,7 @@ Binding make_binding(Memory& memory, const Options& options, Layout layout, size
 
 template <typename Pass>
 void measure(benchmark::State& state, const Options& options, Layout layout, size_t size, const Pass& pass) {
-  Memory memory;
+  Memory memory(options.plain_malloc);
   const Binding binding = make_binding(memory, options, layout, size);
   pass(binding);
   for (auto _ : state) pass(binding);
