@@ -319,19 +319,18 @@ void Device::drain() {
   for (auto at = stepped_.begin(); at != stepped_.end();)
     at = at->second->is_done() ? stepped_.erase(at) : std::next(at);
   for (;;) {
-    Retired first;
+    std::shared_ptr<Event> after;
     {
       const std::lock_guard lock(queue_mutex_);
       if (retired_.empty()) break;
-      first = std::move(retired_.front());
-      retired_.pop_front();
+      after = retired_.front().after;
     }
-    if (first.after && !first.after->is_done()) {
-      const std::lock_guard lock(queue_mutex_);
-      retired_.push_front(std::move(first));
-      break;
-    }
-  }  // here `first` goes, and may release memory
+    if (after && !after->is_done()) break;
+    Retired first;  // goes at the end of the block, and may release memory
+    const std::lock_guard lock(queue_mutex_);
+    first = std::move(retired_.front());
+    retired_.pop_front();
+  }
   free_released();
 }
 
