@@ -55,6 +55,7 @@ static_assert(kComputeCapabilityMajor == CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_
 static_assert(kComputeCapabilityMinor == CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR);
 static_assert(kBlockingSync == CU_EVENT_BLOCKING_SYNC);
 static_assert(kDisableTiming == CU_EVENT_DISABLE_TIMING);
+static_assert(kPortable == CU_MEMHOSTALLOC_PORTABLE);
 static_assert(kPointerContext == CU_POINTER_ATTRIBUTE_CONTEXT);
 static_assert(kPointerMemoryType == CU_POINTER_ATTRIBUTE_MEMORY_TYPE);
 static_assert(kPointerDeviceOrdinal == CU_POINTER_ATTRIBUTE_DEVICE_ORDINAL);

@@ -46,8 +46,7 @@
 
 #include "cpu/float-environment.h"
 #include "cuda/driver.h"
-#include "cuda/kernels.h"
-#include "cuda/loop.h"
+#include "host-kernels.h"
 
 #if defined(__SANITIZE_ADDRESS__)
 #include <sanitizer/asan_interface.h>
@@ -58,6 +57,8 @@
 
 using namespace fused_adamw;
 using namespace fused_adamw::cuda;
+using fused_adamw::cuda::testing::HostKernel;
+using fused_adamw::cuda::testing::kHostKernels;
 
 #define EXPORT extern "C" __attribute__((visibility("default")))
 
@@ -110,29 +111,6 @@ std::string hexadecimal(uint64_t value) {
   std::snprintf(text, sizeof text, "0x%llx", static_cast<unsigned long long>(value));
   return text;
 }
-
-// ---- Kernels ----
-
-/// A block of a kernel, thread after thread.
-using Block = void (*)(const void* parameters, unsigned block, unsigned blocks);
-
-template <Rule rule, Layout layout>
-void run_block(const void* parameters, unsigned block, unsigned blocks) {
-  using Parameters = StepParameters<Arithmetic<typename Dtypes<layout>::Weight>>;
-  for (unsigned thread = 0; thread < kBlock; ++thread)
-    step_thread<rule, layout>(*static_cast<const Parameters*>(parameters), block, blocks, thread);
-}
-
-struct HostKernel {
-  const char* name;
-  Layout layout;
-  size_t parameter_bytes, group_bytes;
-  Block block;
-};
-#define HOST_KERNEL(rule, layout)                                                                                  \
-  {"adamw_" #rule "_" #layout, Layout::layout, sizeof(StepParameters<Arithmetic<Dtypes<Layout::layout>::Weight>>), \
-   sizeof(DeviceGroup<Arithmetic<Dtypes<Layout::layout>::Weight>>), &run_block<Rule::rule, Layout::layout>},
-constexpr HostKernel kHostKernels[] = {FUSED_ADAMW_KERNELS(HOST_KERNEL)};
 
 // ---- Device memory ----
 
@@ -561,7 +539,7 @@ void run_kernel(const Arena& arena, const HostKernel& kernel, const std::string&
   std::memcpy(aligned, parameters.data(), parameters.size());
   arena.open();
   const unsigned first = blocks / 3;  // no block may count on another's being done
-  for (unsigned i = 0; i < blocks; ++i) kernel.block(aligned, (first + i) % blocks, blocks);
+  for (unsigned i = 0; i < blocks; ++i) kernel.run_block(aligned, (first + i) % blocks, blocks);
   arena.shut();
 }
 
