@@ -17,16 +17,21 @@ namespace {
 using cuda::Device;
 using cuda::Memory;
 
-/// As guarded(), with the driver's own name of an error as its code.
+/// With the driver's own name of the error as its code.
+Napi::Error to_javascript(Napi::Env env, const cuda::DriverError& error) {
+  Napi::Error result = Napi::Error::New(env, error.what());
+  result.Value()["code"] = error.name();
+  return result;
+}
+
+/// As guarded(), for functions that call the driver.
 template <typename Body>
 auto guarded_cuda(Napi::Env env, Body body) {
   return guarded(env, [&] {
     try {
       return body();
     } catch (const cuda::DriverError& error) {
-      Napi::Error thrown = Napi::Error::New(env, error.what());
-      thrown.Value()["code"] = error.name();
-      throw thrown;
+      throw to_javascript(env, error);
     }
   });
 }
@@ -389,11 +394,21 @@ struct PendingCopy {
   std::shared_ptr<InFlight> in_flight;
   int ordinal;
   napi_threadsafe_function tell = nullptr;
+  cuda::Status status = cuda::kSuccess;
 
   /// On a thread of the driver.
-  static void done(void* context) {
+  static void done(cuda::StreamHandle, cuda::Status status, void* context) {
     auto* copy = static_cast<PendingCopy*>(context);
+    copy->status = status;
     napi_call_threadsafe_function(copy->tell, copy, napi_tsfn_nonblocking);  // fails only in a thread that ends
+  }
+  static void settle(Napi::Env env, const PendingCopy& copy) {
+    try {
+      cuda::check(copy.status, "a copy");
+      copy.promise.Resolve(env.Undefined());
+    } catch (const cuda::DriverError& error) {
+      copy.promise.Reject(to_javascript(env, error).Value());
+    }
   }
   /// On the JavaScript thread.
   static void resolve(napi_env env, napi_value, void*, void* data) {
@@ -406,7 +421,7 @@ struct PendingCopy {
     copy->in_flight->end_copy(copy->ordinal);
     napi_release_threadsafe_function(copy->tell, napi_tsfn_release);
     try {
-      copy->promise.Resolve(Napi::Env(env).Undefined());
+      settle(env, *copy);
     } catch (const Napi::Error&) {
       // A thread that was told to end runs no JavaScript any more.
     }

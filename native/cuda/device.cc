@@ -272,8 +272,8 @@ void Device::copy(const std::shared_ptr<Memory>& to, const std::shared_ptr<Memor
   if (!within) copied_->wait();  // before the source may be written again
 }
 
-void Device::start_copy_from_host(const std::shared_ptr<Memory>& to, const void* from, size_t bytes, HostFunction done,
-                                  void* context, size_t offset) {
+void Device::start_copy_from_host(const std::shared_ptr<Memory>& to, const void* from, size_t bytes,
+                                  StreamCallback done, void* context, size_t offset) {
   const std::lock_guard lock(mutex_);
   const Current current(*this);
   begin_copy();
@@ -282,7 +282,7 @@ void Device::start_copy_from_host(const std::shared_ptr<Memory>& to, const void*
   call_after_copies(done, context);
 }
 
-void Device::start_copy_to_host(void* to, const std::shared_ptr<Memory>& from, size_t bytes, HostFunction done,
+void Device::start_copy_to_host(void* to, const std::shared_ptr<Memory>& from, size_t bytes, StreamCallback done,
                                 void* context, size_t offset) {
   const std::lock_guard lock(mutex_);
   const Current current(*this);
@@ -292,10 +292,11 @@ void Device::start_copy_to_host(void* to, const std::shared_ptr<Memory>& from, s
   call_after_copies(done, context);
 }
 
-void Device::call_after_copies(HostFunction done, void* context) {
-  const Status status = driver().cuLaunchHostFunc(nullptr, done, context);
+void Device::call_after_copies(StreamCallback done, void* context) {
+  // Not cuLaunchHostFunc, whose functions are never called once a device failed.
+  const Status status = driver().cuStreamAddCallback(nullptr, done, context, 0);
   if (status != kSuccess) copied_->wait();  // whoever gets the error lets go of the host's memory
-  check(status, "cuLaunchHostFunc");
+  check(status, "cuStreamAddCallback");
 }
 
 void Device::begin_step(StreamHandle stream) {

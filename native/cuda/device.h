@@ -146,12 +146,13 @@ class Device {
             size_t from_offset = 0);
 
   /// Starts a copy with page-locked or other host memory that stays; `done` is
-  /// called once on a thread of the driver, which must not call the driver. Where
+  /// called once, with how it went, on a thread of the driver, which must not call
+  /// the driver. Where
   /// this throws `done` is never called, and the host's memory may be used again.
-  void start_copy_from_host(const std::shared_ptr<Memory>& to, const void* from, size_t bytes, HostFunction done,
+  void start_copy_from_host(const std::shared_ptr<Memory>& to, const void* from, size_t bytes, StreamCallback done,
                             void* context, size_t offset = 0);
-  void start_copy_to_host(void* to, const std::shared_ptr<Memory>& from, size_t bytes, HostFunction done, void* context,
-                          size_t offset = 0);
+  void start_copy_to_host(void* to, const std::shared_ptr<Memory>& from, size_t bytes, StreamCallback done,
+                          void* context, size_t offset = 0);
 
   /// The kernel of a rule and layout, and how many blocks of it run at a time.
   struct Kernel {
@@ -188,7 +189,7 @@ class Device {
   void end_copy(std::shared_ptr<void> uses);
   /// Asleep, where a copy with the host's memory would wait awake.
   void wait_for_work();
-  void call_after_copies(HostFunction done, void* context);
+  void call_after_copies(StreamCallback done, void* context);
   void wait_for_copies();
   void free_released();
 

@@ -25,7 +25,7 @@ using ModuleHandle = CUmod_st*;
 using FunctionHandle = CUfunc_st*;
 using StreamHandle = CUstream_st*;  // null: the legacy default stream
 using EventHandle = CUevent_st*;
-using HostFunction = void (*)(void* context);
+using StreamCallback = void (*)(StreamHandle stream, Status status, void* context);
 
 inline constexpr Status kSuccess = 0;
 inline constexpr Status kOutOfMemory = 2;
@@ -89,7 +89,7 @@ inline constexpr int kLeastDriverVersion = 12000;
   X(cuEventQuery, Status(EventHandle event))                                                                    \
   X(cuEventSynchronize, Status(EventHandle event))                                                              \
   X(cuEventDestroy_v2, Status(EventHandle event))                                                               \
-  X(cuLaunchHostFunc, Status(StreamHandle stream, HostFunction function, void* context))                        \
+  X(cuStreamAddCallback, Status(StreamHandle stream, StreamCallback callback, void* context, unsigned flags))   \
   X(cuOccupancyMaxActiveBlocksPerMultiprocessor,                                                                \
     Status(int* blocks, FunctionHandle function, int block_size, size_t dynamic_memory))                        \
   X(cuLaunchKernel, Status(FunctionHandle function, unsigned grid_x, unsigned grid_y, unsigned grid_z,          \

@@ -95,7 +95,7 @@ TEST_F(Memories, AreCopiedWhileTheHostGoesOn) {
   }
   std::memcpy(from->data(), values.data(), bytes);
   std::atomic<int> done{0};
-  const HostFunction count = [](void* context) { ++*static_cast<std::atomic<int>*>(context); };
+  const StreamCallback count = [](StreamHandle, Status, void* context) { ++*static_cast<std::atomic<int>*>(context); };
   auto memory = device().allocate(bytes);
   device().start_copy_from_host(memory, from->data(), bytes, count, &done);
   device().start_copy_to_host(to->data(), memory, bytes, count, &done);

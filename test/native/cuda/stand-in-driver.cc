@@ -864,11 +864,11 @@ EXPORT Status cuEventDestroy_v2(EventHandle event) {
   return kSuccess;
 }
 
-EXPORT Status cuLaunchHostFunc(StreamHandle stream, HostFunction function, void* context) {
-  CALL(cuLaunchHostFunc);
+EXPORT Status cuStreamAddCallback(StreamHandle stream, StreamCallback callback, void* context, unsigned) {
+  CALL(cuStreamAddCallback);
   const auto run = [=] {
     in_host_function = true;
-    function(context);
+    callback(stream, kSuccess, context);
     in_host_function = false;
   };
   state().enqueue(call.stream(stream), call.function(), run, {});

@@ -56,7 +56,7 @@ class StandIn : public testing::OnStandIn {
   }
   static void call_from_a_host_function() {
     const Current current(device());
-    FUSED_ADAMW_CUDA(cuLaunchHostFunc, nullptr, [](void*) { driver_version(); }, nullptr);
+    FUSED_ADAMW_CUDA(cuStreamAddCallback, nullptr, [](StreamHandle, Status, void*) { driver_version(); }, nullptr, 0);
     device().synchronize();
   }
   static void touch_device_memory() {
@@ -99,13 +99,13 @@ TEST_F(StandIn, LetsStreamsWaitForEachOtherOnlyAsCudaDoes) {
       Order& order;
       int stream;
     } marks[] = {{order, 0}, {order, 1}, {order, 2}};
-    const HostFunction note = [](void* context) {
+    const StreamCallback note = [](StreamHandle, Status, void* context) {
       const Mark& mark = *static_cast<Mark*>(context);
       mark.order.of[mark.stream] = mark.order.next++;
     };
-    FUSED_ADAMW_CUDA(cuLaunchHostFunc, nullptr, note, &marks[0]);
-    FUSED_ADAMW_CUDA(cuLaunchHostFunc, blocking, note, &marks[1]);
-    FUSED_ADAMW_CUDA(cuLaunchHostFunc, free, note, &marks[2]);
+    FUSED_ADAMW_CUDA(cuStreamAddCallback, nullptr, note, &marks[0], 0);
+    FUSED_ADAMW_CUDA(cuStreamAddCallback, blocking, note, &marks[1], 0);
+    FUSED_ADAMW_CUDA(cuStreamAddCallback, free, note, &marks[2], 0);
     check(testing::find<Status()>("cuCtxSynchronize")(), "cuCtxSynchronize");
     before_legacy += order.of[1] < order.of[0];
     before_free += order.of[2] < order.of[0];
