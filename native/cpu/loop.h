@@ -13,11 +13,44 @@
 
 namespace fused_adamw::cpu {
 
+constexpr size_t kCacheLine = 64;               // bytes
+constexpr size_t kBytesAhead = 6 * kCacheLine;  // that arrays from memory are fetched ahead
+constexpr size_t kAlignFrom = 512;              // elements
+constexpr size_t kFetchFrom = 16 * 1024;        // elements, as many as are no longer in a near cache
+
+/// Elements from here to the next beginning of a cache line.
+template <typename T>
+ADAMW_INLINE size_t to_next_line(const T* from) {
+  constexpr size_t line = kCacheLine / sizeof(T);
+  return (line - reinterpret_cast<uintptr_t>(from) / sizeof(T) % line) % line;
+}
+
+/// Vectors that lie across two cache lines cost twice, so long arrays begin
+/// with what is left of the weights' first line. And quotients and roots keep
+/// the processor from running as far ahead as it does in a plain stream, so
+/// what comes from memory is fetched early (docs/performance.md).
 template <Rule rule, typename T>
 ADAMW_INLINE void update_array(T* __restrict w, const T* __restrict g, T* __restrict m, T* __restrict v, size_t length,
                                const Scalars<T>& scalars) {
   const Scalars<T> s = scalars;
-  for (size_t i = 0; i < length; ++i) adamw<rule>(w[i], g[i], m[i], v[i], s);
+  size_t i = 0;
+  if (length >= kAlignFrom) {
+    for (const size_t first = to_next_line(w); i < first; ++i) adamw<rule>(w[i], g[i], m[i], v[i], s);
+  }
+  if (length >= kFetchFrom) {
+    constexpr size_t line = kCacheLine / sizeof(T);
+    constexpr size_t run = 32;  // compilers unroll shorter loops before they could vectorise them
+    for (; i + run <= length; i += run) {
+      for (size_t k = i + kBytesAhead / sizeof(T); k < i + kBytesAhead / sizeof(T) + run; k += line) {
+        __builtin_prefetch(w + k);
+        __builtin_prefetch(g + k);
+        __builtin_prefetch(m + k);
+        __builtin_prefetch(v + k);
+      }
+      for (size_t k = i; k < i + run; ++k) adamw<rule>(w[k], g[k], m[k], v[k], s);
+    }
+  }
+  for (; i < length; ++i) adamw<rule>(w[i], g[i], m[i], v[i], s);
 }
 
 template <class Isa>
@@ -82,14 +115,13 @@ struct Pair {
 };
 static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__);
 
-/// bfloat16 weights and states. `low` is the lower half of the first element's number.
+/// bfloat16 weights and states, pair by pair; `number` is the lower half of the
+/// first element's.
 template <Rule rule>
-ADAMW_INLINE void update_bfloat16_states(BFloat16* __restrict weight, const BFloat16* __restrict grad,
-                                         BFloat16* __restrict mean, BFloat16* __restrict variance, size_t length,
-                                         const Scalars<float>& scalars, RandomKey key, uint32_t low) {
-  const Scalars<float> s = scalars;
-  uint32_t number = low;
-  for (size_t i = 0; i < length / 2; ++i, number += 2) {
+ADAMW_INLINE void update_pairs(BFloat16* __restrict weight, const BFloat16* __restrict grad, BFloat16* __restrict mean,
+                               BFloat16* __restrict variance, size_t pairs, const Scalars<float>& s, RandomKey key,
+                               uint32_t number) {
+  for (size_t i = 0; i < pairs; ++i, number += 2) {
     const Pair w = Pair::load(weight + 2 * i), g = Pair::load(grad + 2 * i);
     const Pair m = Pair::load(mean + 2 * i), v = Pair::load(variance + 2 * i);
     float w0 = w.first(), w1 = w.second(), m0 = m.first(), m1 = m.second(), v0 = v.first(), v1 = v.second();
@@ -100,13 +132,29 @@ ADAMW_INLINE void update_bfloat16_states(BFloat16* __restrict weight, const BFlo
     Pair::store(variance + 2 * i, round_to_upper_half_stochastic(v0, random_half(key, number)),
                 round_to_upper_half_stochastic(v1, random_half(key, number + 1)));
   }
+}
+
+template <Rule rule>
+ADAMW_INLINE void update_bfloat16_states(BFloat16* __restrict weight, const BFloat16* __restrict grad,
+                                         BFloat16* __restrict mean, BFloat16* __restrict variance, size_t length,
+                                         const Scalars<float>& scalars, RandomKey key, uint32_t number) {
+  Scalars<float> s = scalars;
+  if (s.rescale == 1 && s.clip == INFINITY && s.lr == 1) {
+    // Most steps, and this loop is bound by arithmetic: what these do not change is left out of it.
+    s.rescale = 1;
+    s.clip = INFINITY;
+    s.lr = 1;
+    update_pairs<rule>(weight, grad, mean, variance, length / 2, s, key, number);
+  } else {
+    update_pairs<rule>(weight, grad, mean, variance, length / 2, s, key, number);
+  }
   if (length % 2 == 0) return;
   const size_t i = length - 1;
   float w = to_float(weight[i]), m = to_float(mean[i]), v = to_float(variance[i]);
   adamw<rule>(w, to_float(grad[i]), m, v, s);
   weight[i] = to_bfloat16(w);
   mean[i] = to_bfloat16(m);
-  variance[i] = to_bfloat16_stochastic(v, random_bits(key, number));
+  variance[i] = to_bfloat16_stochastic(v, random_bits(key, number + static_cast<uint32_t>(i)));
 }
 
 /// W: dtype of weight and gradient; S: of mean and variance.
@@ -121,9 +169,11 @@ ADAMW_INLINE void update_span(const Span& span, const GroupScalars& group) {
   } else if constexpr (std::is_same_v<W, float>) {
     update_array<rule>(weight, grad, mean, variance, span.length, group.single);
   } else if constexpr (std::is_same_v<S, BFloat16>) {
-    for (size_t at = 0; at < span.length;) {  // the upper half of an element's number belongs to the key
+    for (size_t at = 0; at < span.length;) {
       const uint64_t first = span.first + at;
-      const size_t length = std::min<uint64_t>(span.length - at, (uint64_t{1} << 32) - static_cast<uint32_t>(first));
+      // Up to where the upper half of an element's number changes, which belongs to the key.
+      size_t length = std::min<uint64_t>(span.length - at, (uint64_t{1} << 32) - static_cast<uint32_t>(first));
+      if (length >= kAlignFrom && to_next_line(weight + at) > 0) length = to_next_line(weight + at);
       const RandomKey key = random_key(span.key, span.count, static_cast<uint32_t>(first >> 32));
       update_bfloat16_states<rule>(weight + at, grad + at, mean + at, variance + at, length, group.single, key,
                                    static_cast<uint32_t>(first));
