@@ -60,9 +60,11 @@ class Kernels : public ::testing::TestWithParam<KernelCase> {
  protected:
   /// One step of the kernel and one by the definition over the same random arrays.
   void compare(size_t length, uint64_t first, Random& random) {
+    compare(length, first, testing::random_options(random), testing::random_group(random), random);
+  }
+  void compare(size_t length, uint64_t first, const StepOptions& options, const Group& group, Random& random) {
     const auto& [variant, rule, layout] = GetParam();
-    const cpu::GroupScalars scalars =
-        testing::scalars_of(testing::random_options(random), testing::random_group(random));
+    const cpu::GroupScalars scalars = testing::scalars_of(options, group);
     const uint32_t key = static_cast<uint32_t>(random.next());
     testing::with_layout(layout, [&, variant = variant, rule = rule, layout = layout](auto* type) {
       using Arrays = std::remove_pointer_t<decltype(type)>;
@@ -79,6 +81,27 @@ TEST_P(Kernels, EqualTheRuleAtEveryLength) {
   Random random(1);
   for (size_t length = 0; length <= 600; ++length) {
     compare(length, cpu::kBlock * random.below(100), random);
+    if (HasFatalFailure()) return;
+  }
+}
+
+TEST_P(Kernels, EqualTheRuleOverLongArrays) {
+  Random random(3);
+  for (size_t length : {size_t{1} << 10, (size_t{1} << 14) - 1, size_t{1} << 14, (size_t{1} << 14) + 33}) {
+    compare(length, 0, random);
+    if (HasFatalFailure()) return;
+  }
+}
+
+TEST_P(Kernels, EqualTheRuleWithoutRescalingAndClipping) {
+  Random random(4);
+  for (size_t length : {1, 2, 63, 64, 700, 5000}) {
+    StepOptions options = testing::random_options(random);
+    Group group = testing::random_group(random);
+    options.rescale = 1;
+    options.clip = INFINITY;
+    group.lr = 1;
+    compare(length, cpu::kBlock * random.below(100), options, group, random);
     if (HasFatalFailure()) return;
   }
 }
