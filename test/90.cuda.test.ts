@@ -230,6 +230,10 @@ describe('a Tensor on a GPU', () => {
           expect(await copy()).to.be.an.instanceof(Tensor);
         }
       }
+      fail('callback', 0); // the device fails meanwhile
+      const error = await host.copyAsync(device).catch((thrown: unknown) => thrown);
+      expect(error).to.be.an('error').with.property('code', 'CUDA_ERROR_OUT_OF_MEMORY');
+      expect(await host.copyAsync(device)).to.equal(host);
     },
   );
 

@@ -21,7 +21,8 @@
 //   INIT            the status that cuInit returns (default 0; 100 without devices)
 //   MODULE          the status that cuModuleLoadData returns (default 0)
 //   FATBIN          the status that it returns for anything but PTX (default 0)
-//   FAIL            function:call:status, the first call being 1; with "+" after the call all later ones, too
+//   FAIL            function:call:status, the first call being 1; with "+" after the call all later ones, too;
+//                   the function "callback" is the next one that is added, which is told of the status
 #include "stand-in-driver.h"
 
 #include <sys/mman.h>
@@ -866,9 +867,14 @@ EXPORT Status cuEventDestroy_v2(EventHandle event) {
 
 EXPORT Status cuStreamAddCallback(StreamHandle stream, StreamCallback callback, void* context, unsigned) {
   CALL(cuStreamAddCallback);
+  Status told = kSuccess;
+  if (Failure& failure = state().failure; failure.function == "callback") {
+    told = failure.status;
+    failure = {};
+  }
   const auto run = [=] {
     in_host_function = true;
-    callback(stream, kSuccess, context);
+    callback(stream, told, context);
     in_host_function = false;
   };
   state().enqueue(call.stream(stream), call.function(), run, {});
