@@ -1,6 +1,6 @@
 /** The arrays of a case: the same numbers for every contender, also in Python (peers/peers.py). */
 import { createHash } from 'node:crypto';
-import { AdamW, type AdamWState, Tensor, type TensorLike } from '../lib/index.js';
+import { AdamW, type AdamWState, type Device, Tensor, type TensorLike } from '../lib/index.js';
 import type { Case, Layout } from './cases.js';
 
 export interface Arrays {
@@ -22,11 +22,11 @@ function patternOf(length: number, tensor: number, which: 0 | 1): Float32Array {
   return pattern;
 }
 
-/** Memory of this package, as Tensor.zeros() and createState() place it. */
-export function tensorArrays({ lengths, layout }: Case): Arrays {
+/** Memory of this package on a device, as Tensor.zeros() and createState() place it. */
+export function tensorArrays({ lengths, layout }: Case, device: Device | 'auto' = 'cpu'): Arrays {
   const dtype = dtypeOf(layout);
   const filled = (which: 0 | 1) =>
-    lengths.map((length, i) => fill(Tensor.zeros(length, { dtype }), patternOf(length, i, which)));
+    lengths.map((length, i) => fill(Tensor.zeros(length, { dtype }), patternOf(length, i, which)).to(device));
   const weights = filled(0);
   const grads = filled(1);
   return { weights, grads, states: statesOf(layout, weights) };
@@ -40,25 +40,26 @@ export function plainArrays({ lengths, layout }: Case): Arrays {
     return Tensor.from(new Uint16Array(length), { dtype });
   };
   const dtype = dtypeOf(layout);
-  const stateDType = layout === 'float16+master' ? 'float32' : dtype;
+  const hasMaster = layout.endsWith('+master');
+  const stateDType = hasMaster ? 'float32' : dtype;
   const filled = (which: 0 | 1) => lengths.map((length, i) => fill(zeros(length, dtype), patternOf(length, i, which)));
   const weights = filled(0);
   const grads = filled(1);
   const states = lengths.map((length, i) => ({
     mean: touch(zeros(length, stateDType)),
     variance: touch(zeros(length, stateDType)),
-    master: layout === 'float16+master' ? fill(zeros(length, 'float32'), patternOf(length, i, 0)) : null,
+    master: hasMaster ? fill(zeros(length, 'float32'), patternOf(length, i, 0)) : null,
   }));
   return { weights, grads, states };
 }
 
 function dtypeOf(layout: Layout): 'float32' | 'float64' | 'bfloat16' | 'float16' {
-  return layout === 'float16+master' ? 'float16' : layout;
+  return layout === 'float16+master' ? 'float16' : layout === 'bfloat16+master' ? 'bfloat16' : layout;
 }
 
 function statesOf(layout: Layout, weights: readonly TensorLike[]): AdamWState[] {
   const optimizer = new AdamW({
-    multiPrecision: layout === 'float16+master',
+    multiPrecision: layout.endsWith('+master'),
     stateDtype: layout === 'bfloat16' ? 'bfloat16' : null,
   });
   const states = weights.map((weight, i) => optimizer.createState(i, weight));
@@ -88,9 +89,9 @@ function fill<A extends TensorLike>(array: A, pattern: Float32Array): A {
   return array;
 }
 
-/** Writes zeros: memory that nobody has written to is one page of zeros, many times over. */
+/** Writes zeros: memory of the host that nobody has written to is one page of zeros, many times over. */
 function touch<A extends TensorLike>(array: A): A {
-  dataOf(array).fill(0);
+  if (!(array instanceof Tensor) || array.device === 'cpu') dataOf(array).fill(0);
   return array;
 }
 
@@ -101,6 +102,6 @@ export function hashAfter(steps: number, { weights, grads, states }: Arrays): st
   for (let step = 0; step < steps; step++) optimizer.fusedStep(indices, weights, grads, states);
   optimizer.dispose();
   const hash = createHash('sha256');
-  for (const weight of weights) hash.update(dataOf(weight));
+  for (const weight of weights) hash.update(dataOf(weight instanceof Tensor ? weight.to('cpu') : weight));
   return hash.digest('hex');
 }

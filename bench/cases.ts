@@ -1,7 +1,7 @@
 /** What is measured: lists of tensors, in each layout of their arrays. */
 
 export const LAYOUTS = ['float32', 'bfloat16', 'float16+master', 'float64'] as const;
-export type Layout = (typeof LAYOUTS)[number];
+export type Layout = (typeof LAYOUTS)[number] | 'bfloat16+master';
 
 export interface Case {
   /** On the command line: '10000x64-float32'. */
@@ -10,7 +10,7 @@ export interface Case {
   readonly title: string;
   /** Elements of each tensor. */
   readonly lengths: readonly number[];
-  /** dtypes of the arrays: bfloat16 has bfloat16 states, float16+master float32 states and masters. */
+  /** dtypes of the arrays: bfloat16 has bfloat16 states, '+master' float32 states and masters. */
   readonly layout: Layout;
   /** Whether it runs when no cases are named. */
   readonly byDefault: boolean;
@@ -31,14 +31,23 @@ const LISTS: readonly { name: string; title: string; lengths: readonly number[] 
 const DEFAULT_NAMES = ['64Mi-bfloat16', '16Mi-float16+master', '16Mi-float64'];
 
 export const CASES: readonly Case[] = LAYOUTS.flatMap((layout) =>
-  LISTS.map(({ name, title, lengths }) => ({
-    name: `${name}-${layout}`,
-    title: `${title} ${layout}`,
-    lengths,
-    layout,
-    byDefault: layout === 'float32' || DEFAULT_NAMES.includes(`${name}-${layout}`),
+  LISTS.map((list) => ({
+    ...caseOf(list, layout),
+    byDefault: layout === 'float32' || DEFAULT_NAMES.includes(`${list.name}-${layout}`),
   })),
 );
+
+/** Those of npm run bench:cuda. */
+export const CUDA_CASES: readonly Case[] = (['float32', 'bfloat16+master'] as const).flatMap((layout) =>
+  [
+    { name: '256Mi', title: '1 x 256 Mi', lengths: [256 * Mi] },
+    ...LISTS.filter(({ name }) => ['gpt2', '1000x1024', '10000x64'].includes(name)),
+  ].map((list) => caseOf(list, layout)),
+);
+
+function caseOf({ name, title, lengths }: (typeof LISTS)[number], layout: Layout): Case {
+  return { name: `${name}-${layout}`, title: `${title} ${layout}`, lengths, layout, byDefault: true };
+}
 
 /** Bytes that a step moves for each element: all arrays are read and all but the gradient written. */
 export function bytesPerElement(layout: Layout): number {
@@ -48,6 +57,7 @@ export function bytesPerElement(layout: Layout): number {
     case 'bfloat16':
       return 4 * 2 + 3 * 2;
     case 'float16+master':
+    case 'bfloat16+master':
       return 2 * 2 + 3 * 4 + (2 + 3 * 4);
     case 'float64':
       return 4 * 8 + 3 * 8;

@@ -1,39 +1,18 @@
 /** npm run bench: measures every case and says what came out. */
 import { mkdirSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { SingleBar } from 'cli-progress';
 import { backendInfo, setNumThreads } from '../lib/index.js';
 import { ArgumentError, type Arguments, readArguments, USAGE } from './arguments.js';
 import { CASES } from './cases.js';
 import { drawCharts } from './charts.js';
 import { CONTENDERS } from './contenders/index.js';
-import { measureCase, type Watcher } from './measure.js';
+import { measureCase } from './measure.js';
 import { type CaseReport, type Report, reportCase, reportOf, tableOf } from './report.js';
+import { createWatcher } from './watcher.js';
 
 function printLists(): void {
   const line = ({ name, byDefault }: { name: string; byDefault: boolean }) => `  ${byDefault ? '*' : ' '} ${name}`;
   console.log(['cases:', ...CASES.map(line), 'contenders:', ...CONTENDERS.map(line)].join('\n'));
-}
-
-/** A progress bar on a terminal, nothing elsewhere. */
-function createWatcher(title: string): Watcher & { stop(): void } {
-  if (!process.stderr.isTTY) return { turn() {}, stop() {} };
-  const bar = new SingleBar({
-    stream: process.stderr,
-    format: '  {bar} {percentage}%  {title}: {contender}',
-    barsize: 24,
-    barCompleteChar: '━',
-    barIncompleteChar: '─',
-    clearOnComplete: true,
-  });
-  bar.start(1, 0, { title, contender: '' });
-  return {
-    turn(done, total, contender) {
-      bar.setTotal(total);
-      bar.update(done, { contender });
-    },
-    stop: () => bar.stop(),
-  };
 }
 
 async function measureAll({ cases, contenders, rounds, threads }: Arguments): Promise<Report> {

@@ -1,5 +1,6 @@
 /** Runs the contenders of a case in turns: a turn each, round after round, so that what the machine does meets all. */
 import { Bench } from 'tinybench';
+import type { Device } from '../lib/index.js';
 import { type Arrays, hashAfter, plainArrays, tensorArrays } from './arrays.js';
 import type { Case } from './cases.js';
 import { type CaseContext, type Contender, HASHED_STEPS, type Runner } from './contenders/contender.js';
@@ -42,10 +43,10 @@ interface Ready {
 export async function measureCase(
   of: Case,
   contenders: readonly Contender[],
-  options: { rounds: number; threads: number },
+  options: { rounds: number; threads: number; device?: Device | 'auto' },
   watcher: Watcher,
 ): Promise<CaseResult> {
-  const context = createContext(of, options.threads);
+  const context = createContext(of, options.threads, options.device ?? 'cpu');
   const ready: Ready[] = [];
   const absent: { name: string; reason: string }[] = [];
   const total = contenders.length * (options.rounds + 1);
@@ -85,11 +86,11 @@ function shuffle<T>(list: readonly T[], seed: number): T[] {
   return shuffled;
 }
 
-function createContext(of: Case, threads: number): CaseContext {
+function createContext(of: Case, threads: number, device: Device | 'auto'): CaseContext {
   let tensors: { arrays: Arrays; hash: string } | undefined;
   let plain: Arrays | undefined;
   const makeTensors = (): { arrays: Arrays; hash: string } => {
-    const arrays = tensorArrays(of);
+    const arrays = tensorArrays(of, device);
     return { arrays, hash: hashAfter(HASHED_STEPS, arrays) };
   };
   return {

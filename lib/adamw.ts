@@ -260,7 +260,12 @@ export class AdamW extends Optimizer<AdamWState> {
       Uint32Array.from(indices, (index) => tensorKey(this.seed, index)),
       this.stream,
     );
-    binding.setGrads({ name: 'grads', values: kept.grads });
+    try {
+      binding.setGrads({ name: 'grads', values: kept.grads });
+    } catch (error) {
+      binding.dispose();
+      throw error;
+    }
     if (binding.hasBareHalf) this.#warnOfHalf();
     return { ...kept, bound: new BoundStep(this.#rules, indices, binding) };
   }

@@ -5,7 +5,8 @@
  * anything is written.
  */
 import type { BackendBinding, HostBackend, Overlap, Role, TensorLists } from './backend/backend.js';
-import { cudaBackend, type DeviceMemory } from './backend/cuda.js';
+import { cudaBackend } from './backend/cuda.js';
+import type { DeviceMemory } from './backend/cuda-addon.js';
 import { layoutIndex, type Rule } from './backend/layout.js';
 import { ordinalOf, type ResolvedDevice } from './device.js';
 import { type DType, isHalf, type Storage } from './dtype.js';
@@ -168,11 +169,18 @@ export class Binding {
       master: new BoundList(masters, bound.masters),
     };
     const everything = { rule, layouts, keys, ...bound };
-    this.#parts = partsOf(devices).map((part) => {
-      const { device, places } = part;
-      const ofPart = places.length === size ? everything : pickLists(everything, places);
-      return { ...part, binding: createBinding(backend, device, stream, ofPart) };
-    });
+    const parts: BoundPart[] = [];
+    this.#parts = parts;
+    try {
+      for (const part of partsOf(devices)) {
+        const { device, places } = part;
+        const ofPart = places.length === size ? everything : pickLists(everything, places);
+        parts.push({ ...part, binding: createBinding(backend, device, stream, ofPart) });
+      }
+    } catch (error) {
+      this.dispose();
+      throw error;
+    }
   }
 
   /** The tensors by device. */

@@ -1,7 +1,8 @@
 /** Tensor: a dtype, a shape and memory. It never copies by itself. */
 import { types } from 'node:util';
 import { markAsUntransferable } from 'node:worker_threads';
-import { cudaAbsent, cudaAddon, cudaUnusable, type DeviceMemory } from './backend/cuda.js';
+import { cudaAbsent, cudaAddon, cudaUnusable } from './backend/cuda.js';
+import type { DeviceMemory } from './backend/cuda-addon.js';
 import { loadBackend } from './backend/index.js';
 import { cudaDevice, ordinalOf, type ResolvedDevice, resolveDevice } from './device.js';
 import {

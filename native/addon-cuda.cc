@@ -17,16 +17,21 @@ namespace {
 using cuda::Device;
 using cuda::Memory;
 
-/// As guarded(), with the driver's own name of an error as its code.
+/// With the driver's own name of the error as its code.
+Napi::Error to_javascript(Napi::Env env, const cuda::DriverError& error) {
+  Napi::Error result = Napi::Error::New(env, error.what());
+  result.Value()["code"] = error.name();
+  return result;
+}
+
+/// As guarded(), for functions that call the driver.
 template <typename Body>
 auto guarded_cuda(Napi::Env env, Body body) {
   return guarded(env, [&] {
     try {
       return body();
     } catch (const cuda::DriverError& error) {
-      Napi::Error thrown = Napi::Error::New(env, error.what());
-      thrown.Value()["code"] = error.name();
-      throw thrown;
+      throw to_javascript(env, error);
     }
   });
 }
@@ -106,7 +111,7 @@ class DeviceMemory : public Napi::ObjectWrap<DeviceMemory> {
         bool lossless;
         pointer_ = info[2].As<Napi::BigInt>().Uint64Value(&lossless);
         memory_ = std::make_shared<Memory>(device, pointer_, bytes_, false);
-        if (info[3].IsObject()) owner_ = Napi::Persistent(info[3].As<Napi::Object>());
+        if (info[3].IsObject() || info[3].IsExternal()) owner_ = Napi::Persistent(info[3].As<Napi::Object>());
       } else {
         constexpr size_t kAlignment = 64;
         const size_t residue = info[2].As<Napi::Number>().Uint32Value() % kAlignment;
@@ -156,7 +161,10 @@ class DeviceMemory : public Napi::ObjectWrap<DeviceMemory> {
     const std::weak_ptr<Memory> memory = memory_;
     const int ordinal = memory_->device().ordinal();
     memory_.reset();
-    if (!owner_.IsEmpty()) in_flight_->keep(std::move(owner_), memory, ordinal);
+    if (memory.expired())
+      owner_.Reset();
+    else if (!owner_.IsEmpty())
+      in_flight_->keep(std::move(owner_), memory, ordinal);
     if (told_ != 0) Napi::MemoryManagement::AdjustExternalMemory(env, -told_);
   }
 
@@ -168,36 +176,32 @@ class DeviceMemory : public Napi::ObjectWrap<DeviceMemory> {
   Napi::ObjectReference owner_;  // empty without one
 };
 
-/// Lists of device memories, as addresses and as what keeps them.
+/// The elements of a list of memories of one device, each of which is kept.
 class MemoryList {
  public:
-  MemoryList(Napi::Env env, const Device& device, const Napi::Value& list, size_t size, const char* name)
-      : env_(env), device_(device), list_(list.As<Napi::Array>()), name_(name) {
+  MemoryList(Napi::Env env, const Device& device, const Napi::Value& list, size_t size, const char* name,
+             cuda::Memories& kept)
+      : env_(env), device_(device), list_(list.As<Napi::Array>()), name_(name), kept_(kept) {
     if (!list.IsArray() || list_.Length() != size)
       throw Napi::TypeError::New(env, std::string("Expected a list of device memories for ") + name);
   }
-  /// Memory i, kept in `memories`; of `bytes`, or of any size where these are 0.
-  const DeviceMemory& get(uint32_t i, cuda::Memories& memories) const {
+  View view(uint32_t i, size_t element_size) const {
     napi_value value;
     if (napi_get_element(env_, list_, i, &value) != napi_ok) throw Napi::Error::New(env_);
     const DeviceMemory& memory = DeviceMemory::of(env_, value, name_);
-    if (&memory.device() != &device_)
-      throw Napi::RangeError::New(env_, std::string("Expected memory of one device for ") + name_);
-    memories.push_back(memory.memory());
-    return memory;
+    if (&memory.device() != &device_ || memory.bytes() % element_size != 0)
+      throw Napi::RangeError::New(env_, std::string("Expected elements in memory of one device for ") + name_);
+    kept_.push_back(memory.memory());
+    return {memory.address(), memory.bytes() / element_size};
   }
-  void* address(uint32_t i, size_t bytes, cuda::Memories& memories) const {
-    const DeviceMemory& memory = get(i, memories);
-    if (memory.bytes() != bytes)
-      throw Napi::RangeError::New(env_, std::string("Expected memories of equal length for ") + name_);
-    return memory.address();
-  }
+  const char* name() const { return name_; }
 
  private:
   Napi::Env env_;
   const Device& device_;
   Napi::Array list_;
   const char* name_;
+  cuda::Memories& kept_;
 };
 
 class CudaBinding : public Napi::ObjectWrap<CudaBinding> {
@@ -222,38 +226,16 @@ class CudaBinding : public Napi::ObjectWrap<CudaBinding> {
       Device& device = Device::get(info[0].As<Napi::Number>().Int32Value());
       bool lossless;
       const auto stream = reinterpret_cast<cuda::StreamHandle>(info[1].As<Napi::BigInt>().Uint64Value(&lossless));
-      const int rule = info[2].As<Napi::Number>().Int32Value();
-      if (rule < 0 || rule >= kRules) throw Napi::RangeError::New(env, "Expected a rule");
-      const View layouts = read_view(env, info[3], napi_uint8_array, "layouts");
-      const View keys = read_view(env, info[4], napi_uint32_array, "keys");
-      const size_t size = layouts.length;
-      if (keys.length != size) throw Napi::RangeError::New(env, "Expected one key for each tensor");
-      const MemoryList weights(env, device, info[5], size, "weights"), means(env, device, info[6], size, "means");
-      const MemoryList variances(env, device, info[7], size, "variances"),
-          masters(env, device, info[8], size, "masters");
-
-      std::vector<TensorArrays> tensors(size);
       cuda::Memories memories;
-      for (size_t start = 0; start < size; start += kTensorsPerScope) {
-        const Napi::HandleScope scope(env);
-        for (size_t i = start; i < std::min(size, start + kTensorsPerScope); ++i) {
-          const uint8_t layout = static_cast<uint8_t*>(layouts.data)[i];
-          if (layout >= kLayouts) throw Napi::RangeError::New(env, "Expected a layout");
-          TensorArrays& tensor = tensors[i];
-          tensor.layout = static_cast<Layout>(layout);
-          tensor.key = static_cast<uint32_t*>(keys.data)[i];
-          const LayoutInfo& is = fused_adamw::info(tensor.layout);
-          const DeviceMemory& weight = weights.get(i, memories);
-          tensor.length = weight.bytes() / is.weight_size;
-          tensor.weight = weight.address();
-          tensor.mean = means.address(i, tensor.length * is.state_size, memories);
-          tensor.variance = variances.address(i, tensor.length * is.state_size, memories);
-          if (is.master)
-            tensor.master = static_cast<float*>(masters.address(i, tensor.length * sizeof(float), memories));
-        }
+      Binding binding = read_binding(info, 2, [&](const Napi::Value& list, size_t size, const char* name) {
+        return MemoryList(env, device, list, size, name, memories);
+      });
+      try {
+        step_ = std::make_unique<cuda::Step>(device, std::move(binding), std::move(memories), stream);
+      } catch (const std::invalid_argument& error) {
+        throw Napi::RangeError::New(env, "Expected a stream of cuda:" + std::to_string(device.ordinal()) +
+                                             " for stream but received " + error.what());
       }
-      step_ = std::make_unique<cuda::Step>(device, Binding(static_cast<Rule>(rule), std::move(tensors)),
-                                           std::move(memories), stream);
     });
   }
 
@@ -268,17 +250,9 @@ class CudaBinding : public Napi::ObjectWrap<CudaBinding> {
     const Napi::Env env = info.Env();
     return guarded_cuda(env, [&] {
       cuda::Step& step = this->step(env);
-      const size_t size = step.binding().size();
-      const MemoryList list(env, step.device(), info[0], size, "grads");
-      std::vector<const void*> grads(size);
       cuda::Memories memories;
-      for (size_t start = 0; start < size; start += kTensorsPerScope) {
-        const Napi::HandleScope scope(env);
-        for (size_t i = start; i < std::min(size, start + kTensorsPerScope); ++i) {
-          const TensorArrays& tensor = step.binding().tensor(i);
-          grads[i] = list.address(i, tensor.length * fused_adamw::info(tensor.layout).weight_size, memories);
-        }
-      }
+      const MemoryList list(env, step.device(), info[0], step.binding().size(), "grads", memories);
+      const std::vector<const void*> grads = read_grads(env, step.binding(), list);
       const auto overlap = step.set_grads(grads, std::move(memories));
       if (!overlap) has_grads_ = true;
       return to_javascript(env, overlap);
@@ -381,11 +355,21 @@ struct PendingCopy {
   std::shared_ptr<InFlight> in_flight;
   int ordinal;
   napi_threadsafe_function tell = nullptr;
+  cuda::Status status = cuda::kSuccess;
 
   /// On a thread of the driver.
-  static void done(void* context) {
+  static void done(cuda::StreamHandle, cuda::Status status, void* context) {
     auto* copy = static_cast<PendingCopy*>(context);
+    copy->status = status;
     napi_call_threadsafe_function(copy->tell, copy, napi_tsfn_nonblocking);  // fails only in a thread that ends
+  }
+  static void settle(Napi::Env env, const PendingCopy& copy) {
+    try {
+      cuda::check(copy.status, "a copy");
+      copy.promise.Resolve(env.Undefined());
+    } catch (const cuda::DriverError& error) {
+      copy.promise.Reject(to_javascript(env, error).Value());
+    }
   }
   /// On the JavaScript thread.
   static void resolve(napi_env env, napi_value, void*, void* data) {
@@ -397,7 +381,11 @@ struct PendingCopy {
     }
     copy->in_flight->end_copy(copy->ordinal);
     napi_release_threadsafe_function(copy->tell, napi_tsfn_release);
-    copy->promise.Resolve(Napi::Env(env).Undefined());
+    try {
+      settle(env, *copy);
+    } catch (const Napi::Error&) {
+      // A thread that was told to end runs no JavaScript any more.
+    }
   }
 };
 
@@ -476,7 +464,7 @@ Napi::Value Probe(const Napi::CallbackInfo& info) {
       each["bytes"] = static_cast<double>(device.bytes);
       devices[devices.Length()] = each;
     }
-    if (count == 0) throw cuda::Unavailable("there is no CUDA device");
+    if (count == 0) throw cuda::Unavailable(cuda::kThereIsNoDevice);
     result["devices"] = devices;
   } catch (const std::runtime_error& error) {
     result["reason"] = error.what();

@@ -36,19 +36,12 @@ class List {
     if (!list.IsArray() || list_.Length() != size)
       throw Napi::TypeError::New(env, std::string("Expected a list of arrays for ") + name);
   }
-  void* data(uint32_t i, size_t element_size, size_t length) const {
-    napi_value value;
-    if (napi_get_element(env_, list_, i, &value) != napi_ok) throw Napi::Error::New(env_);
-    const View view = read_view(env_, value, type_of_size(element_size), name_);
-    if (view.length != length)
-      throw Napi::RangeError::New(env_, std::string("Expected arrays of equal length for ") + name_);
-    return view.data;
-  }
   View view(uint32_t i, size_t element_size) const {
     napi_value value;
     if (napi_get_element(env_, list_, i, &value) != napi_ok) throw Napi::Error::New(env_);
     return read_view(env_, value, type_of_size(element_size), name_);
   }
+  const char* name() const { return name_; }
 
  private:
   Napi::Env env_;
@@ -70,56 +63,19 @@ class BindingObject : public Napi::ObjectWrap<BindingObject> {
 
   /// new Binding(rule, layouts: Uint8Array, keys: Uint32Array, weights, means, variances, masters)
   explicit BindingObject(const Napi::CallbackInfo& info)
-      : Napi::ObjectWrap<BindingObject>(info), binding_(guarded(info.Env(), [&] { return parse(info); })) {}
+      : Napi::ObjectWrap<BindingObject>(info), binding_(guarded(info.Env(), [&] {
+          return read_binding(info, 0, [&](const Napi::Value& list, size_t size, const char* name) {
+            return List(info.Env(), list, size, name);
+          });
+        })) {}
 
  private:
-  static Binding parse(const Napi::CallbackInfo& info) {
-    const Napi::Env env = info.Env();
-    const int rule = info[0].As<Napi::Number>().Int32Value();
-    if (rule < 0 || rule >= kRules) throw Napi::RangeError::New(env, "Expected a rule");
-    const View layouts = read_view(env, info[1], napi_uint8_array, "layouts");
-    const View keys = read_view(env, info[2], napi_uint32_array, "keys");
-    const size_t size = layouts.length;
-    if (keys.length != size) throw Napi::RangeError::New(env, "Expected one key for each tensor");
-    const List weights(env, info[3], size, "weights"), means(env, info[4], size, "means");
-    const List variances(env, info[5], size, "variances"), masters(env, info[6], size, "masters");
-
-    std::vector<TensorArrays> tensors(size);
-    for (size_t start = 0; start < size; start += kTensorsPerScope) {
-      const Napi::HandleScope scope(env);
-      for (size_t i = start; i < std::min(size, start + kTensorsPerScope); ++i) {
-        const uint8_t layout = static_cast<uint8_t*>(layouts.data)[i];
-        if (layout >= kLayouts) throw Napi::RangeError::New(env, "Expected a layout");
-        TensorArrays& tensor = tensors[i];
-        tensor.layout = static_cast<Layout>(layout);
-        tensor.key = static_cast<uint32_t*>(keys.data)[i];
-        const LayoutInfo& is = fused_adamw::info(tensor.layout);
-        const View weight = weights.view(i, is.weight_size);
-        tensor.length = weight.length;
-        tensor.weight = weight.data;
-        tensor.mean = means.data(i, is.state_size, tensor.length);
-        tensor.variance = variances.data(i, is.state_size, tensor.length);
-        if (is.master) tensor.master = static_cast<float*>(masters.data(i, sizeof(float), tensor.length));
-      }
-    }
-    return Binding(static_cast<Rule>(rule), std::move(tensors));
-  }
-
   /// setGrads(grads): takes every gradient's address, unless it returns two arrays that share memory.
   Napi::Value SetGrads(const Napi::CallbackInfo& info) {
     return guarded(info.Env(), [&]() -> Napi::Value {
       const Napi::Env env = info.Env();
-      const size_t size = binding_.size();
-      const List list(env, info[0], size, "grads");
-      std::vector<const void*> grads(size);
-      for (size_t start = 0; start < size; start += kTensorsPerScope) {
-        const Napi::HandleScope scope(env);
-        for (size_t i = start; i < std::min(size, start + kTensorsPerScope); ++i) {
-          const TensorArrays& tensor = binding_.tensor(i);
-          grads[i] = list.data(i, fused_adamw::info(tensor.layout).weight_size, tensor.length);
-        }
-      }
-      const auto overlap = binding_.set_grads(grads);
+      const List list(env, info[0], binding_.size(), "grads");
+      const auto overlap = binding_.set_grads(read_grads(env, binding_, list));
       if (!overlap) has_grads_ = true;
       return to_javascript(env, overlap);
     });

@@ -6,8 +6,10 @@
 #define NODE_API_SWALLOW_UNTHROWABLE_EXCEPTIONS
 #include <napi.h>
 
+#include <algorithm>
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "binding.h"
 
@@ -86,6 +88,70 @@ inline const Group* groups_of(const double* scalars) {
 }
 
 constexpr size_t kTensorsPerScope = 256;  // handles are freed after as many
+
+template <typename Each>
+void for_each_tensor(Napi::Env env, size_t size, const Each& each) {
+  for (size_t start = 0; start < size; start += kTensorsPerScope) {
+    const Napi::HandleScope scope(env);
+    for (size_t i = start; i < std::min(size, start + kTensorsPerScope); ++i) each(static_cast<uint32_t>(i));
+  }
+}
+
+/// Array i of a list, which must have so many elements. A List reads one kind of
+/// memory: view(i, element_size), name().
+template <class List>
+void* data_of(Napi::Env env, const List& list, uint32_t i, size_t element_size, size_t length) {
+  const View view = list.view(i, element_size);
+  if (view.length != length)
+    throw Napi::RangeError::New(env, std::string("Expected arrays of equal length for ") + list.name());
+  return view.data;
+}
+
+/// The arguments rule, layouts: Uint8Array, keys: Uint32Array, weights, means,
+/// variances, masters of a Binding, of which rule is number `at`.
+/// list_of(value, size, name) makes the List of each.
+template <typename ListOf>
+Binding read_binding(const Napi::CallbackInfo& info, size_t at, const ListOf& list_of) {
+  const Napi::Env env = info.Env();
+  const int rule = info[at].As<Napi::Number>().Int32Value();
+  if (rule < 0 || rule >= kRules) throw Napi::RangeError::New(env, "Expected a rule");
+  const View layouts = read_view(env, info[at + 1], napi_uint8_array, "layouts");
+  const View keys = read_view(env, info[at + 2], napi_uint32_array, "keys");
+  const size_t size = layouts.length;
+  if (keys.length != size) throw Napi::RangeError::New(env, "Expected one key for each tensor");
+  const auto weights = list_of(info[at + 3], size, "weights");
+  const auto means = list_of(info[at + 4], size, "means");
+  const auto variances = list_of(info[at + 5], size, "variances");
+  const auto masters = list_of(info[at + 6], size, "masters");
+
+  std::vector<TensorArrays> tensors(size);
+  for_each_tensor(env, size, [&](uint32_t i) {
+    const uint8_t layout = static_cast<uint8_t*>(layouts.data)[i];
+    if (layout >= kLayouts) throw Napi::RangeError::New(env, "Expected a layout");
+    TensorArrays& tensor = tensors[i];
+    tensor.layout = static_cast<Layout>(layout);
+    tensor.key = static_cast<uint32_t*>(keys.data)[i];
+    const LayoutInfo& is = fused_adamw::info(tensor.layout);
+    const View weight = weights.view(i, is.weight_size);
+    tensor.length = weight.length;
+    tensor.weight = weight.data;
+    tensor.mean = data_of(env, means, i, is.state_size, tensor.length);
+    tensor.variance = data_of(env, variances, i, is.state_size, tensor.length);
+    if (is.master) tensor.master = static_cast<float*>(data_of(env, masters, i, sizeof(float), tensor.length));
+  });
+  return Binding(static_cast<Rule>(rule), std::move(tensors));
+}
+
+/// The addresses of a list of gradients, one for each tensor and like its weight.
+template <class List>
+std::vector<const void*> read_grads(Napi::Env env, const Binding& binding, const List& list) {
+  std::vector<const void*> grads(binding.size());
+  for_each_tensor(env, binding.size(), [&](uint32_t i) {
+    const TensorArrays& tensor = binding.tensor(i);
+    grads[i] = data_of(env, list, i, info(tensor.layout).weight_size, tensor.length);
+  });
+  return grads;
+}
 
 /// What the addon exports as `cuda`.
 Napi::Object define_cuda(Napi::Env env);

@@ -23,6 +23,6 @@ done
   cmake --no-warn-unused-cli -S "$googletest" -B $build/googletest $cross -DCMAKE_INSTALL_PREFIX="$PWD/$build/prefix" -DBUILD_GMOCK=OFF
   cmake --build $build/googletest --parallel 2 --target install
   cmake --no-warn-unused-cli -S . -B $build/tests $cross -DFUSED_ADAMW_TESTS=ON -DCMAKE_PREFIX_PATH="$PWD/$build/prefix"
-  cmake --build $build/tests --parallel 2
+  cmake --build $build/tests --parallel 2 --target native_tests
 } >&2
 exec qemu-aarch64-static -L "$sysroot" $build/tests/native_tests --gtest_brief=1 "$@"

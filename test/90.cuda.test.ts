@@ -6,7 +6,7 @@ import { Worker } from 'node:worker_threads';
 import { expect } from 'chai';
 import { AdamW, backendInfo, type DType, multiAdamwUpdate, synchronize, syncMaster, Tensor } from '../lib/index.js';
 import { expectSameBits } from './support/bits.js';
-import { reportOf, repository, temporaryFolder } from './support/child.js';
+import { expectExit, reportOf, repository, runChild, temporaryFolder } from './support/child.js';
 import { compileLibrary, either, itUnless, noCompiler, noCuda } from './support/conditions.js';
 import { deviceMemory, onDeviceAt, toHost } from './support/cuda.js';
 import { expectError } from './support/errors.js';
@@ -37,11 +37,14 @@ interface DriverCalls {
   allocateHost(bytes: bigint): bigint;
   freeBytes(): bigint;
   hasCurrentContext(): bigint;
+  fail(call: string, after: number): void;
 }
 
 const info = backendInfo().cuda;
 const deviceBytes = info.available ? info.devices[0].memory : 0;
 const noSecondGpu = noCuda ?? (info.available && info.devices.length > 1 ? null : 'there is one GPU');
+const noStandIn =
+  noCuda ?? (info.available && info.devices[0].name.startsWith('Stand-in') ? null : 'no call of a real driver fails');
 const collectGarbage = (globalThis as { gc?: () => void }).gc;
 const noGc = collectGarbage ? null : 'node runs without --expose-gc';
 const noDriverCalls = either(noCuda, noCompiler);
@@ -211,6 +214,47 @@ describe('a Tensor on a GPU', () => {
     expect(Tensor.zeros(2, { device: 'cuda' }).toArray()).to.deep.equal(new Float32Array(2));
   });
 
+  itUnless(
+    either(noDriverCalls, noStandIn),
+    'should be told of a copy that does not start, and no more of it',
+    async () => {
+      const { fail } = driverCalls();
+      const host = Tensor.zeros(100, { pinned: true });
+      const device = Tensor.zeros(100, { device: 'cuda' });
+      for (const call of ['cuEventCreate', 'cuEventRecord', 'cuStreamAddCallback']) {
+        for (const copy of [() => device.copyAsync(host), () => host.copyAsync(device)]) {
+          fail(call, 0);
+          const error = await copy().catch((thrown: unknown) => thrown);
+          expect(error).to.be.an('error').with.property('code', 'CUDA_ERROR_OUT_OF_MEMORY');
+          synchronize();
+          expect(await copy()).to.be.an.instanceof(Tensor);
+        }
+      }
+      fail('callback', 0); // the device fails meanwhile
+      const error = await host.copyAsync(device).catch((thrown: unknown) => thrown);
+      expect(error).to.be.an('error').with.property('code', 'CUDA_ERROR_OUT_OF_MEMORY');
+      expect(await host.copyAsync(device)).to.equal(host);
+    },
+  );
+
+  itUnless(noCuda, 'should not crash a worker that ends between copies', async () => {
+    const source = `
+      const { workerData } = require('node:worker_threads');
+      import(workerData).then(({ Tensor }) => {
+        const device = Tensor.zeros(1000, { device: 'cuda' });
+        const copies = Array.from({ length: 20 }, () => Tensor.zeros(1000, { pinned: true }).copyAsync(device));
+        for (const copy of copies) copy.then(() => process.exit());
+        const until = Date.now() + 50;
+        while (Date.now() < until); // so that more than one is done when the event loop sees them
+      });`;
+    const child = runChild(`
+      import { once } from 'node:events';
+      import { Worker } from 'node:worker_threads';
+      const options = { eval: true, workerData: libraryUrl, execArgv: [] };
+      for (let i = 0; i < 3; i++) await once(new Worker(${JSON.stringify(source)}, options), 'exit');`);
+    expectExit(child, 0);
+  });
+
   itUnless(noSecondGpu, 'should be copied from one GPU to another', () => {
     const host = randomTensor('float32', 3001);
     const first = host.to('cuda:0');
@@ -296,6 +340,42 @@ describe('memory of another library on a GPU', () => {
     expect(isGone).to.equal(true);
     free(pointer);
   });
+
+  itUnless(
+    either(noDriverCalls, noGc),
+    'should keep an owner of any kind, and let go of it at once where nothing uses it',
+    async () => {
+      const { allocate, free } = driverCalls();
+      const pointer = allocate(4096n);
+      const { TCP } = (process as unknown as { binding(name: string): { TCP: new (kind: number) => object } }).binding(
+        'tcp_wrap',
+      );
+      const owners: (() => object)[] = [
+        () => ({}),
+        () => () => 0,
+        () => (new TCP(0) as { _externalStream: object })._externalStream, // a napi_external, as addons make them
+      ];
+      for (const makeOwner of owners) {
+        const make = (): [WeakRef<object>, Tensor] => {
+          const owner = makeOwner();
+          return [new WeakRef(owner), Tensor.fromDevicePointer(pointer, { shape: 10, dtype: 'float32', owner })];
+        };
+        const [owner, tensor] = make();
+        const collect = async (): Promise<void> => {
+          for (let i = 0; i < 5; i++) {
+            await setImmediate();
+            collectGarbage?.();
+          }
+        };
+        await collect();
+        expect(owner.deref()).to.not.equal(undefined);
+        tensor.dispose();
+        await collect();
+        expect(owner.deref()).to.equal(undefined);
+      }
+      free(pointer);
+    },
+  );
 });
 
 /** A model with all its arrays on a GPU. */
@@ -396,6 +476,35 @@ describe('a step on a GPU', () => {
     expect(optimizer.updateCount(1)).to.equal(0);
     expect(optimizer.updateCount(3)).to.equal(3);
     expect(optimizer.numUpdate).to.equal(3);
+  });
+
+  itUnless(noSecondGpu, 'should be one call over tensors of two GPUs, and not over the arrays of one on both', () => {
+    const random = randomFrom(16);
+    const host = makeModel(SPECS, random);
+    const deviceOf = (i: number): 'cuda:0' | 'cuda:1' => (i % 2 === 0 ? 'cuda:0' : 'cuda:1');
+    const moved = (tensor: Tensor, i: number): Tensor => tensor.to(deviceOf(i));
+    const model: Model = {
+      indices: host.indices,
+      weights: host.weights.map((weight, i) => moved(weight as Tensor, i)),
+      states: host.states.map(({ mean, variance, master }, i) => ({
+        mean: moved(mean as Tensor, i),
+        variance: moved(variance as Tensor, i),
+        master: master && moved(master as Tensor, i),
+      })),
+    };
+    const [expected, optimizer] = [new AdamW(OPTIONS), new AdamW(OPTIONS)];
+    for (let t = 0; t < 3; t++) {
+      const grads = makeGrads(host, random) as Tensor[];
+      quietly(() => expected.fusedStep(host.indices, host.weights, grads, host.states));
+      quietly(() => optimizer.fusedStep(model.indices, model.weights, grads.map(moved), model.states));
+    }
+    expectSameModel(model, host, 'two GPUs');
+    expect([optimizer.updateCount(0, 'cuda:0'), optimizer.updateCount(1, 'cuda:1')]).to.deep.equal([3, 3]);
+    expectError(
+      () => optimizer.fusedStep(0, model.weights[0], (model.weights[0] as Tensor).to('cuda:1'), model.states[0]),
+      RangeError,
+      'Expected memory on cuda:0, as of the weight, for grads[0] but received memory on cuda:1',
+    );
   });
 
   itUnless(noCuda, 'should count replicas of a tensor on two devices once each', () => {
@@ -601,10 +710,74 @@ describe('a step on a GPU', () => {
 
     const weight = Tensor.zeros(3, { device: 'cuda' });
     const foreign = new AdamW({ stream: createStreamElsewhere() });
-    expect(() =>
-      foreign.update(0, weight, Tensor.zeros(3, { device: 'cuda' }), foreign.createState(0, weight)),
-    ).to.throw(Error, 'a stream of another context than the primary one of cuda:0');
+    expectError(
+      () => foreign.update(0, weight, Tensor.zeros(3, { device: 'cuda' }), foreign.createState(0, weight)),
+      RangeError,
+      'Expected a stream of cuda:0 for stream but received a stream of another context than the primary one of cuda:0',
+    );
     expect(foreign.numUpdate).to.equal(0);
+  });
+
+  itUnless(noCuda, "should run on the default stream by the driver's own name for it", () => {
+    const host = randomTensor('float32', 100);
+    const grad = randomTensor('float32', 100, 2);
+    const results = [host.to('cuda'), host].map((weight) => {
+      const optimizer = new AdamW({ ...OPTIONS, stream: 1n }); // CU_STREAM_LEGACY
+      optimizer.update(0, weight, grad.to(weight.device), optimizer.createState(0, weight));
+      return valuesIn(weight);
+    });
+    expectSameBits(results[0], results[1], 'CU_STREAM_LEGACY');
+  });
+
+  itUnless(
+    either(noDriverCalls, noStandIn),
+    'should fail as a whole, and only its optimizer, where the device fails',
+    () => {
+      const { createStream, fail } = driverCalls();
+      const stream = createStream();
+      for (const call of ['cuEventCreate', 'cuEventRecord', 'cuLaunchKernel']) {
+        for (let after = 0; after < 3; after++) {
+          const weight = randomTensor('float32', 5000).to('cuda');
+          const optimizer = new AdamW({ stream });
+          const bound = optimizer.bind(
+            0,
+            weight,
+            randomTensor('float32', 5000).to('cuda'),
+            optimizer.createState(0, weight),
+          );
+          bound.step();
+          fail(call, after);
+          let error: unknown;
+          for (let i = 0; i < 3 && !error; i++) {
+            try {
+              bound.step();
+            } catch (thrown) {
+              error = thrown;
+            }
+          }
+          expect(error).to.be.an('error').with.property('code', 'CUDA_ERROR_OUT_OF_MEMORY');
+          expect(() => bound.step())
+            .to.throw()
+            .equal(error);
+          expect(weight.toArray().every(Number.isFinite)).to.equal(true);
+        }
+      }
+    },
+  );
+
+  itUnless(noDriverCalls, 'should leave no memory behind where its gradients are refused', () => {
+    const { freeBytes } = driverCalls();
+    const zeros = () => Tensor.zeros(1, { device: 'cuda' });
+    const indices = Array.from({ length: 2000 }, (_, i) => i);
+    const weights = indices.map(zeros);
+    const states = indices.map(() => ({ mean: zeros(), variance: zeros() }));
+    const optimizer = new AdamW();
+    const before = freeBytes();
+    for (let i = 0; i < 200; i++) {
+      expect(() => optimizer.update(indices, weights, weights, states)).to.throw(RangeError, 'memory of its own');
+    }
+    synchronize();
+    expect(Number(before - freeBytes())).to.be.below(8 * 2 ** 20);
   });
 
   itUnless(

@@ -66,6 +66,12 @@ const ABSENCES: readonly Absence[] = [
     toldAtOnce: true,
   },
   {
+    title: 'a driver that does not start without a device',
+    bodies: { cuInit: 'return 100;' },
+    reason: /^there is no CUDA device$/,
+    toldAtOnce: true,
+  },
+  {
     title: 'no device code',
     deviceCode: 'none',
     reason: /^no device code is usable: the package carries none$/,
@@ -99,12 +105,14 @@ function driverSource({ bodies = {}, lacks }: Absence): string {
     cuDeviceGetCount: 'int* count = a; *count = 1; return 0;',
     cuDriverGetVersion: 'int* version = a; *version = 13000; return 0;',
     cuModuleLoadData: '*(void**)a = (void*)1; return 0;',
+    cuDevicePrimaryCtxRetain: 'setenv("CONTEXT", "retained", 1); return 0;',
+    cuDevicePrimaryCtxRelease_v2: 'unsetenv("CONTEXT"); return 0;',
     ...bodies,
   };
   const functions = FUNCTIONS.filter((name) => name !== lacks).map(
     (name) => `int ${name}(void* a, void* b) { (void)a; (void)b; ${all[name] ?? 'return 0;'} }`,
   );
-  return ['#include <stdio.h>', ...functions].join('\n');
+  return ['#include <stdio.h>', '#include <stdlib.h>', ...functions].join('\n');
 }
 
 const SOURCE = `
@@ -122,6 +130,7 @@ const SOURCE = `
     thrown: reasonOf(() => Tensor.zeros(3, { device: 'cuda' })),
     moved: reasonOf(() => weight.to('cuda:0')),
     digest: exampleDigest(library, ${JSON.stringify(EXAMPLE)}),
+    context: process.env.CONTEXT ?? 'released',
   });`;
 
 interface Report {
@@ -131,6 +140,7 @@ interface Report {
   readonly thrown: string;
   readonly moved: string;
   readonly digest: string;
+  readonly context: string;
 }
 
 function expectAbsent(report: Report, reason: RegExp, toldAtOnce: boolean): void {
@@ -145,6 +155,7 @@ function expectAbsent(report: Report, reason: RegExp, toldAtOnce: boolean): void
     `RangeError: Expected a usable device for device but received 'cuda:0' (${report.after.reason})`,
   );
   expect(report.digest).to.equal(expectedDigest(EXAMPLE));
+  expect(report.context).to.equal('released');
 }
 
 describe('where no GPU can be used', () => {

@@ -20,16 +20,22 @@ interface Answer {
 class Peer {
   readonly #command: readonly string[];
   readonly #requirement: { readonly file: string; readonly remedy: string };
+  readonly #device: string;
   #child: ChildProcessWithoutNullStreams | null = null;
   #lines: Interface | null = null;
+  /** The answer to all that is asked once it ended. */
+  #ended: Promise<Answer> = new Promise(() => {});
+  /** The last line that it wrote to standard error. */
+  #said = '';
   #versions: Readonly<Record<string, string>> = {};
   /** Names of the contenders that use the arrays. */
   readonly #users = new Set<string>();
   #absent: Readonly<Record<string, string>> = {};
 
-  constructor(command: readonly string[], requirement: { file: string; remedy: string }) {
+  constructor(command: readonly string[], requirement: { file: string; remedy: string }, device = 'cpu') {
     this.#command = command;
     this.#requirement = requirement;
+    this.#device = device;
   }
 
   get versions(): Readonly<Record<string, string>> {
@@ -46,7 +52,8 @@ class Peer {
       const hello = await this.#request({ do: 'hello' });
       if (hello.error) return hello.error;
       this.#versions = hello.versions ?? {};
-      const request = { do: 'setup', lengths, dtype: layout, threads: context.threads, contenders: [name] };
+      const device = this.#device;
+      const request = { do: 'setup', lengths, dtype: layout, device, threads: context.threads, contenders: [name] };
       const setup = await this.#request(request);
       if (setup.error) return setup.error;
       this.#absent = setup.absent ?? {};
@@ -70,9 +77,8 @@ class Peer {
 
   async end(): Promise<void> {
     if (!this.#child) return;
-    const ended = once(this.#child, 'exit');
     this.#child.stdin.end();
-    await ended;
+    await this.#ended;
     this.#child = null;
   }
 
@@ -83,27 +89,19 @@ class Peer {
     const PATH = [dirname(file), process.env.PATH].join(delimiter);
     const env = { ...process.env, PATH, OMP_NUM_THREADS: String(threads) };
     this.#child = spawn(file, rest, { env });
-    this.#child.stderr.resume();
+    this.#child.stdin.on('error', () => {}); // it ended, which the answer says
+    this.#child.stderr.on('data', (data) => {
+      this.#said = String(data).trim().split('\n').at(-1) ?? '';
+    });
     this.#lines = createInterface(this.#child.stdout);
+    this.#ended = once(this.#child, 'close').then(() => ({ error: `its process ended: ${this.#said}` }));
   }
 
   async #request(request: object): Promise<Answer> {
     const { stdin } = this.#child as ChildProcessWithoutNullStreams;
-    const lines = this.#lines as Interface;
-    const answer = new Promise<Answer>((resolve) => {
-      const onLine = (line: string): void => {
-        lines.off('close', onClose);
-        resolve(JSON.parse(line));
-      };
-      const onClose = (): void => {
-        lines.off('line', onLine);
-        resolve({ error: 'its process ended' });
-      };
-      lines.once('line', onLine);
-      lines.once('close', onClose);
-    });
+    const line = once(this.#lines as Interface, 'line').then(([text]): Answer => JSON.parse(text));
     stdin.write(`${JSON.stringify(request)}\n`);
-    return answer;
+    return Promise.race([line, this.#ended]);
   }
 
   async #close(name: string): Promise<void> {
@@ -141,8 +139,12 @@ function contender({ name, peer, contender, byDefault, hasSameBits, mostElements
 // This file is dist/bench/contenders/peer.js.
 const root = fileURLToPath(new URL('../../../', import.meta.url));
 
+function pythonOf(environment: string): string {
+  return join(root, `.peers/${environment}/bin/python`);
+}
+
 function python(environment: string, library: string): Peer {
-  const file = join(root, `.peers/${environment}/bin/python`);
+  const file = pythonOf(environment);
   const remedy = 'its Python environment is not made: npm run bench:peers';
   return new Peer([file, join(root, 'bench/peers/peers.py'), library], { file, remedy });
 }
@@ -171,7 +173,20 @@ export const PEERS: readonly Contender[] = [
   contender({ name: 'tf.js wasm', peer: tfjsWasm, contender: 'adam', mostElements: 16 * 2 ** 20 }),
 ];
 
+/** PyTorch on a GPU: of the environment that was made, or of the python3 that the machine has. */
+const torchOnCuda = (() => {
+  const script = join(root, 'bench/peers/peers.py');
+  const made = pythonOf('torch');
+  const python = existsSync(made) ? made : 'python3';
+  return new Peer([python, script, 'torch'], { file: script, remedy: '' }, 'cuda');
+})();
+
+export const TORCH_ON_CUDA: readonly Contender[] = [
+  contender({ name: PYTORCH_FUSED, peer: torchOnCuda, contender: 'fused' }),
+  contender({ name: 'PyTorch foreach', peer: torchOnCuda, contender: 'foreach' }),
+];
+
 /** Of the libraries that ran. */
 export function peerVersions(): Readonly<Record<string, string>> {
-  return Object.assign({}, ...ALL_PEERS.map((peer) => peer.versions));
+  return Object.assign({}, ...[...ALL_PEERS, torchOnCuda].map((peer) => peer.versions));
 }

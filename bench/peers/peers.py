@@ -6,7 +6,8 @@ Reads requests from standard input and writes answers to standard output, both
 one JSON object a line (bench/contenders/peer.ts is the other end):
 
     {"do": "hello"}                                          -> {"versions": {...}, "contenders": [...]}
-    {"do": "setup", "lengths": [...], "dtype": ..., "threads": n, "contenders": [...]}  -> {"absent": {name: reason}}
+    {"do": "setup", "lengths": [...], "dtype": ..., "device": ..., "threads": n, "contenders": [...]}
+                                                             -> {"absent": {name: reason}}
     {"do": "run", "contender": ..., "steps": n}              -> {"ns": [...]}
     {"do": "hash"}                                           -> {"sha256": ...}, of all weights
     {"do": "release"}                                        -> {}
@@ -65,20 +66,26 @@ class Torch:
         self.torch = torch
         self.versions = {"torch": torch.__version__}
 
-    def setup(self, lengths, dtype, threads, contenders):
+    def setup(self, lengths, dtype, device, threads, contenders):
         torch = self.torch
         torch.set_num_threads(threads)
+        self.device = device
         if dtype == "float16+master":
             reason = "PyTorch keeps no masters of float16 weights"
             return {name: reason for name in contenders}
-        self.weights = [self._tensor(values(n, i, 0), dtype) for i, n in enumerate(lengths)]
+        halves = dtype == "bfloat16+master"
+        kind = "float32" if halves else dtype
+        self.weights = [self._tensor(values(n, i, 0), kind) for i, n in enumerate(lengths)]
         for i, weight in enumerate(self.weights):
-            weight.grad = self._tensor(values(lengths[i], i, 1), dtype)
+            weight.grad = self._tensor(values(lengths[i], i, 1), kind)
         self.make_optimizer()
+        # What a program keeps beside masters: weights and gradients in halves, copied before and after the step.
+        self.halves = [w.to(torch.bfloat16) for w in self.weights] if halves else None
+        self.half_grads = [w.grad.to(torch.bfloat16) for w in self.weights] if halves else None
         return {}
 
     def _tensor(self, array, dtype):
-        return self.torch.from_numpy(array).to(getattr(self.torch, dtype), copy=True)
+        return self.torch.from_numpy(array).to(self.device, getattr(self.torch, dtype), copy=True)
 
     def make_optimizer(self):
         self.optimizer = self.torch.optim.AdamW(
@@ -87,13 +94,32 @@ class Torch:
     def run(self, contender, count):
         for group in self.optimizer.param_groups:
             group["fused"], group["foreach"] = contender == "fused", contender == "foreach"
-        return timed(self.optimizer.step, count)
+        if self.device == "cpu":
+            return timed(self.step, count)
+        # On a GPU steps are launched one after the other; what is waited for at the end counts.
+        self.torch.cuda.synchronize()
+
+        def all_steps():
+            for _ in range(count):
+                self.step()
+            self.torch.cuda.synchronize()
+
+        return [timed(all_steps, 1)[0] / count]
+
+    def step(self):
+        if self.halves is None:
+            return self.optimizer.step()
+        self.torch._foreach_copy_([weight.grad for weight in self.weights], self.half_grads)
+        self.optimizer.step()
+        self.torch._foreach_copy_(self.halves, self.weights)
 
     def bytes_of_weights(self):
-        return (weight.view(self.torch.uint8).numpy().tobytes() for weight in self.weights)
+        return (weight.view(self.torch.uint8).cpu().numpy().tobytes() for weight in self.weights)
 
     def release(self):
-        self.weights = self.optimizer = None
+        self.weights = self.optimizer = self.halves = self.half_grads = None
+        if self.device != "cpu":
+            self.torch.cuda.empty_cache()
 
 
 class DeepSpeed(Torch):
@@ -109,10 +135,10 @@ class DeepSpeed(Torch):
 
         self.versions["deepspeed"] = deepspeed.__version__
 
-    def setup(self, lengths, dtype, threads, contenders):
+    def setup(self, lengths, dtype, device, threads, contenders):
         if dtype == "float64":
             return {"CPUAdam": "CPUAdam has no float64"}
-        return super().setup(lengths, dtype, threads, contenders)
+        return super().setup(lengths, dtype, device, threads, contenders)
 
     def make_optimizer(self):
         from deepspeed.ops.adam import DeepSpeedCPUAdam
@@ -136,7 +162,7 @@ class MXNet:
         self.mx = mxnet
         self.versions = {"mxnet": mxnet.__version__}
 
-    def setup(self, lengths, dtype, threads, contenders):
+    def setup(self, lengths, dtype, device, threads, contenders):
         if dtype in ("bfloat16", "float64"):
             return {"fused": f"MXNet's fused step has no {dtype}"}
         half = dtype == "float16+master"
@@ -175,7 +201,8 @@ def answer(peer, request):
     if kind == "hello":
         return {"versions": peer.versions, "contenders": peer.contenders}
     if kind == "setup":
-        return {"absent": peer.setup(request["lengths"], request["dtype"], request["threads"], request["contenders"])}
+        keys = ("lengths", "dtype", "device", "threads", "contenders")
+        return {"absent": peer.setup(*(request[key] for key in keys))}
     if kind == "run":
         return {"ns": peer.run(request["contender"], request["steps"])}
     if kind == "hash":

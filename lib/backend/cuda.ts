@@ -1,62 +1,11 @@
 /** CUDA: whether it is usable and why not, its device memory, and steps on a GPU. */
 import { existsSync, readFileSync } from 'node:fs';
 import { fileURLToPath } from 'node:url';
-import type { Storage } from '../dtype.js';
 import { type Backend, type BackendBinding, type Overlap, overlapOf, type TensorLists } from './backend.js';
+import type { AddonBinding, CudaAddon, DeviceMemory } from './cuda-addon.js';
 import { loadBackend } from './index.js';
 import { RULES } from './layout.js';
 import { packageRoot } from './native.js';
-
-/** A range of a GPU's memory; native/addon-cuda.cc. */
-export interface DeviceMemory {
-  /** Number of the GPU. */
-  readonly device: number;
-  readonly pointer: bigint;
-  readonly byteLength: number;
-  /** Gives it back once no work in flight uses it. */
-  dispose(): void;
-}
-
-interface AddonBinding {
-  setGrads(grads: readonly DeviceMemory[]): [number, number, number, number] | null;
-  setGroups(groupOf: Uint32Array, scalars: Float64Array): void;
-  begin(): void;
-  step(first: number, last: number): void;
-  dispose(): void;
-}
-
-export interface DriverDevice {
-  readonly name: string;
-  readonly computeCapability: string;
-  readonly bytes: number;
-}
-
-/** What native/addon-cuda.cc exports. */
-export interface CudaAddon {
-  readonly DeviceMemory: {
-    new (device: number, bytes: number, residue: number): DeviceMemory;
-    new (device: number, bytes: number, pointer: bigint, owner: unknown): DeviceMemory;
-  };
-  readonly Binding: new (
-    device: number,
-    stream: bigint,
-    rule: number,
-    layouts: Uint8Array,
-    keys: Uint32Array,
-    weights: readonly DeviceMemory[],
-    means: readonly DeviceMemory[],
-    variances: readonly DeviceMemory[],
-    masters: readonly (DeviceMemory | undefined)[],
-  ) => AddonBinding;
-  probe(): { driverVersion?: number; devices?: DriverDevice[]; reason?: string };
-  unusable(device: number): string | null;
-  pointerInfo(pointer: bigint): { device: number; bytes: number } | string;
-  copy(to: Storage | DeviceMemory, from: Storage | DeviceMemory): void;
-  startCopy(to: Storage | DeviceMemory, from: Storage | DeviceMemory): Promise<void>;
-  pinned(bytes: number): ArrayBuffer;
-  synchronize(device: number): void;
-  setDeviceCode(paths: readonly string[]): void;
-}
 
 /** The device code that the package carries, the preferred file first. */
 const DEVICE_CODE = ['prebuilds/fused_adamw.fatbin', 'prebuilds/fused_adamw.ptx'];

@@ -6,7 +6,7 @@ import { fileURLToPath } from 'node:url';
 import type { Storage } from '../dtype.js';
 import { outOfRangeIn } from '../errors.js';
 import { type BackendBinding, type HostBackend, type Overlap, overlapOf, type TensorLists } from './backend.js';
-import type { CudaAddon } from './cuda.js';
+import type { CudaAddon } from './cuda-addon.js';
 import { checkWhole } from './elf.js';
 import { LAYOUTS, RULES } from './layout.js';
 

@@ -12,9 +12,18 @@
 namespace fused_adamw::cuda {
 namespace {
 
-std::vector<std::string>& device_code_paths() {
-  static std::vector<std::string>& paths = *new std::vector<std::string>;
-  return paths;
+/// Every JavaScript thread sets them, also while another makes a device ready.
+struct DeviceCode {
+  std::mutex mutex;
+  std::vector<std::string> paths;
+};
+DeviceCode& device_code() {
+  static DeviceCode& instance = *new DeviceCode;
+  return instance;
+}
+std::vector<std::string> device_code_paths() {
+  const std::lock_guard lock(device_code().mutex);
+  return device_code().paths;
 }
 
 /// The file as it is, and a zero after it: PTX is text.
@@ -40,6 +49,12 @@ void check_whole(const std::string& image, const std::string& path) {
 }
 
 }  // namespace
+
+PrimaryContext::PrimaryContext(int ordinal) {
+  FUSED_ADAMW_CUDA(cuDeviceGet, &device_, ordinal);
+  FUSED_ADAMW_CUDA(cuDevicePrimaryCtxRetain, &handle_, device_);
+}
+PrimaryContext::~PrimaryContext() { driver().cuDevicePrimaryCtxRelease_v2(device_); }
 
 Current::Current(const Device& device) { FUSED_ADAMW_CUDA(cuCtxPushCurrent_v2, device.context()); }
 Current::~Current() {
@@ -95,7 +110,10 @@ DeviceInfo device_info(int ordinal) {
   return info;
 }
 
-void set_device_code(std::vector<std::string> paths) { device_code_paths() = std::move(paths); }
+void set_device_code(std::vector<std::string> paths) {
+  const std::lock_guard lock(device_code().mutex);
+  device_code().paths = std::move(paths);
+}
 
 PointerInfo pointer_info(DevicePointer pointer) {
   ContextHandle context = nullptr;
@@ -125,7 +143,7 @@ Device& Device::get(int ordinal) {
   if (const auto found = reasons.find(ordinal); found != reasons.end()) throw Unavailable(found->second);
   try {
     const int count = device_count();
-    if (count == 0) throw Unavailable("there is no CUDA device");
+    if (count == 0) throw Unavailable(kThereIsNoDevice);
     if (ordinal < 0 || ordinal >= count)
       throw Unavailable("there is no device cuda:" + std::to_string(ordinal) +
                         ", the last is cuda:" + std::to_string(count - 1));
@@ -137,19 +155,17 @@ Device& Device::get(int ordinal) {
   }
 }
 
-Device::Device(int ordinal) : ordinal_(ordinal) {
-  DeviceHandle device;
-  FUSED_ADAMW_CUDA(cuDeviceGet, &device, ordinal);
-  FUSED_ADAMW_CUDA(cuDevicePrimaryCtxRetain, &context_, device);
+Device::Device(int ordinal) : ordinal_(ordinal), context_(ordinal) {
   const Current current(*this);
-  load_kernels(device);
+  load_kernels();
 }
 
-void Device::load_kernels(DeviceHandle device) {
+void Device::load_kernels() {
   std::string reasons;
-  if (device_code_paths().empty()) reasons = "the package carries none";
+  const std::vector<std::string> paths = device_code_paths();
+  if (paths.empty()) reasons = "the package carries none";
   ModuleHandle module = nullptr;
-  for (const std::string& path : device_code_paths()) {
+  for (const std::string& path : paths) {
     try {
       const std::string image = read_file(path);
       check_whole(image, path);
@@ -162,7 +178,7 @@ void Device::load_kernels(DeviceHandle device) {
   if (!module) throw Unavailable("no device code is usable: " + reasons);
 
   int multiprocessors = 0;
-  FUSED_ADAMW_CUDA(cuDeviceGetAttribute, &multiprocessors, kMultiprocessorCount, device);
+  FUSED_ADAMW_CUDA(cuDeviceGetAttribute, &multiprocessors, kMultiprocessorCount, context_.device());
   for (int i = 0; i < kRules * kLayouts; ++i) {
     int blocks = 0;
     FUSED_ADAMW_CUDA(cuModuleGetFunction, &kernels_[i].function, module, kKernelNames[i]);
@@ -200,11 +216,17 @@ void Device::end_copy(std::shared_ptr<void> uses) {
   retire(std::move(uses), copied_);
 }
 
+void Device::wait_for_work() {
+  begin_copy();
+  end_copy(nullptr);
+  copied_->wait();
+}
+
 void Device::copy_from_host(const std::shared_ptr<Memory>& to, size_t offset, const void* from, size_t bytes) {
   if (bytes == 0) return;
   const std::lock_guard lock(mutex_);
   const Current current(*this);
-  begin_copy();
+  wait_for_work();
   FUSED_ADAMW_CUDA(cuMemcpyHtoDAsync_v2, to->pointer() + offset, from, bytes, nullptr);
   end_copy(to);
   copied_->wait();
@@ -214,9 +236,7 @@ void Device::copy_to_host(void* to, const std::shared_ptr<Memory>& from, size_t 
   if (bytes == 0) return;
   const std::lock_guard lock(mutex_);
   const Current current(*this);
-  begin_copy();
-  end_copy(nullptr);
-  copied_->wait();  // asleep: the copy itself would wait awake
+  wait_for_work();
   FUSED_ADAMW_CUDA(cuMemcpyDtoHAsync_v2, to, from->pointer() + offset, bytes, nullptr);
   end_copy(from);
   copied_->wait();
@@ -245,31 +265,38 @@ void Device::copy(const std::shared_ptr<Memory>& to, const std::shared_ptr<Memor
     FUSED_ADAMW_CUDA(cuMemcpyDtoDAsync_v2, to->pointer() + to_offset, from->pointer() + from_offset, bytes, nullptr);
   } else {
     source_ready->hold_back(nullptr);
-    FUSED_ADAMW_CUDA(cuMemcpyPeerAsync, to->pointer() + to_offset, context_, from->pointer() + from_offset,
-                     source.context_, bytes, nullptr);
+    FUSED_ADAMW_CUDA(cuMemcpyPeerAsync, to->pointer() + to_offset, context(), from->pointer() + from_offset,
+                     source.context(), bytes, nullptr);
   }
   end_copy(std::make_shared<std::array<std::shared_ptr<Memory>, 2>>(std::array{to, from}));
   if (!within) copied_->wait();  // before the source may be written again
 }
 
-void Device::start_copy_from_host(const std::shared_ptr<Memory>& to, const void* from, size_t bytes, HostFunction done,
-                                  void* context, size_t offset) {
+void Device::start_copy_from_host(const std::shared_ptr<Memory>& to, const void* from, size_t bytes,
+                                  StreamCallback done, void* context, size_t offset) {
   const std::lock_guard lock(mutex_);
   const Current current(*this);
   begin_copy();
   if (bytes > 0) FUSED_ADAMW_CUDA(cuMemcpyHtoDAsync_v2, to->pointer() + offset, from, bytes, nullptr);
-  FUSED_ADAMW_CUDA(cuLaunchHostFunc, nullptr, done, context);
   end_copy(to);
+  call_after_copies(done, context);
 }
 
-void Device::start_copy_to_host(void* to, const std::shared_ptr<Memory>& from, size_t bytes, HostFunction done,
+void Device::start_copy_to_host(void* to, const std::shared_ptr<Memory>& from, size_t bytes, StreamCallback done,
                                 void* context, size_t offset) {
   const std::lock_guard lock(mutex_);
   const Current current(*this);
   begin_copy();
   if (bytes > 0) FUSED_ADAMW_CUDA(cuMemcpyDtoHAsync_v2, to, from->pointer() + offset, bytes, nullptr);
-  FUSED_ADAMW_CUDA(cuLaunchHostFunc, nullptr, done, context);
   end_copy(from);
+  call_after_copies(done, context);
+}
+
+void Device::call_after_copies(StreamCallback done, void* context) {
+  // Not cuLaunchHostFunc, whose functions are never called once a device failed.
+  const Status status = driver().cuStreamAddCallback(nullptr, done, context, 0);
+  if (status != kSuccess) copied_->wait();  // whoever gets the error lets go of the host's memory
+  check(status, "cuStreamAddCallback");
 }
 
 void Device::begin_step(StreamHandle stream) {
@@ -279,9 +306,9 @@ void Device::begin_step(StreamHandle stream) {
 
 void Device::end_step(StreamHandle stream) {
   if (!stream) return;
-  std::shared_ptr<Event>& event = stepped_[stream];
-  if (!event) event = std::make_shared<Event>();
+  auto event = std::make_shared<Event>();
   event->record(stream);
+  stepped_[stream] = std::move(event);
 }
 
 void Device::retire(std::shared_ptr<void> things, std::shared_ptr<Event> after) {
@@ -293,19 +320,18 @@ void Device::drain() {
   for (auto at = stepped_.begin(); at != stepped_.end();)
     at = at->second->is_done() ? stepped_.erase(at) : std::next(at);
   for (;;) {
-    Retired first;
+    std::shared_ptr<Event> after;
     {
       const std::lock_guard lock(queue_mutex_);
       if (retired_.empty()) break;
-      first = std::move(retired_.front());
-      retired_.pop_front();
+      after = retired_.front().after;
     }
-    if (first.after && !first.after->is_done()) {
-      const std::lock_guard lock(queue_mutex_);
-      retired_.push_front(std::move(first));
-      break;
-    }
-  }  // here `first` goes, and may release memory
+    if (after && !after->is_done()) break;
+    Retired first;  // goes at the end of the block, and may release memory
+    const std::lock_guard lock(queue_mutex_);
+    first = std::move(retired_.front());
+    retired_.pop_front();
+  }
   free_released();
 }
 

@@ -16,6 +16,22 @@ namespace fused_adamw::cuda {
 
 class Device;
 
+/// A device's primary context, retained.
+class PrimaryContext {
+ public:
+  explicit PrimaryContext(int ordinal);
+  ~PrimaryContext();
+  PrimaryContext(const PrimaryContext&) = delete;
+  PrimaryContext& operator=(const PrimaryContext&) = delete;
+
+  DeviceHandle device() const { return device_; }
+  ContextHandle handle() const { return handle_; }
+
+ private:
+  DeviceHandle device_ = 0;
+  ContextHandle handle_ = nullptr;
+};
+
 /// Makes a device's context current, and what was current again at the end.
 class Current {
  public:
@@ -115,7 +131,7 @@ class Device {
   static Device& get(int ordinal);
 
   int ordinal() const { return ordinal_; }
-  ContextHandle context() const { return context_; }
+  ContextHandle context() const { return context_.handle(); }
 
   /// Zeroed memory. Where there is none left: waits for all work, frees what it
   /// used, tries once more, and throws DriverError.
@@ -130,11 +146,13 @@ class Device {
             size_t from_offset = 0);
 
   /// Starts a copy with page-locked or other host memory that stays; `done` is
-  /// called once on a thread of the driver, which must not call the driver.
-  void start_copy_from_host(const std::shared_ptr<Memory>& to, const void* from, size_t bytes, HostFunction done,
+  /// called once, with how it went, on a thread of the driver, which must not call
+  /// the driver. Where
+  /// this throws `done` is never called, and the host's memory may be used again.
+  void start_copy_from_host(const std::shared_ptr<Memory>& to, const void* from, size_t bytes, StreamCallback done,
                             void* context, size_t offset = 0);
-  void start_copy_to_host(void* to, const std::shared_ptr<Memory>& from, size_t bytes, HostFunction done, void* context,
-                          size_t offset = 0);
+  void start_copy_to_host(void* to, const std::shared_ptr<Memory>& from, size_t bytes, StreamCallback done,
+                          void* context, size_t offset = 0);
 
   /// The kernel of a rule and layout, and how many blocks of it run at a time.
   struct Kernel {
@@ -166,9 +184,12 @@ class Device {
   friend class Memory;
 
   explicit Device(int ordinal);
-  void load_kernels(DeviceHandle device);
+  void load_kernels();
   void begin_copy();
   void end_copy(std::shared_ptr<void> uses);
+  /// Asleep, where a copy with the host's memory would wait awake.
+  void wait_for_work();
+  void call_after_copies(StreamCallback done, void* context);
   void wait_for_copies();
   void free_released();
 
@@ -178,7 +199,7 @@ class Device {
   };
 
   int ordinal_;
-  ContextHandle context_ = nullptr;
+  PrimaryContext context_;
   Kernel kernels_[kRules * kLayouts];
 
   std::mutex mutex_;

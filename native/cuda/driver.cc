@@ -41,7 +41,9 @@ struct Opened {
 #undef LOOK_UP
     if (!reason.empty()) return;
     int version = 0;
-    if (const Status status = functions.cuInit(0); status != kSuccess) {
+    if (const Status status = functions.cuInit(0); status == kNoDevice) {
+      reason = kThereIsNoDevice;
+    } else if (status != kSuccess) {
       reason = "the CUDA driver does not start: " + describe(status, functions.cuGetErrorName) + " (" +
                describe(status, functions.cuGetErrorString) + ")";
     } else if (functions.cuDriverGetVersion(&version) != kSuccess || version < kLeastDriverVersion) {

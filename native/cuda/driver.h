@@ -25,10 +25,11 @@ using ModuleHandle = CUmod_st*;
 using FunctionHandle = CUfunc_st*;
 using StreamHandle = CUstream_st*;  // null: the legacy default stream
 using EventHandle = CUevent_st*;
-using HostFunction = void (*)(void* context);
+using StreamCallback = void (*)(StreamHandle stream, Status status, void* context);
 
 inline constexpr Status kSuccess = 0;
 inline constexpr Status kOutOfMemory = 2;
+inline constexpr Status kNoDevice = 100;
 inline constexpr Status kNotReady = 600;
 
 // CUdevice_attribute
@@ -64,6 +65,7 @@ inline constexpr int kLeastDriverVersion = 12000;
   X(cuDeviceGetAttribute, Status(int* value, int attribute, DeviceHandle device))                               \
   X(cuDeviceTotalMem_v2, Status(size_t* bytes, DeviceHandle device))                                            \
   X(cuDevicePrimaryCtxRetain, Status(ContextHandle* context, DeviceHandle device))                              \
+  X(cuDevicePrimaryCtxRelease_v2, Status(DeviceHandle device))                                                  \
   X(cuCtxPushCurrent_v2, Status(ContextHandle context))                                                         \
   X(cuCtxPopCurrent_v2, Status(ContextHandle* context))                                                         \
   X(cuModuleLoadData, Status(ModuleHandle* module, const void* image))                                          \
@@ -87,7 +89,7 @@ inline constexpr int kLeastDriverVersion = 12000;
   X(cuEventQuery, Status(EventHandle event))                                                                    \
   X(cuEventSynchronize, Status(EventHandle event))                                                              \
   X(cuEventDestroy_v2, Status(EventHandle event))                                                               \
-  X(cuLaunchHostFunc, Status(StreamHandle stream, HostFunction function, void* context))                        \
+  X(cuStreamAddCallback, Status(StreamHandle stream, StreamCallback callback, void* context, unsigned flags))   \
   X(cuOccupancyMaxActiveBlocksPerMultiprocessor,                                                                \
     Status(int* blocks, FunctionHandle function, int block_size, size_t dynamic_memory))                        \
   X(cuLaunchKernel, Status(FunctionHandle function, unsigned grid_x, unsigned grid_y, unsigned grid_z,          \
@@ -108,6 +110,9 @@ class DriverError : public std::runtime_error {
   Status status_;
   std::string name_;
 };
+
+/// A reason: cuInit tells so, or the number of devices.
+inline constexpr const char* kThereIsNoDevice = "there is no CUDA device";
 
 /// Why CUDA cannot be used here.
 class Unavailable : public std::runtime_error {

@@ -9,9 +9,19 @@
 
 namespace fused_adamw::cuda {
 
-StagedBuffer::StagedBuffer(Device& device, size_t capacity) : memory_(device.allocate(capacity)) {
+StagedBuffer::StagedBuffer(Device& device, size_t capacity) : device_(device), memory_(device.allocate(capacity)) {
   const Current current(device);
-  for (auto& slot : slots_) slot = std::make_unique<Slot>(capacity);
+  decltype(slots_) slots;  // where one cannot be made, the others go while the context is current
+  for (auto& slot : slots) slot = std::make_shared<Slot>(capacity, memory_);
+  slots_ = std::move(slots);
+}
+
+StagedBuffer::~StagedBuffer() {
+  for (unsigned i = 0; i < kSlots; ++i) {
+    auto& slot = slots_[(next_ + i) % kSlots];  // in the order of their uploads
+    auto read = slot->used ? std::shared_ptr<Event>(slot, &slot->read) : nullptr;
+    device_.retire(std::move(slot), std::move(read));
+  }
 }
 
 void* StagedBuffer::stage() {
@@ -31,6 +41,7 @@ void StagedBuffer::upload(size_t bytes, StreamHandle stream) {
 Step::Step(Device& device, Binding binding, Memories memories, StreamHandle stream)
     : device_(device), binding_(std::move(binding)), stream_(stream), resources_(std::make_shared<Resources>()) {
   if (stream) {
+    const Current current(device);  // that of the driver's own names for default streams
     ContextHandle context = nullptr;
     FUSED_ADAMW_CUDA(cuStreamGetCtx, stream, &context);
     if (context != device.context())
@@ -100,8 +111,9 @@ void Step::upload_tables() {
 std::optional<Overlap> Step::set_grads(const std::vector<const void*>& grads, Memories memories) {
   const auto overlap = binding_.set_grads(grads);
   if (overlap) return overlap;
-  // The last launch may still read the gradients before these.
-  if (launched_) device_.retire(std::make_shared<Memories>(std::move(resources_->grad_memories)), launched_);
+  // The last launch may still read the gradients before these, if it was told of them.
+  if (launched_ && !new_grads_)
+    device_.retire(std::make_shared<Memories>(std::move(resources_->grad_memories)), launched_);
   resources_->grad_memories = std::move(memories);
   new_grads_ = true;
   return std::nullopt;
@@ -164,15 +176,23 @@ void Step::run(size_t first, size_t last) {
   const std::lock_guard lock(device_.mutex());
   const Current current(device_);
   auto after = std::make_shared<Event>();
-  for (const LayoutUnits& units : layouts_) {
-    if (units.layout == Layout::float64)
-      launch(units, first, last, wide_, resources_->wide.get());
-    else
-      launch(units, first, last, single_, resources_->single.get());
+  const auto finish = [&] {
+    after->record(stream_);
+    launched_ = std::move(after);
+    device_.end_step(stream_);
+  };
+  try {
+    for (const LayoutUnits& units : layouts_) {
+      if (units.layout == Layout::float64)
+        launch(units, first, last, wide_, resources_->wide.get());
+      else
+        launch(units, first, last, single_, resources_->single.get());
+    }
+  } catch (...) {
+    finish();  // some may have been launched
+    throw;
   }
-  after->record(stream_);
-  launched_ = std::move(after);
-  device_.end_step(stream_);
+  finish();
 }
 
 template <typename T>

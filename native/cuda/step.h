@@ -1,6 +1,7 @@
 // The tensors of a step on a GPU: their tables in its memory, and the launches.
 #pragma once
 
+#include <array>
 #include <memory>
 #include <optional>
 #include <vector>
@@ -18,6 +19,10 @@ using Memories = std::vector<std::shared_ptr<Memory>>;
 class StagedBuffer {
  public:
   StagedBuffer(Device& device, size_t capacity);
+  /// What uploads under way use is kept until they are done.
+  ~StagedBuffer();
+  StagedBuffer(const StagedBuffer&) = delete;
+  StagedBuffer& operator=(const StagedBuffer&) = delete;
 
   /// Where to write what upload() sends next. Waits, asleep, only where the
   /// device is kSlots uploads behind.
@@ -31,12 +36,14 @@ class StagedBuffer {
   static constexpr unsigned kSlots = 4;
   struct Slot {
     PinnedMemory memory;
+    std::shared_ptr<Memory> target;
     Event read;
     bool used = false;
-    explicit Slot(size_t bytes) : memory(bytes) {}
+    Slot(size_t bytes, std::shared_ptr<Memory> to) : memory(bytes), target(std::move(to)) {}
   };
+  Device& device_;
   std::shared_ptr<Memory> memory_;
-  std::unique_ptr<Slot> slots_[kSlots];
+  std::array<std::shared_ptr<Slot>, kSlots> slots_;
   unsigned next_ = 0;
 };
 

@@ -138,9 +138,9 @@ ADAMW_INLINE Cut cut_unit(const typename D::Weight* weight, const typename D::We
 template <unsigned width, class Together, class Apart>
 ADAMW_INLINE void for_each_element(const Cut& cut, uint32_t length, unsigned lane, unsigned lanes,
                                    const Together& together, const Apart& apart) {
-  for (uint32_t k = lane; k < cut.accesses; k += lanes) together(cut.head + k * width);
   const uint32_t gap = cut.accesses * width;  // between the head and what follows the last access
   for (uint32_t i = lane; i < length - gap; i += lanes) apart(i < cut.head ? i : i + gap);
+  for (uint32_t k = lane; k < cut.accesses; k += lanes) together(cut.head + k * width);
 }
 
 }  // namespace fused_adamw::cuda

@@ -145,6 +145,7 @@ class Guarded {
 template <typename W, typename S, bool has_master>
 struct Arrays {
   static constexpr bool kMaster = has_master;
+  using Scalar = Arithmetic<W>;
 
   Arrays(size_t length, Random& random)
       : weight(length, random.below(17)),

@@ -126,6 +126,22 @@ static napi_value has_current_context(napi_env env, napi_callback_info info) {
   return bigint(env, context != NULL);
 }
 
+/// fail(function, after): lets a call of it, so many after the next, return that there is no memory; of the stand-in
+/// alone
+static napi_value fail(napi_env env, napi_callback_info info) {
+  size_t count = 2;
+  napi_value values[2];
+  char function[64];
+  uint32_t after = 0;
+  void (*stand_in_fail)(const char*, unsigned, int, int) =
+      (void (*)(const char*, unsigned, int, int))driver("stand_in_fail");
+  napi_get_cb_info(env, info, &count, values, NULL, NULL);
+  napi_get_value_string_utf8(env, values[0], function, sizeof function, NULL);
+  napi_get_value_uint32(env, values[1], &after);
+  stand_in_fail(function, after, 2, 0);
+  return NULL;
+}
+
 NAPI_MODULE_INIT() {
   static const struct {
     const char* name;
@@ -140,6 +156,7 @@ NAPI_MODULE_INIT() {
       {"allocateHost", allocate_host},
       {"freeBytes", free_bytes},
       {"hasCurrentContext", has_current_context},
+      {"fail", fail},
   };
   library = dlopen("libcuda.so.1", RTLD_NOW);
   if (!library) napi_throw_error(env, NULL, "there is no libcuda.so.1");

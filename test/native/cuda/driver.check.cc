@@ -1,10 +1,10 @@
 // Compiled only, by scripts/check-device-code.mjs: our declarations of the CUDA
 // driver agree with cuda.h.
+#include "cuda/driver.h"
+
 #include <cuda.h>
 
 #include <type_traits>
-
-#include "cuda/driver.h"
 
 namespace fused_adamw::cuda {
 
@@ -48,12 +48,14 @@ FUSED_ADAMW_DRIVER_FUNCTIONS(AGREES)
 
 static_assert(kSuccess == CUDA_SUCCESS);
 static_assert(kOutOfMemory == CUDA_ERROR_OUT_OF_MEMORY);
+static_assert(kNoDevice == CUDA_ERROR_NO_DEVICE);
 static_assert(kNotReady == CUDA_ERROR_NOT_READY);
 static_assert(kMultiprocessorCount == CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT);
 static_assert(kComputeCapabilityMajor == CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR);
 static_assert(kComputeCapabilityMinor == CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR);
 static_assert(kBlockingSync == CU_EVENT_BLOCKING_SYNC);
 static_assert(kDisableTiming == CU_EVENT_DISABLE_TIMING);
+static_assert(kPortable == CU_MEMHOSTALLOC_PORTABLE);
 static_assert(kPointerContext == CU_POINTER_ATTRIBUTE_CONTEXT);
 static_assert(kPointerMemoryType == CU_POINTER_ATTRIBUTE_MEMORY_TYPE);
 static_assert(kPointerDeviceOrdinal == CU_POINTER_ATTRIBUTE_DEVICE_ORDINAL);

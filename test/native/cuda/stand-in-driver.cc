@@ -21,7 +21,8 @@
 //   INIT            the status that cuInit returns (default 0; 100 without devices)
 //   MODULE          the status that cuModuleLoadData returns (default 0)
 //   FATBIN          the status that it returns for anything but PTX (default 0)
-//   FAIL            function:call:status, the first call being 1; with "+" after the call all later ones, too
+//   FAIL            function:call:status, the first call being 1; with "+" after the call all later ones, too;
+//                   the function "callback" is the next one that is added, which is told of the status
 #include "stand-in-driver.h"
 
 #include <sys/mman.h>
@@ -46,8 +47,7 @@
 
 #include "cpu/float-environment.h"
 #include "cuda/driver.h"
-#include "cuda/kernels.h"
-#include "cuda/loop.h"
+#include "host-kernels.h"
 
 #if defined(__SANITIZE_ADDRESS__)
 #include <sanitizer/asan_interface.h>
@@ -58,6 +58,8 @@
 
 using namespace fused_adamw;
 using namespace fused_adamw::cuda;
+using fused_adamw::cuda::testing::HostKernel;
+using fused_adamw::cuda::testing::kHostKernels;
 
 #define EXPORT extern "C" __attribute__((visibility("default")))
 
@@ -65,7 +67,6 @@ namespace {
 
 constexpr Status kInvalidValue = 1;
 constexpr Status kNotInitialized = 3;
-constexpr Status kNoDevice = 100;
 constexpr Status kInvalidDevice = 101;
 constexpr Status kInvalidImage = 200;
 constexpr Status kInvalidPtx = 218;
@@ -111,29 +112,6 @@ std::string hexadecimal(uint64_t value) {
   std::snprintf(text, sizeof text, "0x%llx", static_cast<unsigned long long>(value));
   return text;
 }
-
-// ---- Kernels ----
-
-/// A block of a kernel, thread after thread.
-using Block = void (*)(const void* parameters, unsigned block, unsigned blocks);
-
-template <Rule rule, Layout layout>
-void run_block(const void* parameters, unsigned block, unsigned blocks) {
-  using Parameters = StepParameters<Arithmetic<typename Dtypes<layout>::Weight>>;
-  for (unsigned thread = 0; thread < kBlock; ++thread)
-    step_thread<rule, layout>(*static_cast<const Parameters*>(parameters), block, blocks, thread);
-}
-
-struct HostKernel {
-  const char* name;
-  Layout layout;
-  size_t parameter_bytes, group_bytes;
-  Block block;
-};
-#define HOST_KERNEL(rule, layout)                                                                                  \
-  {"adamw_" #rule "_" #layout, Layout::layout, sizeof(StepParameters<Arithmetic<Dtypes<Layout::layout>::Weight>>), \
-   sizeof(DeviceGroup<Arithmetic<Dtypes<Layout::layout>::Weight>>), &run_block<Rule::rule, Layout::layout>},
-constexpr HostKernel kHostKernels[] = {FUSED_ADAMW_KERNELS(HOST_KERNEL)};
 
 // ---- Device memory ----
 
@@ -454,6 +432,9 @@ State& state() {
 thread_local std::vector<ContextHandle> current;  // the last is on top
 thread_local bool in_host_function = false;
 
+/// Null or CU_STREAM_LEGACY: that of the current context.
+bool is_legacy(StreamHandle stream) { return !stream || stream == reinterpret_cast<StreamHandle>(1); }
+
 /// A call of the driver, from its first line to its return.
 class Call {
  public:
@@ -479,8 +460,7 @@ class Call {
     return current.back();
   }
   CUstream_st& stream(StreamHandle handle) const {
-    const auto legacy = reinterpret_cast<StreamHandle>(1);  // CU_STREAM_LEGACY
-    if (!handle || handle == legacy) return context()->legacy;
+    if (is_legacy(handle)) return context()->legacy;
     for (ContextHandle each : state().contexts)
       if (each->streams.count(handle)) {
         if (each != context()) misuse(std::string(function_) + " on a stream of another context than the current one");
@@ -560,7 +540,7 @@ void run_kernel(const Arena& arena, const HostKernel& kernel, const std::string&
   std::memcpy(aligned, parameters.data(), parameters.size());
   arena.open();
   const unsigned first = blocks / 3;  // no block may count on another's being done
-  for (unsigned i = 0; i < blocks; ++i) kernel.block(aligned, (first + i) % blocks, blocks);
+  for (unsigned i = 0; i < blocks; ++i) kernel.run_block(aligned, (first + i) % blocks, blocks);
   arena.shut();
 }
 
@@ -641,6 +621,13 @@ EXPORT Status cuDeviceTotalMem_v2(size_t* bytes, DeviceHandle) {
 EXPORT Status cuDevicePrimaryCtxRetain(ContextHandle* context, DeviceHandle device) {
   CALL(cuDevicePrimaryCtxRetain);
   *context = &state().gpus[static_cast<size_t>(device)]->primary;
+  return kSuccess;
+}
+
+EXPORT Status cuDevicePrimaryCtxRelease_v2(DeviceHandle device) {
+  CALL(cuDevicePrimaryCtxRelease_v2);
+  if (state().calls["cuDevicePrimaryCtxRetain"] < state().calls["cuDevicePrimaryCtxRelease_v2"])
+    misuse("cuDevicePrimaryCtxRelease of a context that is not retained, device " + std::to_string(device));
   return kSuccess;
 }
 
@@ -825,6 +812,8 @@ EXPORT Status cuPointerGetAttributes(unsigned count, int* attributes, void** val
 
 EXPORT Status cuStreamGetCtx(StreamHandle stream, ContextHandle* context) {
   CALL(cuStreamGetCtx);
+  *context = call.context();
+  if (is_legacy(stream)) return kSuccess;
   for (ContextHandle each : state().contexts)
     if (each->streams.count(stream)) {
       *context = each;
@@ -876,11 +865,16 @@ EXPORT Status cuEventDestroy_v2(EventHandle event) {
   return kSuccess;
 }
 
-EXPORT Status cuLaunchHostFunc(StreamHandle stream, HostFunction function, void* context) {
-  CALL(cuLaunchHostFunc);
+EXPORT Status cuStreamAddCallback(StreamHandle stream, StreamCallback callback, void* context, unsigned) {
+  CALL(cuStreamAddCallback);
+  Status told = kSuccess;
+  if (Failure& failure = state().failure; failure.function == "callback") {
+    told = failure.status;
+    failure = {};
+  }
   const auto run = [=] {
     in_host_function = true;
-    function(context);
+    callback(stream, told, context);
     in_host_function = false;
   };
   state().enqueue(call.stream(stream), call.function(), run, {});
@@ -929,6 +923,13 @@ EXPORT Status cuCtxCreate_v2(ContextHandle* context, unsigned, DeviceHandle devi
 EXPORT Status cuCtxGetCurrent(ContextHandle* context) {
   CALL(cuCtxGetCurrent);
   *context = current.empty() ? nullptr : current.back();
+  return kSuccess;
+}
+
+EXPORT Status cuMemGetInfo_v2(size_t* free, size_t* total) {
+  CALL(cuMemGetInfo_v2);
+  *total = number("MEMORY", size_t{256} << 20);
+  *free = *total - state().gpus[static_cast<size_t>(call.context()->device)]->arena.used();
   return kSuccess;
 }
 

@@ -1,0 +1,140 @@
+// The CUDA driver as another library in the process would use it, to check what
+// ours did; and the stand-in's own functions where that is what was found.
+#pragma once
+
+#include <dlfcn.h>
+#include <gtest/gtest.h>
+
+#include <string>
+
+#include "cuda/device.h"
+#include "stand-in-driver.h"
+
+namespace fused_adamw::cuda::testing {
+
+/// A function of the driver that was opened, or null.
+template <typename Function>
+Function* find(const char* name) {
+  static void* library = dlopen("libcuda.so.1", RTLD_NOW | RTLD_LOCAL);
+  return library ? reinterpret_cast<Function*>(dlsym(library, name)) : nullptr;
+}
+
+inline bool is_stand_in() { return find<StandInCount>("stand_in_count") != nullptr; }
+
+inline unsigned long long count(const char* name) { return find<StandInCount>("stand_in_count")(name); }
+
+/// Lets a call of the driver fail, and none any more at the end.
+class Failing {
+ public:
+  Failing(const char* function, unsigned after, Status status, bool forever = false) {
+    find<StandInFail>("stand_in_fail")(function, after, status, forever);
+  }
+  ~Failing() { find<StandInFail>("stand_in_fail")(nullptr, 0, 0, 0); }
+  Failing(const Failing&) = delete;
+  Failing& operator=(const Failing&) = delete;
+};
+
+/// Lets no work run while it lives.
+class Held {
+ public:
+  Held() { find<StandInHold>("stand_in_hold")(1); }
+  ~Held() { find<StandInHold>("stand_in_hold")(0); }
+  Held(const Held&) = delete;
+  Held& operator=(const Held&) = delete;
+};
+
+enum class StreamKind { legacy, blocking, non_blocking };
+
+/// A stream in the primary context of a device. It stays to the end of the process.
+inline StreamHandle make_stream(Device& device, StreamKind kind) {
+  if (kind == StreamKind::legacy) return nullptr;
+  const Current current(device);
+  StreamHandle stream = nullptr;
+  check(find<Status(StreamHandle*, unsigned)>("cuStreamCreate")(&stream, kind == StreamKind::non_blocking ? 1 : 0),
+        "cuStreamCreate");
+  return stream;
+}
+
+/// A context of another library's, current until the end of the scope.
+class ForeignContext {
+ public:
+  explicit ForeignContext(int ordinal) {
+    check(find<Status(ContextHandle*, unsigned, DeviceHandle)>("cuCtxCreate_v2")(&handle_, 0, ordinal), "cuCtxCreate");
+  }
+  ~ForeignContext() {
+    ContextHandle popped = nullptr;
+    driver().cuCtxPopCurrent_v2(&popped);
+    EXPECT_EQ(popped, handle_);
+  }
+  ForeignContext(const ForeignContext&) = delete;
+  ForeignContext& operator=(const ForeignContext&) = delete;
+
+  ContextHandle handle() const { return handle_; }
+
+ private:
+  ContextHandle handle_ = nullptr;
+};
+
+inline ContextHandle current_context() {
+  ContextHandle context = nullptr;
+  check(find<Status(ContextHandle*)>("cuCtxGetCurrent")(&context), "cuCtxGetCurrent");
+  return context;
+}
+
+/// The message of an exception of type E that a call throws; a failure where it throws none.
+template <class E, class Call>
+std::string message_of(const Call& call) {
+  try {
+    call();
+  } catch (const E& error) {
+    return error.what();
+  }
+  ADD_FAILURE() << "nothing was thrown";
+  return {};
+}
+
+/// A test that needs a usable device.
+class OnDevice : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    try {
+      Device::get(0);
+    } catch (const Unavailable& reason) {
+      GTEST_SKIP() << reason.what();
+    }
+  }
+  static Device& device(int ordinal = 0) { return Device::get(ordinal); }
+  static void synchronize() {
+    for (int i = 0; i < device_count(); ++i) device(i).synchronize();
+  }
+};
+
+/// A test that needs to see into the driver, or to disturb it.
+class OnStandIn : public OnDevice {
+ protected:
+  void SetUp() override {
+    if (!is_stand_in()) GTEST_SKIP() << "only the stand-in driver can be looked into";
+    OnDevice::SetUp();
+    if (IsSkipped()) return;
+    synchronize();
+    bytes_ = count("bytes");
+    pinned_ = count("pinned");
+    events_ = count("events");
+  }
+  void TearDown() override {
+    if (!is_stand_in() || IsSkipped()) return;
+    synchronize();
+    synchronize();  // what the first gave back
+    EXPECT_EQ(count("bytes"), bytes_) << "bytes of device memory are left";
+    EXPECT_EQ(count("pinned"), pinned_) << "page-locked memory is left";
+    // The last copy's event stays on each device.
+    EXPECT_LE(count("events"), events_ + static_cast<unsigned>(device_count())) << "events are left";
+    EXPECT_EQ(count("pending"), 0u);
+    EXPECT_EQ(current_context(), nullptr) << "a context is left current";
+  }
+
+ private:
+  unsigned long long bytes_ = 0, pinned_ = 0, events_ = 0;
+};
+
+}  // namespace fused_adamw::cuda::testing

@@ -1,0 +1,118 @@
+// That the stand-in driver notices what it is there to notice.
+#include "driver.h"
+
+namespace fused_adamw::cuda {
+namespace {
+
+class StandIn : public testing::OnStandIn {
+ protected:
+  static constexpr size_t kBytes = 4096;
+
+  void SetUp() override {
+    OnStandIn::SetUp();
+    if (IsSkipped()) return;
+    GTEST_FLAG_SET(death_test_style, "threadsafe");
+  }
+
+  // Each leaves something wrong; in a process of its own.
+  static void free_memory_in_use() {
+    const Current current(device());
+    const testing::Held held;
+    FUSED_ADAMW_CUDA(cuMemsetD8Async, allocate(), 1, kBytes, nullptr);
+    FUSED_ADAMW_CUDA(cuMemFree_v2, last_);
+  }
+  static void free_pinned_memory_in_use() {
+    const Current current(device());
+    const testing::Held held;
+    const PinnedMemory pinned(kBytes);
+    FUSED_ADAMW_CUDA(cuMemcpyHtoDAsync_v2, allocate(), pinned.data(), kBytes, nullptr);
+  }
+  static void free_twice() {
+    const Current current(device());
+    FUSED_ADAMW_CUDA(cuMemFree_v2, allocate());
+    FUSED_ADAMW_CUDA(cuMemFree_v2, last_);
+  }
+  static void copy_beyond_the_end() {
+    const Current current(device());
+    const char bytes[kBytes] = {};
+    FUSED_ADAMW_CUDA(cuMemcpyHtoDAsync_v2, allocate() + 1, bytes, kBytes, nullptr);
+  }
+  static void call_without_a_context() { allocate(); }
+  static void pop_too_often() {
+    ContextHandle context;
+    FUSED_ADAMW_CUDA(cuCtxPopCurrent_v2, &context);
+  }
+  static void use_an_event_that_is_gone() {
+    const Current current(device());
+    EventHandle event = nullptr;
+    FUSED_ADAMW_CUDA(cuEventCreate, &event, kDisableTiming);
+    FUSED_ADAMW_CUDA(cuEventDestroy_v2, event);
+    FUSED_ADAMW_CUDA(cuEventRecord, event, nullptr);
+  }
+  static void use_a_stream_of_another_context() {
+    StreamHandle stream = testing::make_stream(device(), testing::StreamKind::blocking);
+    const testing::ForeignContext foreign(0);
+    FUSED_ADAMW_CUDA(cuMemsetD8Async, allocate(), 1, kBytes, stream);
+  }
+  static void call_from_a_host_function() {
+    const Current current(device());
+    FUSED_ADAMW_CUDA(cuStreamAddCallback, nullptr, [](StreamHandle, Status, void*) { driver_version(); }, nullptr, 0);
+    device().synchronize();
+  }
+  static void touch_device_memory() {
+    const Current current(device());
+    *reinterpret_cast<volatile char*>(allocate()) = 1;
+  }
+
+ private:
+  static DevicePointer allocate() {
+    FUSED_ADAMW_CUDA(cuMemAlloc_v2, &last_, kBytes);
+    return last_;
+  }
+  static inline DevicePointer last_ = 0;
+};
+
+TEST_F(StandIn, EndsTheProcessAtMisuse) {
+  EXPECT_DEATH(free_memory_in_use(), "cuMemFree of memory that cuMemsetD8Async in a queue still uses");
+  EXPECT_DEATH(free_pinned_memory_in_use(), "cuMemFreeHost of memory that cuMemcpyHtoDAsync_v2 in a queue still uses");
+  EXPECT_DEATH(free_twice(), "cuMemFree of what is no allocation");
+  EXPECT_DEATH(copy_beyond_the_end(), "cuMemcpyHtoDAsync_v2: 4096 bytes at 0x[0-9a-f]+ are not within an allocation");
+  EXPECT_DEATH(call_without_a_context(), "cuMemAlloc_v2 without a current context");
+  EXPECT_DEATH(pop_too_often(), "cuCtxPopCurrent_v2 without a current context");
+  EXPECT_DEATH(use_an_event_that_is_gone(), "cuEventRecord of an event that is not there");
+  EXPECT_DEATH(use_a_stream_of_another_context(), "cuMemsetD8Async on a stream of another context");
+  EXPECT_DEATH(call_from_a_host_function(), "cuDriverGetVersion was called in a host function");
+  EXPECT_DEATH(touch_device_memory(), "");
+}
+
+TEST_F(StandIn, LetsStreamsWaitForEachOtherOnlyAsCudaDoes) {
+  StreamHandle free = testing::make_stream(device(), testing::StreamKind::non_blocking);
+  StreamHandle blocking = testing::make_stream(device(), testing::StreamKind::blocking);
+  int before_legacy = 0, before_free = 0;
+  for (int i = 0; i < 200; ++i) {
+    const Current current(device());
+    // Which of three streams' host functions came first, the legacy one's being asked last.
+    struct Order {
+      int next = 0, of[3] = {};
+    } order;
+    struct Mark {
+      Order& order;
+      int stream;
+    } marks[] = {{order, 0}, {order, 1}, {order, 2}};
+    const StreamCallback note = [](StreamHandle, Status, void* context) {
+      const Mark& mark = *static_cast<Mark*>(context);
+      mark.order.of[mark.stream] = mark.order.next++;
+    };
+    FUSED_ADAMW_CUDA(cuStreamAddCallback, nullptr, note, &marks[0], 0);
+    FUSED_ADAMW_CUDA(cuStreamAddCallback, blocking, note, &marks[1], 0);
+    FUSED_ADAMW_CUDA(cuStreamAddCallback, free, note, &marks[2], 0);
+    check(testing::find<Status()>("cuCtxSynchronize")(), "cuCtxSynchronize");
+    before_legacy += order.of[1] < order.of[0];
+    before_free += order.of[2] < order.of[0];
+  }
+  EXPECT_EQ(before_legacy, 0) << "a blocking stream did not wait for the legacy one";
+  EXPECT_GT(before_free, 0) << "a non-blocking stream always waited";
+}
+
+}  // namespace
+}  // namespace fused_adamw::cuda

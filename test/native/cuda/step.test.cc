@@ -1,0 +1,249 @@
+// Steps on a device: the bits are the CPU's, whatever else goes on there.
+#include "cuda/step.h"
+
+#include <chrono>
+#include <mutex>
+#include <thread>
+
+#include "driver.h"
+#include "twins.h"
+
+namespace fused_adamw::cuda {
+namespace {
+
+using testing::OnDevice;
+using testing::OnStandIn;
+using testing::Random;
+using testing::StreamKind;
+using testing::Twins;
+
+void change_grads(Twins& twins, bool in_place) {
+  twins.make_grads(in_place);
+  twins.change_grads();
+}
+
+constexpr StreamKind kEveryStream[] = {StreamKind::legacy, StreamKind::blocking, StreamKind::non_blocking};
+
+class Steps : public OnDevice, public ::testing::WithParamInterface<StreamKind> {};
+
+TEST_P(Steps, EqualTheCpuInEveryRuleAndLayout) {
+  Random random(1);
+  StreamHandle stream = testing::make_stream(device(), GetParam());
+  for (Rule rule : fused_adamw::testing::kEveryRule) {
+    Twins twins(device(), rule, stream, testing::random_tensors(40, random), random);
+    for (int i = 0; i < 12; ++i) {
+      // Few groups go by value, more by way of a table; the number changes while steps are in flight.
+      if (i % 3 == 0) twins.set_group_count(i % 2 ? 1 + random.below(5) : 40);
+      if (i > 0) change_grads(twins, random.below(2) == 0);
+      twins.run(1 + random.below(3));
+    }
+    ASSERT_TRUE(twins.are_equal());
+  }
+}
+
+TEST_P(Steps, FollowEachOtherWithoutWaiting) {
+  Random random(2);
+  StreamHandle stream = testing::make_stream(device(), GetParam());
+  Twins twins(device(), Rule::mxnet, stream, testing::random_tensors(20, random), random);
+  for (int i = 0; i < 100; ++i) {
+    // More groups than go by value, and more each time: each time another table.
+    if (i % 4 == 0) twins.set_group_count(i % 8 == 0 ? 100 + static_cast<size_t>(i) * 10 : 1 + random.below(20));
+    twins.run();
+  }
+  ASSERT_TRUE(twins.are_equal());
+}
+
+TEST_P(Steps, KeepWhatTheyUseWhenTheyAreForgotten) {
+  Random random(3);
+  StreamHandle stream = testing::make_stream(device(), GetParam());
+  std::vector<std::unique_ptr<Twins>> all;
+  for (int i = 0; i < 10; ++i) {
+    all.push_back(
+        std::make_unique<Twins>(device(), Rule::coupled, stream, testing::random_tensors(10, random), random));
+    all.back()->set_group_count(10);
+    all.back()->run();
+    all.back()->drop_step();
+  }
+  for (const auto& twins : all) ASSERT_TRUE(twins->are_equal());
+}
+
+INSTANTIATE_TEST_SUITE_P(OnEvery, Steps, ::testing::ValuesIn(kEveryStream), [](const auto& tested) {
+  return std::string(tested.param == StreamKind::legacy     ? "LegacyStream"
+                     : tested.param == StreamKind::blocking ? "BlockingStream"
+                                                            : "NonBlockingStream");
+});
+
+class StepsHeldBack : public OnStandIn {};
+
+TEST_F(StepsHeldBack, KeepTheGradientsThatTheyReadUntilTheyAreDone) {
+  Random random(12);
+  Twins twins(device(), Rule::mxnet, nullptr, testing::random_tensors(10, random), random);
+  twins.set_group_count(1);
+  twins.make_grads(false);
+  {
+    const testing::Held held;
+    twins.run();
+    twins.change_grads();
+    device().allocate(8);  // frees what may be freed
+  }
+  twins.run();
+  ASSERT_TRUE(twins.are_equal());
+}
+
+TEST_F(StepsHeldBack, KeepTheTableOfTheirScalarsUntilTheyAreDone) {
+  Random random(13);
+  StreamHandle stream = testing::make_stream(device(), StreamKind::non_blocking);
+  Twins twins(device(), Rule::mxnet, stream, {{Layout::float32, 400'000}}, random);
+  twins.set_group_count(100);
+  {
+    const testing::Held held;
+    twins.run();
+    twins.set_group_count(1000);
+  }
+  for (int i = 0; i < 100; ++i) {  // drains, also while the launch runs
+    const std::lock_guard lock(device().mutex());
+    const Current current(device());
+    device().drain();
+    std::this_thread::sleep_for(std::chrono::microseconds(100));
+  }
+  twins.run();
+  ASSERT_TRUE(twins.are_equal());
+}
+
+class StepsInOneLaunch : public OnStandIn {};
+
+TEST_F(StepsInOneLaunch, TakeTenThousandTensorsOfTenThousandGroups) {
+  Random random(4);
+  std::vector<std::pair<Layout, size_t>> tensors(10000, {Layout::float32, 64});
+  Twins twins(device(), Rule::mxnet, nullptr, tensors, random);
+  twins.set_group_count(tensors.size());
+  twins.run();
+  synchronize();
+  const auto launches = testing::count("cuLaunchKernel"), copies = testing::count("cuMemcpyHtoDAsync_v2");
+  const auto waits = testing::count("cuEventSynchronize"), reads = testing::count("cuMemcpyDtoHAsync_v2");
+  twins.run();
+  EXPECT_EQ(testing::count("cuLaunchKernel"), launches + 1);
+  EXPECT_EQ(testing::count("cuMemcpyHtoDAsync_v2"), copies + 1) << "the scalars alone";
+  EXPECT_EQ(testing::count("cuEventSynchronize"), waits);
+  EXPECT_EQ(testing::count("cuMemcpyDtoHAsync_v2"), reads);
+  ASSERT_TRUE(twins.are_equal());
+}
+
+TEST_F(StepsInOneLaunch, SendNothingThatTheDeviceHas) {
+  Random random(5);
+  Twins twins(device(), Rule::pytorch, nullptr, {{Layout::bfloat16, 5000}, {Layout::bfloat16, 7}}, random);
+  twins.set_group_count(2);
+  twins.run();
+  const auto launches = testing::count("cuLaunchKernel"), copies = testing::count("cuMemcpyHtoDAsync_v2");
+  for (int i = 0; i < 5; ++i) twins.run();
+  EXPECT_EQ(testing::count("cuLaunchKernel"), launches + 5);
+  EXPECT_EQ(testing::count("cuMemcpyHtoDAsync_v2"), copies);
+  ASSERT_TRUE(twins.are_equal());
+}
+
+class StepsOf : public OnDevice {};
+
+TEST_F(StepsOf, NothingLaunchNothing) {
+  Random random(6);
+  Twins none(device(), Rule::mxnet, nullptr, {}, random);
+  none.set_group_count(1);
+  none.run();
+  Twins empty(device(), Rule::mxnet, nullptr, {{Layout::float32, 0}, {Layout::bfloat16_master, 0}}, random);
+  empty.set_group_count(1);
+  empty.run();
+  ASSERT_TRUE(empty.are_equal());
+}
+
+TEST_F(StepsOf, TwoStreamsAndTwoThreadsDoNotMix) {
+  const auto work = [&](uint64_t seed, StreamKind kind) {
+    Random random(seed);
+    StreamHandle stream = testing::make_stream(device(), kind);
+    for (int round = 0; round < 4; ++round) {
+      Twins twins(device(), Rule::mxnet, stream, testing::random_tensors(15, random), random);
+      twins.set_group_count(3);
+      for (int i = 0; i < 8; ++i) {
+        if (i > 0) change_grads(twins, i % 2 == 0);
+        twins.run();
+      }
+      ASSERT_TRUE(twins.are_equal());
+    }
+  };
+  std::thread other([&] { work(7, StreamKind::non_blocking); });
+  work(8, StreamKind::legacy);
+  other.join();
+}
+
+TEST_F(StepsOf, TwoDevicesDoNotMix) {
+  if (device_count() < 2) GTEST_SKIP() << "there is one device";
+  Random random(9);
+  Twins first(device(0), Rule::mxnet, nullptr, testing::random_tensors(20, random), random);
+  Twins second(device(1), Rule::mxnet, testing::make_stream(device(1), StreamKind::non_blocking),
+               testing::random_tensors(20, random), random);
+  for (Twins* twins : {&first, &second}) twins->set_group_count(30);
+  for (int i = 0; i < 8; ++i)
+    for (Twins* twins : {&first, &second}) {
+      if (i > 0) change_grads(*twins, i % 2 == 0);
+      twins->run();
+    }
+  ASSERT_TRUE(first.are_equal());
+  ASSERT_TRUE(second.are_equal());
+}
+
+TEST_F(StepsOf, AStreamOfAnotherContextAreRefused) {
+  const testing::ForeignContext context(0);
+  StreamHandle stream = nullptr;
+  check(testing::find<Status(StreamHandle*, unsigned)>("cuStreamCreate")(&stream, 0), "cuStreamCreate");
+  EXPECT_EQ(testing::message_of<std::invalid_argument>([&] { Step(device(), Binding(Rule::mxnet, {}), {}, stream); }),
+            "a stream of another context than the primary one of cuda:0");
+}
+
+class FailingSteps : public OnStandIn {};
+
+TEST_F(FailingSteps, TellTheDriversOwnNameAndText) {
+  Random random(10);
+  Twins twins(device(), Rule::mxnet, nullptr, {{Layout::float32, 100}}, random);
+  twins.set_group_count(1);
+  const testing::Failing failing("cuLaunchKernel", 0, 719);
+  EXPECT_EQ(testing::message_of<DriverError>([&] { twins.run(); }),
+            "CUDA failed in cuLaunchKernel: CUDA_ERROR_LAUNCH_FAILED (unspecified launch failure)");
+}
+
+/// Every call of a function fails once, wherever a step's life meets it. (Not those that mark the end of work: what
+/// that work uses could not be told any more.)
+class FailingCalls : public OnStandIn, public ::testing::WithParamInterface<const char*> {};
+
+TEST_P(FailingCalls, AreReportedAndLeaveNothingBehind) {
+  for (unsigned after = 0;; ++after) {
+    bool failed = false;
+    {
+      const testing::Failing failing(GetParam(), after, 700);
+      try {
+        Random random(11);
+        Twins twins(device(), Rule::mxnet, testing::make_stream(device(), StreamKind::non_blocking),
+                    {{Layout::float32, 5000}, {Layout::bfloat16_master, 100}, {Layout::float64, 10}}, random);
+        for (int i = 0; i < 3; ++i) {
+          twins.set_group_count(i == 1 ? 100 : 3);
+          if (i > 0) change_grads(twins, false);
+          twins.run();
+        }
+        ASSERT_TRUE(twins.are_equal());
+      } catch (const DriverError& error) {
+        failed = true;
+        EXPECT_EQ(error.status(), 700);
+        EXPECT_EQ(error.name(), "CUDA_ERROR_ILLEGAL_ADDRESS");
+      }
+    }
+    EXPECT_EQ(testing::current_context(), nullptr) << "after call " << after;
+    if (!failed) break;
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Every, FailingCalls,
+                         ::testing::Values("cuMemAlloc_v2", "cuMemHostAlloc", "cuMemsetD8Async", "cuMemcpyHtoDAsync_v2",
+                                           "cuMemcpyDtoHAsync_v2", "cuStreamWaitEvent", "cuStreamGetCtx",
+                                           "cuLaunchKernel", "cuCtxPushCurrent_v2", "cuEventQuery",
+                                           "cuEventSynchronize"),
+                         [](const auto& tested) { return std::string(tested.param); });
+
+}  // namespace
+}  // namespace fused_adamw::cuda

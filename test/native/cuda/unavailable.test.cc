@@ -1,0 +1,198 @@
+// Every reason why CUDA cannot be used. Each is brought about for real, in a
+// process of its own: the driver is opened once in each.
+#include <gtest/gtest.h>
+
+#include <cstdlib>
+#include <fstream>
+#include <map>
+#include <optional>
+#include <sstream>
+
+#include "cuda/device.h"
+#include "driver.h"
+
+namespace fused_adamw::cuda {
+namespace {
+
+/// Variables that the processes started meanwhile get.
+class Environment {
+ public:
+  Environment(std::initializer_list<std::pair<std::string, std::string>> variables) {
+    for (const auto& [name, value] : variables) set(name, value.c_str());
+  }
+  ~Environment() {
+    for (const auto& [name, value] : before_) value ? setenv(name.c_str(), value->c_str(), 1) : unsetenv(name.c_str());
+  }
+  Environment(const Environment&) = delete;
+  Environment& operator=(const Environment&) = delete;
+
+  /// Null: the variable is not there.
+  void set(const std::string& name, const char* value) {
+    const char* before = std::getenv(name.c_str());
+    before_.try_emplace(name, before ? std::optional<std::string>(before) : std::nullopt);
+    value ? setenv(name.c_str(), value, 1) : unsetenv(name.c_str());
+  }
+
+ private:
+  std::map<std::string, std::optional<std::string>> before_;
+};
+
+std::string read_file(const std::string& path) {
+  std::ifstream file(path, std::ios::binary);
+  std::ostringstream text;
+  text << file.rdbuf();
+  return text.str();
+}
+std::string write_file(const std::string& name, const std::string& content) {
+  const std::string path = ::testing::TempDir() + name;
+  std::ofstream(path, std::ios::binary) << content;
+  return path;
+}
+
+/// A header of machine code that says how long it is.
+std::string fatbin(uint64_t bytes, const std::string& content) {
+  std::string header("\x50\xed\x55\xba\x01\x00\x10\x00", 8);
+  header.append(reinterpret_cast<const char*>(&bytes), sizeof bytes);
+  return header + content;
+}
+const std::string kContent = "fused-adamw device code of a test";
+std::string write_usable() { return write_file("usable.fatbin", fatbin(kContent.size(), kContent)); }
+
+class WhyUnavailable : public ::testing::Test {
+ protected:
+  static constexpr const char* kChild = "FUSED_ADAMW_TEST_OF_A_DRIVER";  // there in the new process
+
+  void SetUp() override {
+    GTEST_FLAG_SET(death_test_style, "threadsafe");
+    if (!testing::is_stand_in() && !std::getenv(kChild))
+      GTEST_SKIP() << "only the stand-in driver can be made unusable";
+  }
+
+  /// The reason that a new process gives, with these variables and device code.
+  static void expect(const std::string& reason, Environment environment, const std::vector<std::string>& device_code,
+                     int ordinal = 0) {
+    environment.set(kChild, "1");
+    const auto print = [&] {
+      set_device_code(device_code);
+      for (int i = 0; i < 2; ++i) {  // the second time as well
+        try {
+          Device::get(ordinal);
+          std::fprintf(stderr, "usable;");
+        } catch (const Unavailable& error) {
+          std::fprintf(stderr, "%s;", error.what());
+        }
+      }
+      std::exit(0);
+    };
+    EXPECT_EXIT(print(), ::testing::ExitedWithCode(0), reason + ";" + reason + ";");
+  }
+};
+
+TEST_F(WhyUnavailable, NoReason) { expect("usable", {}, {write_usable()}); }
+
+TEST_F(WhyUnavailable, ALibraryWithoutTheFunctions) {
+  expect("the CUDA driver is too old: it has no cuDriverGetVersion", {{"LD_LIBRARY_PATH", EMPTY_DRIVER}},
+         {write_usable()});
+}
+
+TEST_F(WhyUnavailable, ADriverThatIsTooOld) {
+  expect("the CUDA driver is too old: it is for CUDA 11.8, and 12.0 or later is needed",
+         {{"FUSED_ADAMW_STAND_IN_DRIVER_VERSION", "11080"}}, {write_usable()});
+}
+
+TEST_F(WhyUnavailable, ADriverThatDoesNotStart) {
+  expect(
+      "the CUDA driver does not start: CUDA_ERROR_SYSTEM_DRIVER_MISMATCH \\(system has unsupported display driver / "
+      "cuda driver combination\\)",
+      {{"FUSED_ADAMW_STAND_IN_INIT", "803"}}, {write_usable()});
+}
+
+TEST_F(WhyUnavailable, NoDevice) {
+  expect("there is no CUDA device", {{"FUSED_ADAMW_STAND_IN_DEVICES", "0"}}, {write_usable()});
+  expect("there is no CUDA device", {{"FUSED_ADAMW_STAND_IN_DEVICES", "0"}, {"FUSED_ADAMW_STAND_IN_INIT", "0"}},
+         {write_usable()});
+}
+
+TEST_F(WhyUnavailable, NoSuchDevice) {
+  expect("there is no device cuda:3, the last is cuda:0", {{"FUSED_ADAMW_STAND_IN_DEVICES", "1"}}, {write_usable()}, 3);
+  expect("there is no device cuda:-1, the last is cuda:1", {{"FUSED_ADAMW_STAND_IN_DEVICES", "2"}}, {write_usable()},
+         -1);
+}
+
+TEST_F(WhyUnavailable, NoDeviceCode) {
+  expect("no device code is usable: the package carries none", {}, {});
+  expect("no device code is usable: there is no device code at /nowhere/a.fatbin", {}, {"/nowhere/a.fatbin"});
+}
+
+TEST_F(WhyUnavailable, TruncatedDeviceCode) {
+  const auto truncated = write_file("truncated.fatbin", fatbin(kContent.size() + 1, kContent));
+  expect("no device code is usable: the device code at .*truncated.fatbin is truncated", {}, {truncated});
+  const auto empty = write_file("empty.fatbin", "");
+  expect("no device code is usable: the device code at .*empty.fatbin is truncated", {}, {empty});
+  expect("usable", {}, {truncated, empty, write_usable()});
+}
+
+TEST_F(WhyUnavailable, DeviceCodeThatTheDriverDoesNotTake) {
+  expect(
+      "no device code is usable: CUDA failed in cuModuleLoadData: CUDA_ERROR_NO_BINARY_FOR_GPU \\(no kernel image is "
+      "available for execution on the device\\)",
+      {{"FUSED_ADAMW_STAND_IN_MODULE", "209"}}, {write_usable()});
+  expect(
+      "no device code is usable: CUDA failed in cuModuleLoadData: CUDA_ERROR_INVALID_IMAGE \\(device kernel image is "
+      "invalid\\)",
+      {}, {write_file("noise.fatbin", "this is not device code, it is only some text")});
+}
+
+TEST_F(WhyUnavailable, PtxThatWasCutOff) {
+  const auto ptx = write_file("cut.ptx", "// " + kContent + "\n.version 7.7\n.visible .entry adamw() {\n");
+  expect(
+      "no device code is usable: CUDA failed in cuModuleLoadData: CUDA_ERROR_INVALID_PTX \\(a PTX JIT compilation "
+      "failed\\)",
+      {}, {ptx});
+}
+
+TEST_F(WhyUnavailable, AnOlderDriverTakesThePtx) {
+  const auto ptx = write_file("whole.ptx", "// " + kContent + "\n.version 7.7\n.visible .entry adamw() {}\n");
+  expect("usable", {{"FUSED_ADAMW_STAND_IN_FATBIN", "222"}}, {write_usable(), ptx});
+}
+
+TEST_F(WhyUnavailable, WhatTheBuildMakesIsTaken) {
+  for (const std::string file : {"fused_adamw.fatbin", "fused_adamw.ptx"}) {
+    const std::string path = PREBUILDS "/" + file;
+    if (read_file(path).empty()) GTEST_SKIP() << "npm run build:cuda makes " << path;
+    expect("usable", {}, {path});
+    const std::string image = read_file(path);
+    expect("no device code is usable: .*", {}, {write_file("half." + file, image.substr(0, image.size() / 2))});
+  }
+}
+
+class WithoutDriver : public ::testing::Test {};
+
+TEST_F(WithoutDriver, TheLoadersOwnReasonIsTold) {
+  GTEST_FLAG_SET(death_test_style, "threadsafe");
+  Environment environment{};
+  environment.set("LD_LIBRARY_PATH", nullptr);
+  const auto print = [] {
+    try {
+      driver();
+      std::fprintf(stderr, "there is one");
+    } catch (const Unavailable& error) {
+      std::fprintf(stderr, "%s", error.what());
+    }
+    std::exit(0);
+  };
+  EXPECT_EXIT(print(), ::testing::ExitedWithCode(0), "there is no CUDA driver: libcuda.so.1: .*|there is one");
+}
+
+}  // namespace
+}  // namespace fused_adamw::cuda
+
+/// The device code is what the build made; the stand-in takes anything with its mark.
+int main(int argc, char** argv) {
+  namespace cuda = fused_adamw::cuda;
+  ::testing::InitGoogleTest(&argc, argv);
+  std::vector<std::string> paths{PREBUILDS "/fused_adamw.fatbin", PREBUILDS "/fused_adamw.ptx"};
+  if (cuda::testing::is_stand_in()) paths.push_back(cuda::write_usable());
+  cuda::set_device_code(paths);
+  return RUN_ALL_TESTS();
+}
