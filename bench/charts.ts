@@ -1,6 +1,6 @@
 /** The charts of docs/ and the README. */
 import { createRequire } from 'node:module';
-import { isStream } from './contenders/roof.js';
+import { BARE_LOOP, EMPTY_CALL, isStream } from './contenders/roof.js';
 import { BOUND_STEP } from './contenders/this.js';
 import { type CaseReport, digits, type Report, type Row } from './report.js';
 
@@ -121,8 +121,11 @@ function drawBars(cases: readonly CaseReport[], report: Report, quantity: Quanti
   return svg;
 }
 
-/** Without the streams that are not the best, and what only serves to be added up. */
+/** Ways to call this package that docs/performance.md has figures of, and what only serves to be added up. */
+const LEFT_OUT = new Set(['step(lists), tensor by tensor', 'multiAdamwUpdate, fresh lists', BARE_LOOP, EMPTY_CALL]);
+
+/** Of the streams only the best. */
 function rowsOf({ rows }: CaseReport): Row[] {
   const hasBest = rows.some(({ name }) => name.startsWith('best stream'));
-  return rows.filter(({ name }) => !isStream(name) || (!hasBest && name === 'stream'));
+  return rows.filter(({ name }) => !LEFT_OUT.has(name) && (!isStream(name) || !hasBest));
 }
