@@ -1,6 +1,5 @@
 /** Where tensors lie, and which GPUs can be used. */
 import { cudaUnusable } from './backend/cuda.js';
-import type { Device } from './dtype.js';
 import { outOfRangeIn, wrongKind } from './errors.js';
 
 /** A device by its one name: `cuda` alone is `cuda:0`. */
@@ -31,5 +30,3 @@ export function cudaDevice(ordinal: number): `cuda:${number}` {
 export function ordinalOf(device: `cuda:${number}`): number {
   return Number(device.slice('cuda:'.length));
 }
-
-export type { Device };

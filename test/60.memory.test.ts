@@ -10,6 +10,7 @@ import { expectSameBits } from './support/bits.js';
 import { type ChildOptions, reportOf, repository, runChild, temporaryFolder } from './support/child.js';
 import { compileLibrary, either, itUnless, noCompiler, noNative } from './support/conditions.js';
 import { environments, inEnvironment } from './support/environments.js';
+import { DTYPE_BYTES } from './support/memory.js';
 import { bytesOf, expectError } from './support/scene.js';
 
 const GONE = 'Expected memory that is still there for weights[0] but received a detached ArrayBuffer';
@@ -34,8 +35,6 @@ const ROLES = ['mean', 'variance', 'master', 'weight', 'grad'] as const;
 type Role = (typeof ROLES)[number];
 type Arrays = Partial<Record<Role, Tensor>>;
 
-const BYTES: Record<DType, number> = { float16: 2, bfloat16: 2, float32: 4, float64: 8 };
-
 function dtypeOfRole({ weight, state, master }: Kind, role: Role): DType | null {
   if (role === 'master') return master ? 'float32' : null;
   return role === 'weight' || role === 'grad' ? weight : state;
@@ -51,7 +50,7 @@ function makeArrays(kind: Kind, length: number, place: Place): Arrays {
     if (dtype === null) return;
     const sign = role === 'variance' ? 1 : -1;
     const values = Float64Array.from({ length }, (_, k) => (k % 3 === 0 ? sign : 1) / (r + 2 + (k % 101)));
-    arrays[role] = place(dtype, length * BYTES[dtype]).set(values);
+    arrays[role] = place(dtype, length * DTYPE_BYTES[dtype]).set(values);
   });
   return arrays;
 }
@@ -60,13 +59,13 @@ function makeArrays(kind: Kind, length: number, place: Place): Arrays {
 function copyArrays(arrays: Arrays, place: Place): Arrays {
   const copied = Object.entries(arrays).map(([role, from]) => [
     role,
-    place(from.dtype, from.length * BYTES[from.dtype]).copyFrom(from),
+    place(from.dtype, from.length * DTYPE_BYTES[from.dtype]).copyFrom(from),
   ]);
   return Object.fromEntries(copied);
 }
 
 function ordinary(dtype: DType, bytes: number): Tensor {
-  return Tensor.zeros(bytes / BYTES[dtype], { dtype });
+  return Tensor.zeros(bytes / DTYPE_BYTES[dtype], { dtype });
 }
 
 function over(dtype: DType, buffer: ArrayBuffer | SharedArrayBuffer): Tensor {
@@ -218,7 +217,7 @@ describe('memory of another addon', () => {
         const { AdamW, Tensor, backendInfo } = await import(libraryUrl);
         const foreign = createRequire(libraryUrl)(${JSON.stringify(path)});
         const kinds = ${JSON.stringify(KINDS)};
-        const sizes = ${JSON.stringify(BYTES)};
+        const sizes = ${JSON.stringify(DTYPE_BYTES)};
         const lengths = [...Array.from({ length: 70 }, (_, i) => i + 1), 255, 256, 257, 1023, 1025, 40001];
         process.removeAllListeners('warning');
         for (const { weight, state, master } of kinds)
@@ -339,8 +338,8 @@ describe('views at any offset', () => {
     const bytes = new Uint8Array(buffer).fill(GUARD);
     let end = 0;
     const arrays = copyArrays(start, (dtype, size) => {
-      const elements = Math.ceil(end / BYTES[dtype]) + (end === 0 ? shift : gap);
-      const byteOffset = elements * BYTES[dtype];
+      const elements = Math.ceil(end / DTYPE_BYTES[dtype]) + (end === 0 ? shift : gap);
+      const byteOffset = elements * DTYPE_BYTES[dtype];
       guards.push([end, byteOffset]);
       end = byteOffset + size;
       return Tensor.from(buffer, { dtype, byteOffset, length });

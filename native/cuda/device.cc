@@ -195,7 +195,7 @@ std::shared_ptr<Memory> Device::allocate(size_t bytes) {
   if (bytes == 0) return std::make_shared<Memory>(*this, pointer, bytes, false);
   Status status = driver().cuMemAlloc_v2(&pointer, bytes);
   if (status == kOutOfMemory) {
-    wait_for_copies();
+    wait_for_everything();
     status = driver().cuMemAlloc_v2(&pointer, bytes);
   }
   check(status, "cuMemAlloc");
@@ -304,11 +304,8 @@ void Device::begin_step(StreamHandle stream) {
   if (stream && copied_ && !copied_->is_done()) copied_->hold_back(stream);
 }
 
-void Device::end_step(StreamHandle stream) {
-  if (!stream) return;
-  auto event = std::make_shared<Event>();
-  event->record(stream);
-  stepped_[stream] = std::move(event);
+void Device::end_step(StreamHandle stream, std::shared_ptr<Event> after) {
+  if (stream) stepped_[stream] = std::move(after);
 }
 
 void Device::retire(std::shared_ptr<void> things, std::shared_ptr<Event> after) {
@@ -344,7 +341,7 @@ void Device::free_released() {
   for (const DevicePointer pointer : pointers) FUSED_ADAMW_CUDA(cuMemFree_v2, pointer);
 }
 
-void Device::wait_for_copies() {
+void Device::wait_for_everything() {
   for (const auto& [stream, event] : stepped_) event->wait();
   std::vector<std::shared_ptr<Event>> events;
   {
@@ -362,7 +359,7 @@ void Device::synchronize() {
   const auto now = std::make_shared<Event>();  // steps on the default stream, too
   now->record(nullptr);
   now->wait();
-  wait_for_copies();
+  wait_for_everything();
 }
 
 }  // namespace fused_adamw::cuda

@@ -165,8 +165,8 @@ class Device {
 
   /// Before a step on a stream: it comes after the copies.
   void begin_step(StreamHandle stream);
-  /// After it: later copies come after the step.
-  void end_step(StreamHandle stream);
+  /// After it, where `after` was recorded: later copies come after the step.
+  void end_step(StreamHandle stream, std::shared_ptr<Event> after);
 
   /// Keeps things until an event is done, or, without one, until drain(). No call of the driver.
   void retire(std::shared_ptr<void> things, std::shared_ptr<Event> after);
@@ -190,7 +190,7 @@ class Device {
   /// Asleep, where a copy with the host's memory would wait awake.
   void wait_for_work();
   void call_after_copies(StreamCallback done, void* context);
-  void wait_for_copies();
+  void wait_for_everything();
   void free_released();
 
   struct Retired {

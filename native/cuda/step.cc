@@ -178,8 +178,8 @@ void Step::run(size_t first, size_t last) {
   auto after = std::make_shared<Event>();
   const auto finish = [&] {
     after->record(stream_);
-    launched_ = std::move(after);
-    device_.end_step(stream_);
+    launched_ = after;
+    device_.end_step(stream_, std::move(after));
   };
   try {
     for (const LayoutUnits& units : layouts_) {
