@@ -6,10 +6,10 @@
     {
       'target_name': 'fused_adamw',
       'sources': [
-        'native/addon.cc',
-        'native/addon-cuda.cc',
-        'native/binding.cc',
-        'native/cpu/kernels.cc',
+        'native/node/addon.cc',
+        'native/node/addon-cuda.cc',
+        'native/core/tensor-list.cc',
+        'native/cpu/isa/kernels.cc',
         'native/cpu/step.cc',
         'native/cpu/threads.cc',
         'native/cuda/device.cc',

@@ -1,8 +1,8 @@
 /** fused-adamw: what is public, and only that. */
-export { AdamW, type AdamWOptions, type AdamWState } from './adamw.js';
-export { type BackendInfo, backendInfo, setNumThreads } from './backend-info.js';
-export type { BoundStep, StepResult } from './bound-step.js';
-export type { DataOf, Device, DType, Float16ArrayLike } from './dtype.js';
+
+export { type BackendInfo, backendInfo, setNumThreads } from './backend/info.js';
+export type { DataOf, Device, DType, Float16ArrayLike } from './numerics/dtype.js';
+export { AdamW, type AdamWOptions, type AdamWState } from './optimizers/adamw.js';
 export {
   CosineScheduler,
   type DecaySchedulerOptions,
@@ -14,17 +14,18 @@ export {
   type MultiFactorSchedulerOptions,
   PolyScheduler,
   type PolySchedulerOptions,
-} from './lr-scheduler.js';
-export { type MultiAdamWUpdateOptions, multiAdamwUpdate } from './multi-adamw-update.js';
-export type { ByParameter, Parameter } from './multipliers.js';
-export { createOptimizer, type OneOrMany, Optimizer, type OptimizerOptions, register } from './optimizer.js';
-export { syncMaster } from './sync-master.js';
-export { synchronize } from './synchronize.js';
+} from './optimizers/lr-scheduler.js';
+export { type MultiAdamWUpdateOptions, multiAdamwUpdate } from './optimizers/multi-adamw-update.js';
+export { createOptimizer, type OneOrMany, Optimizer, type OptimizerOptions, register } from './optimizers/optimizer.js';
+export { syncMaster } from './optimizers/sync-master.js';
+export type { BoundStep, StepResult } from './step/bound-step.js';
+export type { ByParameter, Parameter } from './step/multipliers.js';
+export type { Index } from './step/update-counts.js';
+export { synchronize } from './tensor/synchronize.js';
 export {
   Tensor,
   type TensorFromDevicePointerOptions,
   type TensorFromOptions,
   type TensorLike,
   type TensorZerosOptions,
-} from './tensor.js';
-export type { Index } from './update-counts.js';
+} from './tensor/tensor.js';

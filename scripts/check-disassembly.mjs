@@ -11,7 +11,7 @@ import { spawnSync } from 'node:child_process';
 import { existsSync } from 'node:fs';
 
 const RULES = 3;
-const LAYOUTS = ['float32', 'float64', 'half', 'half', 'half', 'half', 'half', 'half']; // as `Layout` in native/types.h
+const LAYOUTS = ['float32', 'float64', 'half', 'half', 'half', 'half', 'half', 'half']; // as `Layout` in native/core/dtypes.h
 const CONVERSIONS = ['from_float16', 'to_float16', 'from_bfloat16', 'to_bfloat16'];
 
 /** What each architecture forbids, and the registers that a variant's vectors fill. */

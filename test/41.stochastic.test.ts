@@ -1,7 +1,7 @@
 /** Stochastic rounding of bfloat16 variances: the generator, its statistics, and every backend's bits. */
 import { expect } from 'chai';
 import { AdamW, type AdamWOptions, type Index, Tensor } from '../lib/index.js';
-import { randomBits, randomKey, tensorKey, toBfloat16Stochastic } from '../lib/stochastic.js';
+import { randomBits, randomKey, tensorKey, toBfloat16Stochastic } from '../lib/numerics/stochastic-rounding.js';
 import { expectSameBits } from './support/bits.js';
 import { environments, inEnvironment } from './support/environments.js';
 import { decodeBits, HALF_FORMATS, silenceWarnings } from './support/halves.js';

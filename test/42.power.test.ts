@@ -2,7 +2,7 @@
 import { expect } from 'chai';
 import fc from 'fast-check';
 import { AdamW } from '../lib/index.js';
-import { power } from '../lib/power.js';
+import { power } from '../lib/numerics/power.js';
 import { environments, inEnvironment } from './support/environments.js';
 
 /** whole * 2 ** exponent. */

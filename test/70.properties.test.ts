@@ -1,7 +1,7 @@
 /** Properties over random lists of tensors: every backend and every way to make a step give the same bits. */
 import { expect } from 'chai';
 import fc from 'fast-check';
-import { LAYOUTS, type Layout } from '../lib/backend/layout.js';
+import { LAYOUTS, type Layout } from '../lib/backend/abi.js';
 import {
   AdamW,
   type AdamWOptions,
@@ -11,7 +11,7 @@ import {
   multiAdamwUpdate,
   Tensor,
 } from '../lib/index.js';
-import { power } from '../lib/power.js';
+import { power } from '../lib/numerics/power.js';
 import { expectSameBits, type Values } from './support/bits.js';
 import { itUnless, noCuda } from './support/conditions.js';
 import { copyToDevice } from './support/cuda.js';

@@ -8,8 +8,8 @@
 //   --threads=LIST  default: 1 and all processors
 //   --sizes=LIST    elements of each tensor; default: 4096,1048576,16777216
 //   --tensors=N     tensors of that size; default: 1
-//   --layouts=LIST  dtypes (native/types.h); default: float32
-//   --memory=NAME   ours (default): placed as lib/tensor.ts does; malloc: as it comes
+//   --layouts=LIST  dtypes (native/core/dtypes.h); default: float32
+//   --memory=NAME   ours (default): placed as lib/tensor/tensor.ts does; malloc: as it comes
 //   --rule=NAME     mxnet (default), coupled or pytorch
 //
 // and Google Benchmark's own options, such as --benchmark_repetitions=9 or
@@ -114,8 +114,8 @@ Options read_options(int& count, char** arguments) {
   return options;
 }
 
-/// Arrays placed as lib/tensor.ts places them: aligned, staggered by 16 KiB, on huge pages where there are; or as
-/// malloc does.
+/// Arrays placed as lib/tensor/tensor.ts places them: aligned, staggered by 16 KiB, on huge pages where there are; or
+/// as malloc does.
 class Memory {
  public:
   explicit Memory(bool plain_malloc) : plain_malloc_(plain_malloc) {}

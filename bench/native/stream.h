@@ -5,8 +5,8 @@
 
 #include <vector>
 
-#include "../../native/binding.h"
-#include "../../native/cpu/kernels.h"
+#include "../../native/core/tensor-list.h"
+#include "../../native/cpu/isa/kernels.h"
 
 namespace fused_adamw::bench {
 

@@ -1,6 +1,6 @@
 /** What a backend does: TypeScript decides what a step is, a backend how it runs. */
-import type { Storage } from '../dtype.js';
-import type { Rule } from './layout.js';
+import type { Storage } from '../numerics/dtype.js';
+import type { Rule } from './abi.js';
 
 /**
  * The arrays of a step that stay from call to call, one of each for every
@@ -8,7 +8,7 @@ import type { Rule } from './layout.js';
  */
 export interface TensorLists<M = Storage> {
   readonly rule: Rule;
-  /** Numbers of layouts (layout.ts). */
+  /** Numbers of layouts (abi.ts). */
   readonly layouts: Uint8Array;
   /** Keys for stochastic rounding. */
   readonly keys: Uint32Array;
@@ -19,7 +19,7 @@ export interface TensorLists<M = Storage> {
   readonly masters: readonly (M | undefined)[];
 }
 
-/** The arrays of a tensor. The order is that of `Role` in native/binding.h. */
+/** The arrays of a tensor. The order is that of `Role` in native/core/tensor-list.h. */
 export const ROLES = ['weight', 'grad', 'mean', 'variance', 'master'] as const;
 export type Role = (typeof ROLES)[number];
 
@@ -41,7 +41,7 @@ export function overlapOf(found: readonly [number, number, number, number] | nul
 export interface BackendBinding<M = Storage> {
   /** Takes these gradients, unless an array that is written shares memory with another: that overlap is returned. */
   setGrads(grads: readonly M[]): Overlap | null;
-  /** The group of each tensor, and the array that holds the scalars of all later steps (layout.ts). */
+  /** The group of each tensor, and the array that holds the scalars of all later steps (abi.ts). */
   setGroups(groupOf: Uint32Array, scalars: Float64Array): void;
   /** Does what may fail of a step, before any of it has changed anything; where there is such. */
   begin?(): void;

@@ -1,5 +1,5 @@
-/** What native/addon-cuda.cc exports. */
-import type { Storage } from '../dtype.js';
+/** What native/node/addon-cuda.cc exports. */
+import type { Storage } from '../numerics/dtype.js';
 
 /** A range of a GPU's memory. */
 export interface DeviceMemory {

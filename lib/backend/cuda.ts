@@ -1,10 +1,10 @@
 /** CUDA: whether it is usable and why not, its device memory, and steps on a GPU. */
 import { existsSync, readFileSync } from 'node:fs';
 import { fileURLToPath } from 'node:url';
+import { RULES } from './abi.js';
 import { type Backend, type BackendBinding, type Overlap, overlapOf, type TensorLists } from './backend.js';
 import type { AddonBinding, CudaAddon, DeviceMemory } from './cuda-addon.js';
 import { loadBackend } from './index.js';
-import { RULES } from './layout.js';
 import { packageRoot } from './native.js';
 
 /** The device code that the package carries, the preferred file first. */

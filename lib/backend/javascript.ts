@@ -1,16 +1,21 @@
 /**
- * The fallback: the rule of native/adamw.h in TypeScript, bit for bit.
+ * The fallback: the rule of native/core/adamw.h in TypeScript, bit for bit.
  *
  * Numbers are doubles, so each float32 operation is a double operation rounded
  * by Math.fround. For +, -, x, / and square root that gives the correctly
  * rounded float32 result: a double has more than twice the digits.
  */
-import type { Storage } from '../dtype.js';
-import { fromBfloat16, fromFloat16, toBfloat16, toFloat16 } from '../half.js';
-import { typedArrayBuffer, typedArrayByteLength, typedArrayByteOffset, typedArrayLength } from '../memory.js';
-import { randomBits, randomKey, toBfloat16Stochastic } from '../stochastic.js';
+import type { Storage } from '../numerics/dtype.js';
+import { fromBfloat16, fromFloat16, toBfloat16, toFloat16 } from '../numerics/half.js';
+import { randomBits, randomKey, toBfloat16Stochastic } from '../numerics/stochastic-rounding.js';
+import {
+  typedArrayBuffer,
+  typedArrayByteLength,
+  typedArrayByteOffset,
+  typedArrayLength,
+} from '../numerics/typed-arrays.js';
+import { COMMON_SCALARS, GROUP_SCALARS, LAYOUTS, type Rule } from './abi.js';
 import type { BackendBinding, HostBackend, Overlap, Role, TensorLists } from './backend.js';
-import { COMMON_SCALARS, GROUP_SCALARS, LAYOUTS, type Rule } from './layout.js';
 
 type Round = (value: number) => number;
 

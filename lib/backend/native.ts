@@ -3,12 +3,12 @@
 import { existsSync } from 'node:fs';
 import { createRequire } from 'node:module';
 import { fileURLToPath } from 'node:url';
-import type { Storage } from '../dtype.js';
 import { outOfRangeIn } from '../errors.js';
+import type { Storage } from '../numerics/dtype.js';
+import { LAYOUTS, RULES } from './abi.js';
 import { type BackendBinding, type HostBackend, type Overlap, overlapOf, type TensorLists } from './backend.js';
 import type { CudaAddon } from './cuda-addon.js';
 import { checkWhole } from './elf.js';
-import { LAYOUTS, RULES } from './layout.js';
 
 interface AddonBinding {
   setGrads(grads: readonly Storage[]): [number, number, number, number] | null;
@@ -17,7 +17,7 @@ interface AddonBinding {
   dispose(): void;
 }
 
-/** What native/addon.cc exports. */
+/** What native/node/addon.cc exports. */
 export interface Addon {
   readonly Binding: new (
     rule: number,

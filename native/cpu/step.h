@@ -1,8 +1,8 @@
 // One step over the tensors of a binding on the CPU.
 #pragma once
 
-#include "../binding.h"
-#include "kernels.h"
+#include "../core/tensor-list.h"
+#include "isa/kernels.h"
 
 namespace fused_adamw::cpu {
 

@@ -8,8 +8,8 @@
 #include <string>
 #include <vector>
 
-#include "../adamw.h"
-#include "../types.h"
+#include "../core/adamw.h"
+#include "../core/dtypes.h"
 #include "driver.h"
 
 namespace fused_adamw::cuda {

@@ -1,7 +1,7 @@
 // The names of the kernels: one for each rule and layout.
 #pragma once
 
-#include "../types.h"
+#include "../core/dtypes.h"
 
 // X(rule, layout), in the order of `Rule` and `Layout`.
 #define FUSED_ADAMW_LAYOUTS_OF(X, rule) \

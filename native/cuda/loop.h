@@ -2,7 +2,7 @@
 // where the tests run it for every thread of every block.
 #pragma once
 
-#include "../stochastic.h"
+#include "../core/stochastic-rounding.h"
 #include "work.h"
 
 namespace fused_adamw::cuda {

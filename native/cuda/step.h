@@ -6,7 +6,7 @@
 #include <optional>
 #include <vector>
 
-#include "../binding.h"
+#include "../core/tensor-list.h"
 #include "device.h"
 #include "work.h"
 

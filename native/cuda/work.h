@@ -4,7 +4,7 @@
 // tables, and the tests run the arithmetic of every block and thread there.
 #pragma once
 
-#include "../types.h"
+#include "../core/dtypes.h"
 
 namespace fused_adamw::cuda {
 

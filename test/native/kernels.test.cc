@@ -1,6 +1,6 @@
 // The kernels of every instruction set that this machine runs, against the
 // rule and the conversions by their definitions.
-#include "cpu/kernels.h"
+#include "cpu/isa/kernels.h"
 
 #include <gtest/gtest.h>
 

@@ -12,10 +12,10 @@
 #include <type_traits>
 #include <vector>
 
-#include "adamw.h"
-#include "cpu/kernels.h"
-#include "stochastic.h"
-#include "types.h"
+#include "core/adamw.h"
+#include "core/dtypes.h"
+#include "core/stochastic-rounding.h"
+#include "cpu/isa/kernels.h"
 
 #if defined(__SANITIZE_ADDRESS__)
 #include <sanitizer/asan_interface.h>

@@ -1,4 +1,4 @@
-/** float16 and bfloat16 by their definitions, in arithmetic that shares nothing with lib/half.ts. */
+/** float16 and bfloat16 by their definitions, in arithmetic that shares nothing with lib/numerics/half.ts. */
 
 export interface HalfFormat {
   readonly dtype: 'float16' | 'bfloat16';

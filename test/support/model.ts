@@ -1,6 +1,6 @@
 /** Weights with states and gradients, for steps that are compared with each other. */
 import { expect } from 'chai';
-import { type LAYOUTS, type Layout, LAYOUTS as names } from '../../lib/backend/layout.js';
+import { type LAYOUTS, type Layout, LAYOUTS as names } from '../../lib/backend/abi.js';
 import type { AdamWState, DType, TensorLike } from '../../lib/index.js';
 import { expectSameBits } from './bits.js';
 import { copyOf, fillWith, ownMemory, type Place, tensorOf, valuesIn } from './memory.js';

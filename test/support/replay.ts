@@ -1,6 +1,7 @@
 /** Runs the golden cases of test/fixtures. */
-import { viewOf } from '../../lib/dtype.js';
+
 import { AdamW, type AdamWOptions, type AdamWState, type DType, type TensorLike } from '../../lib/index.js';
+import { viewOf } from '../../lib/numerics/dtype.js';
 import type { Values } from './bits.js';
 import { decode, type FixtureCase, type FixtureStep } from './fixtures.js';
 import { fillWith, ownMemory, type Place, tensorOf } from './memory.js';

@@ -6,7 +6,7 @@
 #include <vector>
 
 #include "../support.h"
-#include "binding.h"
+#include "core/tensor-list.h"
 #include "cpu/step.h"
 #include "cuda/step.h"
 

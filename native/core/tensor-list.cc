@@ -1,4 +1,4 @@
-#include "binding.h"
+#include "tensor-list.h"
 
 #include <algorithm>
 

@@ -35,7 +35,7 @@ using Arithmetic = typename ArithmeticOf<T>::type;
 
 /// The dtypes of a tensor's arrays: weight and gradient, moments, and whether
 /// a float32 master holds the weight. The order is the interface with
-/// lib/backend/layout.ts, which checks the names when it loads the addon.
+/// lib/backend/abi.ts, which checks the names when it loads the addon.
 enum class Layout : uint8_t {
   float32,
   float64,

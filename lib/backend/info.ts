@@ -1,7 +1,8 @@
 /** What runs here, and why anything is absent. */
-import { type CudaInfo, cudaInfo } from './backend/cuda.js';
-import { loadBackend } from './backend/index.js';
-import { checkInteger } from './errors.js';
+
+import { checkInteger } from '../errors.js';
+import { type CudaInfo, cudaInfo } from './cuda.js';
+import { loadBackend } from './index.js';
 
 export interface BackendInfo {
   /** Which backend the next step runs on. */

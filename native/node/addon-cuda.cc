@@ -7,9 +7,9 @@
 #include <mutex>
 #include <set>
 
+#include "../cuda/device.h"
+#include "../cuda/step.h"
 #include "addon.h"
-#include "cuda/device.h"
-#include "cuda/step.h"
 
 namespace fused_adamw {
 namespace {

@@ -11,9 +11,9 @@
 #include <atomic>
 #include <string>
 
-#include "cpu/kernels.h"
-#include "cpu/step.h"
-#include "cpu/threads.h"
+#include "../cpu/isa/kernels.h"
+#include "../cpu/step.h"
+#include "../cpu/threads.h"
 
 namespace fused_adamw {
 namespace {

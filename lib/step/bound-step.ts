@@ -1,10 +1,11 @@
 /** The tensors of an AdamW step, bound: what a step then costs does not grow with looking at them. */
-import { warnOfFallback } from './backend/index.js';
-import { COMMON_SCALARS, GROUP_SCALARS } from './backend/layout.js';
-import type { Binding, NamedList } from './binding.js';
-import { outOfRangeIn, wrongKind } from './errors.js';
+
+import { COMMON_SCALARS, GROUP_SCALARS } from '../backend/abi.js';
+import { warnOfFallback } from '../backend/index.js';
+import { outOfRangeIn, wrongKind } from '../errors.js';
+import type { TensorLike } from '../tensor/tensor.js';
 import type { Multipliers } from './multipliers.js';
-import type { TensorLike } from './tensor.js';
+import type { Binding, NamedList } from './tensor-list.js';
 import type { Counter, Index, UpdateCounts } from './update-counts.js';
 
 /** What a step did. */

@@ -1,9 +1,7 @@
 /** AdamW, with the interface of MXNet's `mxnet.optimizer.AdamW`. */
-import { loadBackend } from './backend/index.js';
-import { COMMON_SCALARS, GROUP_SCALARS, type Rule } from './backend/layout.js';
-import { Binding } from './binding.js';
-import { BoundStep, type ScalarGroup, type StepResult, type StepRules } from './bound-step.js';
-import { type DType, isHalf } from './dtype.js';
+
+import { COMMON_SCALARS, GROUP_SCALARS, type Rule } from '../backend/abi.js';
+import { loadBackend } from '../backend/index.js';
 import {
   checkBoolean,
   checkNumber,
@@ -13,10 +11,12 @@ import {
   outOfRange,
   outOfRangeIn,
   wrongKind,
-} from './errors.js';
-import { checkIndex } from './multipliers.js';
-import { type OneOrMany, Optimizer, type OptimizerOptions, register, type StepLists, toLists } from './optimizer.js';
-import { Powers } from './power.js';
+} from '../errors.js';
+import { type DType, isHalf } from '../numerics/dtype.js';
+import { Powers } from '../numerics/power.js';
+import { tensorKey } from '../numerics/stochastic-rounding.js';
+import { BoundStep, type ScalarGroup, type StepResult, type StepRules } from '../step/bound-step.js';
+import { checkIndex } from '../step/multipliers.js';
 import {
   type ArithmeticTypes,
   checkBeta,
@@ -25,10 +25,11 @@ import {
   checkHolds,
   checkSeed,
   isSkipped,
-} from './scalars.js';
-import { tensorKey } from './stochastic.js';
-import { deviceOf, dtypeOf, memoryOf, Tensor, type TensorLike } from './tensor.js';
-import type { Index } from './update-counts.js';
+} from '../step/scalar-checks.js';
+import { Binding } from '../step/tensor-list.js';
+import type { Index } from '../step/update-counts.js';
+import { deviceOf, dtypeOf, memoryOf, Tensor, type TensorLike } from '../tensor/tensor.js';
+import { type OneOrMany, Optimizer, type OptimizerOptions, register, type StepLists, toLists } from './optimizer.js';
 
 /** The moments of one weight, and its float32 master where it has one. A step uses what is there. */
 export interface AdamWState {

@@ -1,5 +1,5 @@
 /** The checks of a step's scalars: on their own, and against the type that the arithmetic is done in. */
-import { checkInteger, checkNumber, outOfRange, wrongKind } from './errors.js';
+import { checkInteger, checkNumber, outOfRange, wrongKind } from '../errors.js';
 
 /** The decay rate of a moment. */
 export function checkDecayRate(value: unknown, name: string): number {

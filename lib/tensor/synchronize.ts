@@ -1,7 +1,7 @@
 /** Waiting for a GPU. */
-import { cudaAddon } from './backend/cuda.js';
+import { cudaAddon } from '../backend/cuda.js';
+import type { Device } from '../numerics/dtype.js';
 import { ordinalOf, resolveDevice } from './device.js';
-import type { Device } from './dtype.js';
 
 /**
  * Waits until all steps and copies of this package on a device are done. Values

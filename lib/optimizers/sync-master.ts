@@ -1,9 +1,10 @@
 /** Refreshes masters after weights were loaded from elsewhere. */
+
+import { outOfRangeIn, wrongKindIn } from '../errors.js';
+import { setTypedArray } from '../numerics/typed-arrays.js';
+import { dtypeOf, lengthOf, memoryOf, nameOf, Tensor, type TensorLike } from '../tensor/tensor.js';
 import { type AdamWState, checkState } from './adamw.js';
-import { outOfRangeIn, wrongKindIn } from './errors.js';
-import { setTypedArray } from './memory.js';
 import type { OneOrMany } from './optimizer.js';
-import { dtypeOf, lengthOf, memoryOf, nameOf, Tensor, type TensorLike } from './tensor.js';
 
 /**
  * Sets the float32 master of each state to the value of its weight. States

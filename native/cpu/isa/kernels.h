@@ -4,7 +4,7 @@
 #include <string_view>
 #include <vector>
 
-#include "../types.h"
+#include "../../core/dtypes.h"
 
 namespace fused_adamw::cpu {
 

@@ -1,5 +1,5 @@
 // Stochastic rounding of bfloat16 variances: a counter-based generator of
-// 32-bit add, xor, rotate and multiply-low, so that lib/stochastic.ts gives
+// 32-bit add, xor, rotate and multiply-low, so that lib/numerics/stochastic-rounding.ts gives
 // the same bits with Math.imul.
 //
 // The random number of an element depends on the seed, the optimizer's index
@@ -7,7 +7,7 @@
 // in the tensor: not on chunks, threads or addresses.
 #pragma once
 
-#include "types.h"
+#include "dtypes.h"
 
 namespace fused_adamw {
 

@@ -3,7 +3,7 @@
  * taken when the module loads, since a subclass may answer anything.
  */
 import { types } from 'node:util';
-import { outOfRangeIn } from './errors.js';
+import { outOfRangeIn } from '../errors.js';
 
 const { apply } = Reflect;
 const typedArrayPrototype: object = Object.getPrototypeOf(Uint8Array.prototype);

@@ -4,14 +4,21 @@
  * Everything that can be wrong with an array is found and worded here, before
  * anything is written.
  */
-import type { BackendBinding, HostBackend, Overlap, Role, TensorLists } from './backend/backend.js';
-import { cudaBackend } from './backend/cuda.js';
-import type { DeviceMemory } from './backend/cuda-addon.js';
-import { layoutIndex, type Rule } from './backend/layout.js';
-import { ordinalOf, type ResolvedDevice } from './device.js';
-import { type DType, isHalf, type Storage } from './dtype.js';
-import { outOfRangeIn, wrongKind, wrongKindIn } from './errors.js';
-import { detached, typedArrayBuffer, typedArrayByteLength, typedArrayByteOffset, typedArrayLength } from './memory.js';
+
+import { layoutIndex, type Rule } from '../backend/abi.js';
+import type { BackendBinding, HostBackend, Overlap, Role, TensorLists } from '../backend/backend.js';
+import { cudaBackend } from '../backend/cuda.js';
+import type { DeviceMemory } from '../backend/cuda-addon.js';
+import { outOfRangeIn, wrongKind, wrongKindIn } from '../errors.js';
+import { type DType, isHalf, type Storage } from '../numerics/dtype.js';
+import {
+  detached,
+  typedArrayBuffer,
+  typedArrayByteLength,
+  typedArrayByteOffset,
+  typedArrayLength,
+} from '../numerics/typed-arrays.js';
+import { ordinalOf, type ResolvedDevice } from '../tensor/device.js';
 import {
   deviceOf,
   disposalCount,
@@ -23,7 +30,7 @@ import {
   nameOf,
   Tensor,
   type TensorLike,
-} from './tensor.js';
+} from '../tensor/tensor.js';
 
 /** A list of arrays, which stays as it is while it is bound, and what its elements are called in messages. */
 export interface NamedList extends Named {
@@ -210,7 +217,7 @@ export class Binding {
     this.#grads = new BoundList(list, memories);
   }
 
-  /** The group of each tensor, and the array that holds the scalars of all later steps (layout.ts). */
+  /** The group of each tensor, and the array that holds the scalars of all later steps (abi.ts). */
   setGroups(groupOf: Uint32Array, scalars: Float64Array): void {
     for (const { places, binding } of this.#parts) {
       const ofPart = places.length === this.size ? groupOf : Uint32Array.from(places, (i) => groupOf[i]);

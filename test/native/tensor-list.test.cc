@@ -1,5 +1,5 @@
 // Bindings: places of elements, groups, and overlaps against a search of all pairs.
-#include "binding.h"
+#include "core/tensor-list.h"
 
 #include <gtest/gtest.h>
 

@@ -2,7 +2,7 @@
 
 #include <utility>
 
-#include "float-environment.h"
+#include "../float-environment.h"
 #include "loop.h"
 
 #if defined(__x86_64__)

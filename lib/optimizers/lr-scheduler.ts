@@ -3,7 +3,7 @@
  * (python/mxnet/lr_scheduler.py). A schedule here is a pure function of the
  * number of updates: it can be asked in any order and at any time.
  */
-import { checkInteger, checkNumber, checkObject, checkOneOf, outOfRange, wrongKind } from './errors.js';
+import { checkInteger, checkNumber, checkObject, checkOneOf, outOfRange, wrongKind } from '../errors.js';
 
 export interface LRSchedulerOptions {
   /** Learning rate at the start, and at the end of the warm-up. Default 0.01. */

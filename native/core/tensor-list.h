@@ -5,7 +5,7 @@
 #include <optional>
 #include <vector>
 
-#include "types.h"
+#include "dtypes.h"
 
 namespace fused_adamw {
 

@@ -11,7 +11,7 @@
 #include <string>
 #include <vector>
 
-#include "binding.h"
+#include "../core/tensor-list.h"
 
 namespace fused_adamw {
 

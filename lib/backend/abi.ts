@@ -1,5 +1,5 @@
-/** The dtypes of a tensor's arrays: which kernel runs. The order is that of `Layout` in native/types.h. */
-import type { DType } from '../dtype.js';
+/** The dtypes of a tensor's arrays: which kernel runs. The order is that of `Layout` in native/core/dtypes.h. */
+import type { DType } from '../numerics/dtype.js';
 
 export const LAYOUTS = [
   'float32',
@@ -21,11 +21,11 @@ export function layoutIndex(weight: DType, state: DType, hasMaster: boolean): nu
   return (LAYOUTS as readonly string[]).indexOf(name);
 }
 
-/** The update rules, in the order of `Rule` in native/adamw.h. */
+/** The update rules, in the order of `Rule` in native/core/adamw.h. */
 export const RULES = ['mxnet', 'coupled', 'pytorch'] as const;
 export type Rule = (typeof RULES)[number];
 
 /** The scalars of a step: these four, then those of each group. */
 export const COMMON_SCALARS = ['rescale', 'clip', 'beta1', 'beta2'] as const;
-/** The scalars of a group, in the order of `Group` in native/types.h. */
+/** The scalars of a group, in the order of `Group` in native/core/dtypes.h. */
 export const GROUP_SCALARS = ['eta', 'lr', 'wd', 'epsilon', 'root', 'count'] as const;

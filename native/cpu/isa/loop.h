@@ -7,8 +7,8 @@
 #include <algorithm>
 #include <type_traits>
 
-#include "../adamw.h"
-#include "../stochastic.h"
+#include "../../core/adamw.h"
+#include "../../core/stochastic-rounding.h"
 #include "kernels.h"
 
 namespace fused_adamw::cpu {

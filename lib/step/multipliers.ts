@@ -5,7 +5,7 @@
  * name that `paramIdx2name` gives it.
  */
 import { types } from 'node:util';
-import { checkNumber, wrongKind } from './errors.js';
+import { checkNumber, wrongKind } from '../errors.js';
 import type { Index } from './update-counts.js';
 
 /** By index or by name; the keys of an object that are whole numbers are indices. */

@@ -1,6 +1,6 @@
 /**
  * Stochastic rounding of bfloat16 variances: the generator of
- * native/stochastic.h, bit for bit. See there for how it is made.
+ * native/core/stochastic-rounding.h, bit for bit. See there for how it is made.
  */
 import { float32Bits } from './half.js';
 

@@ -1,6 +1,6 @@
 /** Where tensors lie, and which GPUs can be used. */
-import { cudaUnusable } from './backend/cuda.js';
-import { outOfRangeIn, wrongKind } from './errors.js';
+import { cudaUnusable } from '../backend/cuda.js';
+import { outOfRangeIn, wrongKind } from '../errors.js';
 
 /** A device by its one name: `cuda` alone is `cuda:0`. */
 export type ResolvedDevice = 'cpu' | `cuda:${number}`;

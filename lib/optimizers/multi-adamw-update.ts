@@ -1,9 +1,10 @@
 /** MXNet's operators multi_adamw_update and multi_mp_adamw_update: one update of many tensors, no optimizer. */
-import { loadBackend, warnOfFallback } from './backend/index.js';
-import { COMMON_SCALARS, GROUP_SCALARS } from './backend/layout.js';
-import { Binding } from './binding.js';
-import type { StepResult } from './bound-step.js';
-import { checkInteger, checkNumber, checkObject, checkPointer, outOfRangeIn, wrongKind } from './errors.js';
+
+import { COMMON_SCALARS, GROUP_SCALARS } from '../backend/abi.js';
+import { loadBackend, warnOfFallback } from '../backend/index.js';
+import { checkInteger, checkNumber, checkObject, checkPointer, outOfRangeIn, wrongKind } from '../errors.js';
+import { tensorKey } from '../numerics/stochastic-rounding.js';
+import type { StepResult } from '../step/bound-step.js';
 import {
   type ArithmeticTypes,
   checkBeta,
@@ -14,9 +15,9 @@ import {
   checkRescaleGrad,
   checkSeed,
   isSkipped,
-} from './scalars.js';
-import { tensorKey } from './stochastic.js';
-import type { TensorLike } from './tensor.js';
+} from '../step/scalar-checks.js';
+import { Binding } from '../step/tensor-list.js';
+import type { TensorLike } from '../tensor/tensor.js';
 
 export interface MultiAdamWUpdateOptions {
   /** Learning rate schedule multipliers, one for each tensor. */

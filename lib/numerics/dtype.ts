@@ -1,5 +1,5 @@
 /** The dtypes of a tensor and the typed arrays that hold them. */
-import { checkOneOf } from './errors.js';
+import { checkOneOf } from '../errors.js';
 
 export type DType = 'float16' | 'bfloat16' | 'float32' | 'float64';
 

@@ -1,10 +1,19 @@
 /** Tensor: a dtype, a shape and memory. It never copies by itself. */
 import { types } from 'node:util';
 import { markAsUntransferable } from 'node:worker_threads';
-import { cudaAbsent, cudaAddon, cudaUnusable } from './backend/cuda.js';
-import type { DeviceMemory } from './backend/cuda-addon.js';
-import { loadBackend } from './backend/index.js';
-import { cudaDevice, ordinalOf, type ResolvedDevice, resolveDevice } from './device.js';
+import { cudaAbsent, cudaAddon, cudaUnusable } from '../backend/cuda.js';
+import type { DeviceMemory } from '../backend/cuda-addon.js';
+import { loadBackend } from '../backend/index.js';
+import {
+  checkBoolean,
+  checkInteger,
+  checkObject,
+  checkPointer,
+  outOfRange,
+  outOfRangeIn,
+  wrongKind,
+  wrongKindIn,
+} from '../errors.js';
 import {
   bytesOf,
   checkDType,
@@ -15,18 +24,8 @@ import {
   isHalf,
   type Storage,
   viewOf,
-} from './dtype.js';
-import {
-  checkBoolean,
-  checkInteger,
-  checkObject,
-  checkPointer,
-  outOfRange,
-  outOfRangeIn,
-  wrongKind,
-  wrongKindIn,
-} from './errors.js';
-import { decoderOf, encoderOf } from './half.js';
+} from '../numerics/dtype.js';
+import { decoderOf, encoderOf } from '../numerics/half.js';
 import {
   bufferLength,
   checkBuffer,
@@ -36,7 +35,8 @@ import {
   typedArrayByteOffset,
   typedArrayLength,
   typedArrayName,
-} from './memory.js';
+} from '../numerics/typed-arrays.js';
+import { cudaDevice, ordinalOf, type ResolvedDevice, resolveDevice } from './device.js';
 
 // es2022 has no Symbol.dispose, which every supported Node has; the declaration is that of the standard library.
 declare global {

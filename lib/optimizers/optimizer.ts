@@ -2,13 +2,22 @@
  * Optimizer: what every optimizer shares, and the registry of their names.
  * The interface is that of MXNet's `mxnet.optimizer.Optimizer`.
  */
-import type { StepResult } from './bound-step.js';
-import { checkBoolean, checkInteger, checkNumber, checkObject, outOfRange, outOfRangeIn, wrongKind } from './errors.js';
+
+import {
+  checkBoolean,
+  checkInteger,
+  checkNumber,
+  checkObject,
+  outOfRange,
+  outOfRangeIn,
+  wrongKind,
+} from '../errors.js';
+import type { StepResult } from '../step/bound-step.js';
+import { type ByParameter, checkIndex, Multipliers, type Parameter } from '../step/multipliers.js';
+import { checkClipGradient, checkRescaleGrad } from '../step/scalar-checks.js';
+import { type Index, UpdateCounts } from '../step/update-counts.js';
+import type { TensorLike } from '../tensor/tensor.js';
 import { LRScheduler } from './lr-scheduler.js';
-import { type ByParameter, checkIndex, Multipliers, type Parameter } from './multipliers.js';
-import { checkClipGradient, checkRescaleGrad } from './scalars.js';
-import type { TensorLike } from './tensor.js';
-import { type Index, UpdateCounts } from './update-counts.js';
 
 /** One, or a list of as many as there are indices. */
 export type OneOrMany<T> = T | readonly T[];
