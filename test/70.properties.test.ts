@@ -1,7 +1,6 @@
 /** Properties over random lists of tensors: every backend and every way to make a step give the same bits. */
 import { expect } from 'chai';
 import fc from 'fast-check';
-import { LAYOUTS, type Layout } from '../lib/backend/abi.js';
 import {
   AdamW,
   type AdamWOptions,
@@ -17,6 +16,7 @@ import { itUnless, noCuda } from './support/conditions.js';
 import { copyToDevice } from './support/cuda.js';
 import { type Environment, environments, inEnvironment } from './support/environments.js';
 import { silenceWarnings } from './support/halves.js';
+import { ALL_LAYOUTS, dtypesOf, type Layout } from './support/model.js';
 
 const STEPS = 3;
 const GUARD = 0xa5;
@@ -46,7 +46,7 @@ const length = fc.oneof(
 );
 
 const tensorPlan: fc.Arbitrary<TensorPlan> = fc.record({
-  layout: fc.constantFrom(...LAYOUTS),
+  layout: fc.constantFrom(...ALL_LAYOUTS),
   length,
   gaps: fc.array(fc.nat({ max: 20 }), { minLength: 5, maxLength: 5 }),
 });
@@ -80,14 +80,6 @@ const plan: fc.Arbitrary<Plan> = fc.record({
   lrMult: fc.constantFrom(1, 0.25),
   wdMult: fc.constantFrom(1, 0),
 });
-
-function weightDType(layout: Layout): DType {
-  return layout.split(/\W/)[0] as DType;
-}
-
-function stateDType(layout: Layout): DType {
-  return layout.includes('+') ? 'float32' : weightDType(layout);
-}
 
 /** A generator of 32-bit numbers (Marsaglia's xorshift): the same values for every environment. */
 function numbersFrom(seed: number): () => number {
@@ -187,10 +179,11 @@ class Arena {
       return tensor;
     };
     for (const { layout, length, gaps } of tensors) {
-      this.weights.push(place(weightDType(layout), length, gaps[0]));
-      this.grads.push(place(weightDType(layout), length, gaps[1]));
-      this.means.push(place(stateDType(layout), length, gaps[2]));
-      this.variances.push(place(stateDType(layout), length, gaps[3], 'positive'));
+      const { dtype, stateDType } = dtypesOf(layout);
+      this.weights.push(place(dtype, length, gaps[0]));
+      this.grads.push(place(dtype, length, gaps[1]));
+      this.means.push(place(stateDType, length, gaps[2]));
+      this.variances.push(place(stateDType, length, gaps[3], 'positive'));
       this.masters.push(layout.endsWith('master') ? place('float32', length, gaps[4]) : undefined);
     }
     this.#guards.push([end, size]);

@@ -1,20 +1,20 @@
 /** Weights with states and gradients, for steps that are compared with each other. */
 import { expect } from 'chai';
-import { type LAYOUTS, type Layout, LAYOUTS as names } from '../../lib/backend/abi.js';
+import { DTYPE_CONFIGS, type DTypeConfig, type DTypeConfigName } from '../../lib/backend/abi.js';
 import type { AdamWState, DType, TensorLike } from '../../lib/index.js';
 import { expectSameBits } from './bits.js';
 import { copyOf, fillWith, ownMemory, type Place, tensorOf, valuesIn } from './memory.js';
 import { randomGrads, randomWeights } from './random.js';
 
-export type { Layout };
+export type Layout = DTypeConfigName;
 
 /** All combinations of dtypes that a step takes. */
-export const ALL_LAYOUTS: typeof LAYOUTS = names;
+export const ALL_LAYOUTS: readonly Layout[] = DTYPE_CONFIGS.map(({ name }) => name);
 
-/** The dtypes of a layout. */
+/** The dtypes of a combination. */
 export function dtypesOf(layout: Layout): { dtype: DType; stateDType: DType; hasMaster: boolean } {
-  const [dtype, states] = layout.split('+') as [DType, string | undefined];
-  return { dtype, stateDType: states === undefined ? dtype : 'float32', hasMaster: states === 'master' };
+  const { weight, mean, master } = DTYPE_CONFIGS.find(({ name }) => name === layout) as DTypeConfig;
+  return { dtype: weight, stateDType: mean, hasMaster: master !== undefined };
 }
 
 export interface Model {
