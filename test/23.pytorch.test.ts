@@ -5,7 +5,8 @@ import { environments, inEnvironment } from './support/environments.js';
 import { decode, type FixtureCase, readFixture } from './support/fixtures.js';
 import { copyOf, valuesIn } from './support/memory.js';
 import { arraysOf } from './support/model.js';
-import { CALLS, type Call, type ReplayOptions, replay } from './support/replay.js';
+import { type ReplayOptions, replay } from './support/replay.js';
+import { CALLS, type Call } from './support/steps.js';
 
 const cases = readFixture('pytorch-adamw').optimizer;
 const options: AdamWOptions = { rule: 'pytorch' };

@@ -1,7 +1,6 @@
 /** Properties over random lists of tensors: every backend and every way to make a step give the same bits. */
 import { expect } from 'chai';
 import fc from 'fast-check';
-import { LAYOUTS, type Layout } from '../lib/backend/abi.js';
 import {
   AdamW,
   type AdamWOptions,
@@ -17,13 +16,15 @@ import { itUnless, noCuda } from './support/conditions.js';
 import { copyToDevice } from './support/cuda.js';
 import { type Environment, environments, inEnvironment } from './support/environments.js';
 import { silenceWarnings } from './support/halves.js';
+import { DTYPE_BYTES } from './support/memory.js';
+import { DTYPE_CONFIGS, type DTypeConfig, dtypesOf } from './support/model.js';
 
 const STEPS = 3;
 const GUARD = 0xa5;
 
 /** Where a tensor's arrays lie is random too: `gaps` are elements between the end of an array and the next. */
 interface TensorPlan {
-  readonly layout: Layout;
+  readonly config: DTypeConfig;
   readonly length: number;
   readonly gaps: readonly number[];
 }
@@ -46,7 +47,7 @@ const length = fc.oneof(
 );
 
 const tensorPlan: fc.Arbitrary<TensorPlan> = fc.record({
-  layout: fc.constantFrom(...LAYOUTS),
+  config: fc.constantFrom(...DTYPE_CONFIGS),
   length,
   gaps: fc.array(fc.nat({ max: 20 }), { minLength: 5, maxLength: 5 }),
 });
@@ -80,14 +81,6 @@ const plan: fc.Arbitrary<Plan> = fc.record({
   lrMult: fc.constantFrom(1, 0.25),
   wdMult: fc.constantFrom(1, 0),
 });
-
-function weightDType(layout: Layout): DType {
-  return layout.split(/\W/)[0] as DType;
-}
-
-function stateDType(layout: Layout): DType {
-  return layout.includes('+') ? 'float32' : weightDType(layout);
-}
 
 /** A generator of 32-bit numbers (Marsaglia's xorshift): the same values for every environment. */
 function numbersFrom(seed: number): () => number {
@@ -178,7 +171,7 @@ class Arena {
     this.#bytes = new Uint8Array(buffer).fill(GUARD);
     let end = 0;
     const place = (dtype: DType, length: number, gap: number, sign?: 'positive'): Tensor => {
-      const bytes = { float16: 2, bfloat16: 2, float32: 4, float64: 8 }[dtype];
+      const bytes = DTYPE_BYTES[dtype];
       const byteOffset = (Math.ceil((end + 1) / bytes) + gap) * bytes;
       this.#guards.push([end, byteOffset]);
       end = byteOffset + length * bytes;
@@ -186,12 +179,13 @@ class Arena {
       fill(tensor, this.#next(), sign);
       return tensor;
     };
-    for (const { layout, length, gaps } of tensors) {
-      this.weights.push(place(weightDType(layout), length, gaps[0]));
-      this.grads.push(place(weightDType(layout), length, gaps[1]));
-      this.means.push(place(stateDType(layout), length, gaps[2]));
-      this.variances.push(place(stateDType(layout), length, gaps[3], 'positive'));
-      this.masters.push(layout.endsWith('master') ? place('float32', length, gaps[4]) : undefined);
+    for (const { config, length, gaps } of tensors) {
+      const { dtype, stateDType, hasMaster } = dtypesOf(config);
+      this.weights.push(place(dtype, length, gaps[0]));
+      this.grads.push(place(dtype, length, gaps[1]));
+      this.means.push(place(stateDType, length, gaps[2]));
+      this.variances.push(place(stateDType, length, gaps[3], 'positive'));
+      this.masters.push(hasMaster ? place('float32', length, gaps[4]) : undefined);
     }
     this.#guards.push([end, size]);
   }
@@ -424,7 +418,7 @@ describe('properties of a step over random lists', () => {
           }
         };
         // Its stochastic rounding goes by the place in the list, which leaving tensors with masters out would change.
-        const tensors = [...plan.tensors].sort((a, b) => a.layout.indexOf('master') - b.layout.indexOf('master'));
+        const tensors = [...plan.tensors].sort((a, b) => a.config.indexOf('master') - b.config.indexOf('master'));
         const ordinary = {
           ...plan,
           tensors,
@@ -446,7 +440,7 @@ describe('properties of a step over random lists', () => {
           const tensors = plan.tensors.map((tensor) => ({ ...tensor, length: tensor.length % 100 }));
           const small = { ...plan, tensors };
           const skips =
-            tensors.some(({ layout }) => layout !== 'float64') ||
+            tensors.some(({ config }) => config !== 'float64') ||
             !(Math.abs(rescaleGrad) < Infinity) ||
             rescaleGrad === 0;
           const way: Way = (arena, optimizer, indices) => {

@@ -12,11 +12,11 @@ import { deviceMemory, onDeviceAt, toHost } from './support/cuda.js';
 import { expectError } from './support/errors.js';
 import { DTYPE_BYTES, valuesIn } from './support/memory.js';
 import {
-  ALL_LAYOUTS,
   cloneModel,
+  DTYPE_CONFIGS,
+  type DTypeConfig,
   dtypesOf,
   expectSameModel,
-  type Layout,
   type Model,
   makeGrads,
   makeModel,
@@ -384,22 +384,22 @@ function toDevice(model: Model): Model {
 }
 
 const OPTIONS = { learningRate: 0.01, wd: 0.05, clipGradient: 3 };
-const SPECS: readonly (readonly [Layout, number])[] = ALL_LAYOUTS.flatMap((layout, i) => [
-  [layout, 100 + i] as const,
-  [layout, 9000 + i] as const,
+const SPECS: readonly (readonly [DTypeConfig, number])[] = DTYPE_CONFIGS.flatMap((config, i) => [
+  [config, 100 + i] as const,
+  [config, 9000 + i] as const,
 ]);
 
 describe('a step on a GPU', () => {
   itUnless(noCuda, 'should make states that lie there, with the bits of those on the CPU', () => {
-    for (const layout of ALL_LAYOUTS) {
-      const { dtype, stateDType, hasMaster } = dtypesOf(layout);
+    for (const config of DTYPE_CONFIGS) {
+      const { dtype, stateDType, hasMaster } = dtypesOf(config);
       const options = { ...OPTIONS, multiPrecision: hasMaster, stateDtype: 'float32' } as const;
       const random = randomFrom(5);
       const weight = Tensor.zeros(777, { dtype }).set(randomWeights(random, 777));
       const grad = Tensor.zeros(777, { dtype }).set(randomGrads(random, 777));
       const results = [weight.to('cuda'), weight].map((w) => {
         const optimizer = new AdamW(
-          layout === dtype && dtype.includes('16') ? { ...options, stateDtype: dtype as 'float16' } : options,
+          config === dtype && dtype.includes('16') ? { ...options, stateDtype: dtype as 'float16' } : options,
         );
         const state = quietly(() => optimizer.createState('w', w));
         expect((state.mean as Tensor).dtype).to.equal(stateDType);
@@ -408,7 +408,7 @@ describe('a step on a GPU', () => {
         expect(optimizer.updateCount('w', w.device)).to.equal(3);
         return { indices: [0], weights: [w], states: [state] };
       });
-      expectSameModel(results[0], results[1], layout);
+      expectSameModel(results[0], results[1], config);
     }
   });
 
@@ -527,8 +527,8 @@ describe('a step on a GPU', () => {
 
   itUnless(noCuda, 'should take 10,000 tensors, with as many counts', () => {
     const random = randomFrom(11);
-    const layouts: Layout[] = ['float32', 'bfloat16+master', 'float64'];
-    const specs = Array.from({ length: 10_000 }, (_, i) => [layouts[i % 3], 1 + (i % 70)] as const);
+    const configs: DTypeConfig[] = ['float32', 'bfloat16+master', 'float64'];
+    const specs = Array.from({ length: 10_000 }, (_, i) => [configs[i % 3], 1 + (i % 70)] as const);
     const host = makeModel(specs, random);
     const grads = makeGrads(host, random);
     const device = toDevice(host);
@@ -593,7 +593,7 @@ describe('a step on a GPU', () => {
   itUnless(noCuda, 'should update by the operator', () => {
     const random = randomFrom(14);
     const host = makeModel(
-      SPECS.filter(([layout]) => !layout.endsWith('master')),
+      SPECS.filter(([config]) => !config.endsWith('master')),
       random,
     );
     const grads = makeGrads(host, random);

@@ -1,19 +1,16 @@
 /** Weights with states and gradients, for steps that are compared with each other. */
 import { expect } from 'chai';
-import { type LAYOUTS, type Layout, LAYOUTS as names } from '../../lib/backend/abi.js';
+import { LAYOUTS as DTYPE_CONFIGS, type Layout as DTypeConfig } from '../../lib/backend/abi.js';
 import type { AdamWState, DType, TensorLike } from '../../lib/index.js';
 import { expectSameBits } from './bits.js';
 import { copyOf, fillWith, ownMemory, type Place, tensorOf, valuesIn } from './memory.js';
 import { randomGrads, randomWeights } from './random.js';
 
-export type { Layout };
+export { DTYPE_CONFIGS, type DTypeConfig };
 
-/** All combinations of dtypes that a step takes. */
-export const ALL_LAYOUTS: typeof LAYOUTS = names;
-
-/** The dtypes of a layout. */
-export function dtypesOf(layout: Layout): { dtype: DType; stateDType: DType; hasMaster: boolean } {
-  const [dtype, states] = layout.split('+') as [DType, string | undefined];
+/** The dtypes of a tensor's arrays. */
+export function dtypesOf(config: DTypeConfig): { dtype: DType; stateDType: DType; hasMaster: boolean } {
+  const [dtype, states] = config.split('+') as [DType, string | undefined];
   return { dtype, stateDType: states === undefined ? dtype : 'float32', hasMaster: states === 'master' };
 }
 
@@ -23,15 +20,15 @@ export interface Model {
   readonly states: AdamWState[];
 }
 
-/** Random weights with fresh states, one for each layout and length, numbered from 0. */
+/** Random weights with fresh states, one for each dtype configuration and length, numbered from 0. */
 export function makeModel(
-  specs: readonly (readonly [Layout, number])[],
+  specs: readonly (readonly [DTypeConfig, number])[],
   random: () => number,
   place: Place = ownMemory,
 ): Model {
   const model: Model = { indices: specs.map((_, i) => i), weights: [], states: [] };
-  for (const [layout, length] of specs) {
-    const { dtype, stateDType, hasMaster } = dtypesOf(layout);
+  for (const [config, length] of specs) {
+    const { dtype, stateDType, hasMaster } = dtypesOf(config);
     const weight = place(dtype, length);
     tensorOf(weight).set(randomWeights(random, length));
     const mean = place(stateDType, length);
