@@ -3,7 +3,7 @@ import { AdamW, type AdamWOptions, type DType, type TensorLike } from '../lib/in
 import { expectClose, expectSameBits } from './support/bits.js';
 import { itUnless, noCuda } from './support/conditions.js';
 import { deviceMemory, OddDeviceMemory } from './support/cuda.js';
-import { type Environment, environments, inEnvironment } from './support/environments.js';
+import { type Environment, environments, inEnvironment, TYPESCRIPT } from './support/environments.js';
 import { type FixtureCase, readFixture } from './support/fixtures.js';
 import { OddMemory, ownMemory, type Place, valuesIn } from './support/memory.js';
 import {
@@ -180,7 +180,7 @@ describe("MXNet's results on a GPU", () => {
 
 describe('A list of large and small tensors of all dtypes', () => {
   const total = LARGE.reduce((sum, [, length]) => sum + length, 0);
-  const reference: Environment = { name: 'TypeScript', backend: 'javascript' };
+  const reference: Environment = TYPESCRIPT;
 
   for (const { name, options } of SETTINGS) {
     describe(name, () => {

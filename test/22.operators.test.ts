@@ -11,7 +11,16 @@ import { expectClose, expectSameBits } from './support/bits.js';
 import { environments, inEnvironment } from './support/environments.js';
 import { itRefuses } from './support/errors.js';
 import { tensorOf, valuesIn } from './support/memory.js';
-import { DTYPE_CONFIGS, type DTypeConfig, dtypesOf, makeGrads, makeModel, remember } from './support/model.js';
+import {
+  cloneModel,
+  DTYPE_CONFIGS,
+  type DTypeConfig,
+  dtypesOf,
+  makeArguments,
+  makeGrads,
+  makeModel,
+  remember,
+} from './support/model.js';
 import { randomFrom } from './support/random.js';
 import { CALLS, DONE, SKIPPED, stepper } from './support/steps.js';
 import { quietly } from './support/warnings.js';
@@ -84,18 +93,10 @@ describe('multiAdamwUpdate', () => {
     const random = randomFrom(seed);
     const { dtype, stateDType, hasMaster } = dtypesOf(config);
     const lengths = Array.from({ length: size }, (_, i) => 1 + ((i * 37) % 100));
-    const model = makeModel(
+    const { weights, grads, states } = makeArguments(
       lengths.map((length) => [config, length]),
       random,
     );
-    const { weights, states } = model;
-    const grads = makeGrads(model, random);
-    // States as of some steps before, of the size of gradients.
-    for (const { mean, variance } of states) {
-      const { length } = tensorOf(mean);
-      tensorOf(mean).set(Float64Array.from({ length }, () => random() - 0.5));
-      tensorOf(variance).set(Float64Array.from({ length }, () => 0.01 + random()));
-    }
     const options: MultiAdamWUpdateOptions = {
       ...set,
       etas: lengths.map(() => random()),
@@ -162,31 +163,28 @@ describe('multiAdamwUpdate', () => {
     const grads = makeGrads(model, random);
     const optimizer = new AdamW({ correctBias: false, learningRate: 0.1, wd: 0.01, epsilon: 1e-8 });
     const { indices, weights, states } = model;
-    const copies = states.map(({ mean, variance, master }, i) =>
-      [weights[i], mean, variance, master].map(
-        (array) => array && Tensor.from(valuesIn(array).slice().buffer, { dtype: tensorOf(array).dtype }),
-      ),
-    );
+    const copy = cloneModel(model);
     const all = DTYPE_CONFIGS.map(() => 1);
     const result = multiAdamwUpdate(
-      copies.map(([weight]) => weight as Tensor),
+      copy.weights,
       grads,
-      copies.map(([, mean]) => mean as Tensor),
-      copies.map(([, , variance]) => variance as Tensor),
+      copy.states.map(({ mean }) => mean),
+      copy.states.map(({ variance }) => variance),
       {
         etas: all.map(() => 0.1),
         lrs: all,
         wds: all.map(() => 0.01),
-        masters: copies.map(([, , , master]) => master as Tensor),
+        masters: copy.states.map(({ master }) => master as TensorLike),
       },
     );
     expect(result).to.deep.equal(DONE);
     quietly(() => optimizer.fusedStep(indices, weights, grads, states));
     weights.forEach((weight, i) => {
-      expectSameBits((copies[i][0] as Tensor).data, valuesIn(weight), `weights[${i}]`);
+      expectSameBits(valuesIn(copy.weights[i]), valuesIn(weight), `weights[${i}]`);
       const { mean, master } = states[i];
-      expectSameBits((copies[i][1] as Tensor).data, valuesIn(mean), `means[${i}]`);
-      if (master) expectSameBits((copies[i][3] as Tensor).data, valuesIn(master), `masters[${i}]`);
+      const { mean: copyOfMean, master: copyOfMaster } = copy.states[i];
+      expectSameBits(valuesIn(copyOfMean), valuesIn(mean), `means[${i}]`);
+      if (master && copyOfMaster) expectSameBits(valuesIn(copyOfMaster), valuesIn(master), `masters[${i}]`);
     });
   });
 

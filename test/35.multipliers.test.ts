@@ -233,7 +233,7 @@ describe('multipliers', () => {
   it('should keep what was set where setting throws', () => {
     const optimizer = new AdamW(base);
     optimizer.setLrMult({ 0: 0.5 });
-    expect(() => optimizer.setLrMult({ 0: 2, 1: -1 })).to.throw(RangeError);
+    expectError(() => optimizer.setLrMult({ 0: 2, 1: -1 }), RangeError, `${MULTIPLES} lrMult[1] but received -1`);
     expectMultiples(optimizer, numbers, [0.5, 1, 1], [1, 1, 1]);
   });
 });

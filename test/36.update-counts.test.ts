@@ -2,6 +2,7 @@
 import { expect } from 'chai';
 import fc from 'fast-check';
 import { AdamW, type Index, multiAdamwUpdate, type StepResult } from '../lib/index.js';
+import { exactPower } from './support/exact-power.js';
 import { cloneModel, expectSameModel, type Model, makeGrads, makeModel } from './support/model.js';
 import { randomFrom } from './support/random.js';
 import { InverseRoot } from './support/schedulers.js';
@@ -70,19 +71,6 @@ describe('counts', () => {
     third.step([0], other.weights, [gradsOf[1][0]], other.states);
     expectSameModel(only(model, 0), other, 'tensor 0');
   });
-
-  /** base ** exponent, exactly, and then rounded once. */
-  function exactPower(base: number, exponent: number): number {
-    // base is numerator / 2 ** 60 as a rule, and never less fine than / 2 ** 1074.
-    let shift = 0;
-    for (let scaled = base; !Number.isInteger(scaled); scaled *= 2) shift++;
-    const numerator = BigInt(base * 2 ** shift) ** BigInt(exponent);
-    // 2 ** 70 parts of the result are more than enough of it to round, once what is below is known not to be 0.
-    const surplus = Math.max(0, numerator.toString(2).length - 70);
-    const rest = numerator & ((1n << BigInt(surplus)) - 1n);
-    const leading = (numerator >> BigInt(surplus)) | (rest > 0n ? 1n : 0n);
-    return Number(leading) * 2 ** (surplus - shift * exponent);
-  }
 
   it('should correct the bias as the formula says, to the bit of float64', () => {
     const random = randomFrom(33);

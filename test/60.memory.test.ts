@@ -5,13 +5,16 @@ import { setImmediate } from 'node:timers/promises';
 import { Worker } from 'node:worker_threads';
 import { expect } from 'chai';
 import { AdamW, type BoundStep, type DType, Tensor } from '../lib/index.js';
-import { describeOnEachBackend, withoutWarningOfHalf } from './support/backends.js';
+import { describeOnEachBackend } from './support/backends.js';
 import { expectSameBits } from './support/bits.js';
+import { bytesOf } from './support/buffers.js';
 import { type ChildOptions, reportOf, repository, runChild, temporaryFolder } from './support/child.js';
-import { compileLibrary, either, itUnless, noCompiler, noNative } from './support/conditions.js';
-import { environments, inEnvironment } from './support/environments.js';
+import { collectGarbage, compileLibrary, either, itUnless, noCompiler, noGc, noNative } from './support/conditions.js';
+import { environments, inEnvironment, TYPESCRIPT } from './support/environments.js';
+import { expectError } from './support/errors.js';
 import { DTYPE_BYTES } from './support/memory.js';
-import { bytesOf, expectError } from './support/scene.js';
+import { DONE } from './support/steps.js';
+import { withoutWarningOfHalf } from './support/warnings.js';
 
 const GONE = 'Expected memory that is still there for weights[0] but received a detached ArrayBuffer';
 
@@ -86,7 +89,7 @@ function step(arrays: Arrays): Arrays {
 
 /** What a step over ordinary memory does in TypeScript. */
 function expectedArrays(kind: Kind, length: number): Arrays {
-  return inEnvironment({ name: 'TypeScript', backend: 'javascript' }, () => step(makeArrays(kind, length, ordinary)));
+  return inEnvironment(TYPESCRIPT, () => step(makeArrays(kind, length, ordinary)));
 }
 
 function expectSameArrays(actual: Arrays, expected: Arrays, what: string): void {
@@ -99,9 +102,6 @@ function expectSameArrays(actual: Arrays, expected: Arrays, what: string): void 
 function nameOf({ weight, master }: Kind): string {
   return master ? `${weight} with a master` : weight;
 }
-
-const collectGarbage = (globalThis as { gc?: () => void }).gc;
-const noGc = collectGarbage ? null : 'node runs without --expose-gc';
 
 /** Collects garbage and lets finalizers run, which wait for the event loop. */
 async function collect(): Promise<void> {
@@ -183,7 +183,7 @@ describe('memory of another addon', () => {
       run(() => {
         const weight = foreign.external(400);
         const bound = bindArrays({ ...makeArrays(KINDS[0], 100, ordinary), weight: over('float32', weight) });
-        expect(bound.step()).to.deep.equal({ skipped: false });
+        expect(bound.step()).to.deep.equal(DONE);
         foreign.detach(weight);
         expectError(() => bound.step(), RangeError, GONE);
       });
@@ -204,7 +204,7 @@ describe('memory of another addon', () => {
         const message = 'Expected memory of its own for weights[0] but received memory shared with grads[0]';
         expectError(call, RangeError, message, `shifted by ${shift} bytes`);
       } else {
-        expect(call()).to.deep.equal({ skipped: false });
+        expect(call()).to.deep.equal(DONE);
       }
     }
   });
@@ -300,7 +300,7 @@ describeOnEachBackend('small arrays that begin their life in the heap', (run) =>
       await collect();
       run(() => bound.step());
     }
-    inEnvironment({ name: 'TypeScript', backend: 'javascript' }, () => {
+    inEnvironment(TYPESCRIPT, () => {
       const expected = new AdamW().bind(places, twin.weights, twin.grads, twin.states);
       for (let round = 0; round < 3; round++) expected.step();
     });
@@ -532,7 +532,7 @@ describeOnEachBackend('memory of WebAssembly', (run) => {
         ),
         optimizer,
       );
-      expect(again.step()).to.deep.equal({ skipped: false });
+      expect(again.step()).to.deep.equal(DONE);
       expect(bytesOf(memory.buffer)).not.to.equal(held);
     });
   });
@@ -627,7 +627,7 @@ describe('memory that moves away', () => {
       const { moved, there, step: result } = testMove(how, true);
       expect(moved).to.equal(`TypeError: Expected memory that may move for ${how} but received that of a Tensor`);
       expect(there).to.equal(true);
-      expect(result).to.deep.equal({ skipped: false });
+      expect(result).to.deep.equal(DONE);
     });
   }
 
@@ -635,7 +635,7 @@ describe('memory that moves away', () => {
     it(`should not be that of Tensor.zeros, by ${how}`, () => {
       const { there, step: result } = testMove(how, true);
       expect(there).to.equal(true);
-      expect(result).to.deep.equal({ skipped: false });
+      expect(result).to.deep.equal(DONE);
     });
   }
 
@@ -643,7 +643,7 @@ describe('memory that moves away', () => {
     itUnless(noTransfer, `should be missed or refused where it is that of Tensor.zeros, by ${how}`, () => {
       const { there, step: result, weight } = testMove(how, true);
       if (there) {
-        expect(result).to.deep.equal({ skipped: false });
+        expect(result).to.deep.equal(DONE);
       } else {
         expect(result).to.equal(`RangeError: ${GONE}`);
         expect(weight, 'the memory that moved').not.to.include(0.55);

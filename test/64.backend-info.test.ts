@@ -2,7 +2,7 @@
 import { expect } from 'chai';
 import { backendInfo, setNumThreads } from '../lib/index.js';
 import { withoutCuda } from './support/conditions.js';
-import { environments, inEnvironment } from './support/environments.js';
+import { environments, inEnvironment, TYPESCRIPT } from './support/environments.js';
 import { type ErrorRow, itRefuses } from './support/errors.js';
 
 describe('backendInfo', () => {
@@ -57,7 +57,7 @@ describe('setNumThreads', () => {
   });
 
   it('should set nothing of the TypeScript backend', () => {
-    inEnvironment({ name: 'TypeScript', backend: 'javascript' }, () => {
+    inEnvironment(TYPESCRIPT, () => {
       setNumThreads(4);
       expect(backendInfo().threads).to.equal(1);
     });

@@ -535,7 +535,7 @@ describe('a step on a GPU', () => {
     const there = grads.map((grad) => (grad as Tensor).to('cuda'));
     const [onHost, onDevice] = [new AdamW(OPTIONS), new AdamW(OPTIONS)];
     for (const optimizer of [onHost, onDevice]) {
-      optimizer.setLrMult(new Map(host.indices.map((i) => [i, 1 + i / 10_000])));
+      optimizer.setLrMult(new Map(host.indices.map((index, i) => [index, 1 + i / 10_000])));
     }
     for (let t = 0; t < 2; t++) {
       onHost.fusedStep(host.indices, host.weights, grads, host.states);

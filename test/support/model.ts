@@ -1,7 +1,7 @@
 /** Weights with states and gradients, for steps that are compared with each other. */
 import { expect } from 'chai';
 import { LAYOUTS as DTYPE_CONFIGS, type Layout as DTypeConfig } from '../../lib/backend/abi.js';
-import type { AdamWState, DType, TensorLike } from '../../lib/index.js';
+import type { AdamWState, DType, Index, TensorLike } from '../../lib/index.js';
 import { expectSameBits } from './bits.js';
 import { copyOf, fillWith, ownMemory, type Place, tensorOf, valuesIn } from './memory.js';
 import { randomGrads, randomWeights } from './random.js';
@@ -14,8 +14,22 @@ export function dtypesOf(config: DTypeConfig): { dtype: DType; stateDType: DType
   return { dtype, stateDType: states === undefined ? dtype : 'float32', hasMaster: states === 'master' };
 }
 
+/** The configuration that createState() makes of a weight's dtype. */
+export function configOf(dtype: DType, multiPrecision: boolean): DTypeConfig {
+  if (dtype === 'float32' || dtype === 'float64') return dtype;
+  if (multiPrecision) return `${dtype}+master`;
+  return dtype === 'bfloat16' ? 'bfloat16+float32 states' : dtype;
+}
+
+/** A fresh state, whose master, if there is one, is not set. */
+export function makeState(config: DTypeConfig, length: number, place: Place = ownMemory): AdamWState {
+  const { stateDType, hasMaster } = dtypesOf(config);
+  const state = { mean: place(stateDType, length), variance: place(stateDType, length) };
+  return hasMaster ? { ...state, master: place('float32', length) } : state;
+}
+
 export interface Model {
-  readonly indices: number[];
+  readonly indices: Index[];
   readonly weights: TensorLike[];
   readonly states: AdamWState[];
 }
@@ -28,15 +42,12 @@ export function makeModel(
 ): Model {
   const model: Model = { indices: specs.map((_, i) => i), weights: [], states: [] };
   for (const [config, length] of specs) {
-    const { dtype, stateDType, hasMaster } = dtypesOf(config);
-    const weight = place(dtype, length);
+    const weight = place(dtypesOf(config).dtype, length);
     tensorOf(weight).set(randomWeights(random, length));
-    const mean = place(stateDType, length);
-    const variance = place(stateDType, length);
-    const master = hasMaster ? place('float32', length) : undefined;
-    if (master) tensorOf(master).set(tensorOf(weight).toArray());
+    const state = makeState(config, length, place);
+    if (state.master) tensorOf(state.master).set(tensorOf(weight).toArray());
     model.weights.push(weight);
-    model.states.push({ mean, variance, master });
+    model.states.push(state);
   }
   return model;
 }
@@ -49,6 +60,29 @@ export function makeGrads(model: Model, random: () => number, place: Place = own
     tensorOf(grad).set(randomGrads(random, length));
     return grad;
   });
+}
+
+/** The arguments of a step. */
+export interface StepArguments {
+  indices: Index[];
+  weights: TensorLike[];
+  grads: TensorLike[];
+  states: AdamWState[];
+}
+
+/** Random arguments of a step in the middle of a training: no state is 0. */
+export function makeArguments(
+  specs: readonly (readonly [DTypeConfig, number])[],
+  random: () => number,
+  place: Place = ownMemory,
+): StepArguments {
+  const model = makeModel(specs, random, place);
+  for (const { mean, variance } of model.states) {
+    const { length } = tensorOf(mean);
+    tensorOf(mean).set(Float64Array.from({ length }, () => random() - 0.5));
+    tensorOf(variance).set(Float64Array.from({ length }, () => 0.01 + random()));
+  }
+  return { ...model, grads: makeGrads(model, random, place) };
 }
 
 /** All arrays that a step writes, with their names. */
@@ -88,6 +122,11 @@ export function cloneModel({ indices, weights, states }: Model, place: Place = o
       return { mean: copyOfMean, variance: copyOfVariance, master: copyOfMaster };
     }),
   };
+}
+
+/** A copy of the arguments of a step, elsewhere. */
+export function cloneArguments(args: StepArguments, place: Place = ownMemory): StepArguments {
+  return { ...cloneModel(args, place), grads: cloneArrays(args.grads, place) };
 }
 
 function bytesIn(array: TensorLike): Uint8Array {

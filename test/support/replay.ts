@@ -1,10 +1,10 @@
 /** Runs the golden cases of test/fixtures. */
 
-import { AdamW, type AdamWOptions, type AdamWState, type DType, Tensor, type TensorLike } from '../../lib/index.js';
+import { AdamW, type AdamWOptions, type DType, Tensor, type TensorLike } from '../../lib/index.js';
 import type { Values } from './bits.js';
 import { decode, type FixtureCase, type FixtureStep } from './fixtures.js';
 import { fillWith, ownMemory, type Place, tensorOf } from './memory.js';
-import type { Model } from './model.js';
+import { configOf, type Model, makeState } from './model.js';
 import { type Call, stepper } from './steps.js';
 
 /** Golden values so many times, one after the other: each element is updated on its own. */
@@ -40,16 +40,12 @@ export function replay(
   const optimizer = new AdamW({ ...test.options, ...options });
   optimizer.setLrMult(test.lrMult ?? {});
   optimizer.setWdMult(test.wdMult ?? {});
-  const hasMaster = optimizer.multiPrecision && test.dtype === 'float16';
-  const stateDType = hasMaster ? 'float32' : test.dtype;
   const weights = test.initial.map((text) => placed(text, test.dtype, place, times));
-  const states = weights.map((weight): AdamWState => {
-    const { length } = tensorOf(weight);
-    const state = { mean: place(stateDType, length), variance: place(stateDType, length) };
-    if (!hasMaster) return state;
-    const master = place('float32', length);
-    tensorOf(master).set(tensorOf(weight).toArray());
-    return { ...state, master };
+  const states = weights.map((weight) => {
+    const { dtype, length } = tensorOf(weight);
+    const state = makeState(configOf(dtype, optimizer.multiPrecision), length, place);
+    if (state.master) tensorOf(state.master).set(tensorOf(weight).toArray());
+    return state;
   });
   const model: Model = { indices: weights.map((_, i) => i), weights, states };
   const step = stepper(optimizer, model, call);

@@ -14,6 +14,6 @@ export const start = makeModel(
 export const gradsOf = Array.from({ length: 5 }, (_, i) => makeGrads(start, randomFrom(300 + i)));
 
 /** Tensor i of a model, alone. */
-export function only({ weights, states }: Model, i: number, index: Index = i): Model & { indices: Index[] } {
-  return { indices: [index as number], weights: [weights[i]], states: [states[i]] };
+export function only({ weights, states }: Model, i: number, index: Index = i): Model {
+  return { indices: [index], weights: [weights[i]], states: [states[i]] };
 }
