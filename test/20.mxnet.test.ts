@@ -3,21 +3,22 @@ import { AdamW, type AdamWOptions, type DType, type TensorLike } from '../lib/in
 import { expectClose, expectSameBits } from './support/bits.js';
 import { itUnless, noCuda } from './support/conditions.js';
 import { deviceMemory, OddDeviceMemory } from './support/cuda.js';
-import { type Environment, environments, inEnvironment } from './support/environments.js';
+import { type Environment, environments, inEnvironment, TYPESCRIPT } from './support/environments.js';
 import { type FixtureCase, readFixture } from './support/fixtures.js';
 import { OddMemory, ownMemory, type Place, valuesIn } from './support/memory.js';
 import {
-  ALL_LAYOUTS,
   cloneArrays,
   cloneModel,
+  DTYPE_CONFIGS,
+  type DTypeConfig,
   expectSameModel,
-  type Layout,
   type Model,
   makeGrads,
   makeModel,
 } from './support/model.js';
 import { randomFrom } from './support/random.js';
-import { CALLS, type Call, repeated, replay, stepper } from './support/replay.js';
+import { repeated, replay } from './support/replay.js';
+import { CALLS, type Call, stepper } from './support/steps.js';
 import { quietly } from './support/warnings.js';
 
 const cases = readFixture('mxnet-adamw').optimizer;
@@ -86,12 +87,12 @@ function sprinkle(arrays: readonly TensorLike[], random: () => number): void {
   }
 }
 
-/** Small tensors, and for each layout one that is divided among threads on its own. */
-const LARGE: readonly (readonly [Layout, number])[] = ALL_LAYOUTS.flatMap((layout, i) => [
-  [layout, 7 + i] as const,
-  [layout, 34_567 + i] as const,
-  [layout, i % 2] as const,
-  [layout, 4096] as const,
+/** Small tensors, and for each config one that is divided among threads on its own. */
+const LARGE: readonly (readonly [DTypeConfig, number])[] = DTYPE_CONFIGS.flatMap((config, i) => [
+  [config, 7 + i] as const,
+  [config, 34_567 + i] as const,
+  [config, i % 2] as const,
+  [config, 4096] as const,
 ]);
 
 const SETTINGS: readonly { readonly name: string; readonly options: AdamWOptions }[] = [
@@ -179,7 +180,7 @@ describe("MXNet's results on a GPU", () => {
 
 describe('A list of large and small tensors of all dtypes', () => {
   const total = LARGE.reduce((sum, [, length]) => sum + length, 0);
-  const reference: Environment = { name: 'TypeScript', backend: 'javascript' };
+  const reference: Environment = TYPESCRIPT;
 
   for (const { name, options } of SETTINGS) {
     describe(name, () => {

@@ -1,7 +1,7 @@
 import { expect } from 'chai';
 import { AdamW, type AdamWOptions, Tensor } from '../lib/index.js';
 import { valuesIn } from './support/memory.js';
-import { arraysOf, expectSameModel, type Layout, type Model } from './support/model.js';
+import { arraysOf, type DTypeConfig, expectSameModel, type Model } from './support/model.js';
 import { randomFrom, randomGrads, randomWeights } from './support/random.js';
 import { quietly } from './support/warnings.js';
 
@@ -59,11 +59,11 @@ function train(options: AdamWOptions, dtype: 'float16' | 'float32', gradsOfSteps
 
 describe("MXNet's grid of options", () => {
   const grid = product(BETA1, BETA2, CLIP, RESCALE, DECAY);
-  const layouts: readonly { layout: Layout; dtype: 'float16' | 'float32'; multiPrecision: boolean }[] = [
-    { layout: 'float32', dtype: 'float32', multiPrecision: false },
-    { layout: 'float32', dtype: 'float32', multiPrecision: true },
-    { layout: 'float16', dtype: 'float16', multiPrecision: false },
-    { layout: 'float16+master', dtype: 'float16', multiPrecision: true },
+  const configs: readonly { config: DTypeConfig; dtype: 'float16' | 'float32'; multiPrecision: boolean }[] = [
+    { config: 'float32', dtype: 'float32', multiPrecision: false },
+    { config: 'float32', dtype: 'float32', multiPrecision: true },
+    { config: 'float16', dtype: 'float16', multiPrecision: false },
+    { config: 'float16+master', dtype: 'float16', multiPrecision: true },
   ];
 
   it('should have 324 points', () => {
@@ -71,9 +71,9 @@ describe("MXNet's grid of options", () => {
     expect(new Set(grid.map((point) => JSON.stringify(point))).size).to.equal(324);
   });
 
-  for (const { layout, dtype, multiPrecision } of layouts) {
+  for (const { config, dtype, multiPrecision } of configs) {
     for (const correctBias of [true, false]) {
-      const title = `should give the same bits fused as per tensor: ${layout}, multiPrecision: ${multiPrecision}, correctBias: ${correctBias}`;
+      const title = `should give the same bits fused as per tensor: ${config}, multiPrecision: ${multiPrecision}, correctBias: ${correctBias}`;
 
       it(title, () => {
         const gradsOfSteps = grads.map((step) => tensors(step, dtype));
@@ -82,7 +82,7 @@ describe("MXNet's grid of options", () => {
           const options = { ...point, multiPrecision, correctBias };
           const single = train({ ...options, useFusedStep: false }, dtype, gradsOfSteps);
           const arrays = arraysOf(single).map(([, array]) => valuesIn(array).join());
-          expect(arrays.length).to.equal(SHAPES.length * (layout === 'float16+master' ? 4 : 3));
+          expect(arrays.length).to.equal(SHAPES.length * (config === 'float16+master' ? 4 : 3));
           results.add(arrays.join());
           for (const aggregateNum of AGGREGATE) {
             const fused = train({ ...options, aggregateNum, useFusedStep: true }, dtype, gradsOfSteps);
@@ -90,7 +90,7 @@ describe("MXNet's grid of options", () => {
           }
         }
         // Every option makes a difference; to float16 weights so little decay may make none.
-        expect(results.size).to.be.at.least(layout === 'float16' ? grid.length / DECAY.length : grid.length);
+        expect(results.size).to.be.at.least(config === 'float16' ? grid.length / DECAY.length : grid.length);
       });
     }
   }

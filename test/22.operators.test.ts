@@ -4,7 +4,6 @@ import {
   type AdamWState,
   type MultiAdamWUpdateOptions,
   multiAdamwUpdate,
-  type StepResult,
   Tensor,
   type TensorLike,
 } from '../lib/index.js';
@@ -12,13 +11,19 @@ import { expectClose, expectSameBits } from './support/bits.js';
 import { environments, inEnvironment } from './support/environments.js';
 import { itRefuses } from './support/errors.js';
 import { tensorOf, valuesIn } from './support/memory.js';
-import { ALL_LAYOUTS, dtypesOf, type Layout, makeGrads, makeModel, remember } from './support/model.js';
+import {
+  cloneModel,
+  DTYPE_CONFIGS,
+  type DTypeConfig,
+  dtypesOf,
+  makeArguments,
+  makeGrads,
+  makeModel,
+  remember,
+} from './support/model.js';
 import { randomFrom } from './support/random.js';
-import { CALLS, stepper } from './support/replay.js';
+import { CALLS, DONE, SKIPPED, stepper } from './support/steps.js';
 import { quietly } from './support/warnings.js';
-
-const SKIPPED: StepResult = { skipped: true, reason: 'rescaleGrad' };
-const DONE: StepResult = { skipped: false };
 
 /** Half a unit in the last place of a number near 1: what one rounding may cost, relatively. */
 const ROUNDING = { float16: 2 ** -11, bfloat16: 2 ** -8, float32: 2 ** -24, float64: 2 ** -53 };
@@ -79,22 +84,19 @@ describe('multiAdamwUpdate', () => {
     { name: 'zero betas', options: { beta1: 0, beta2: 0, epsilon: 1e-6 } },
   ];
 
-  function expectByFormula(layout: Layout, size: number, set: Partial<MultiAdamWUpdateOptions>, seed: number): void {
+  function expectByFormula(
+    config: DTypeConfig,
+    size: number,
+    set: Partial<MultiAdamWUpdateOptions>,
+    seed: number,
+  ): void {
     const random = randomFrom(seed);
-    const { dtype, stateDType, hasMaster } = dtypesOf(layout);
+    const { dtype, stateDType, hasMaster } = dtypesOf(config);
     const lengths = Array.from({ length: size }, (_, i) => 1 + ((i * 37) % 100));
-    const model = makeModel(
-      lengths.map((length) => [layout, length]),
+    const { weights, grads, states } = makeArguments(
+      lengths.map((length) => [config, length]),
       random,
     );
-    const { weights, states } = model;
-    const grads = makeGrads(model, random);
-    // States as of some steps before, of the size of gradients.
-    for (const { mean, variance } of states) {
-      const { length } = tensorOf(mean);
-      tensorOf(mean).set(Float64Array.from({ length }, () => random() - 0.5));
-      tensorOf(variance).set(Float64Array.from({ length }, () => 0.01 + random()));
-    }
     const options: MultiAdamWUpdateOptions = {
       ...set,
       etas: lengths.map(() => random()),
@@ -139,12 +141,12 @@ describe('multiAdamwUpdate', () => {
   }
 
   for (const environment of environments()) {
-    for (const layout of ALL_LAYOUTS) {
-      it(`should update 1 to 6 tensors by the formula: ${layout}, ${environment.name}`, () => {
+    for (const config of DTYPE_CONFIGS) {
+      it(`should update 1 to 6 tensors by the formula: ${config}, ${environment.name}`, () => {
         inEnvironment(environment, () => {
           for (let size = 1; size <= 6; size++) {
             sets.forEach(({ options }, k) => {
-              expectByFormula(layout, size, options, 10 * size + k);
+              expectByFormula(config, size, options, 10 * size + k);
             });
           }
         });
@@ -155,37 +157,34 @@ describe('multiAdamwUpdate', () => {
   it('should update dtypes side by side, with and without masters', () => {
     const random = randomFrom(4);
     const model = makeModel(
-      ALL_LAYOUTS.map((layout, i) => [layout, 10 + i]),
+      DTYPE_CONFIGS.map((config, i) => [config, 10 + i]),
       random,
     );
     const grads = makeGrads(model, random);
     const optimizer = new AdamW({ correctBias: false, learningRate: 0.1, wd: 0.01, epsilon: 1e-8 });
     const { indices, weights, states } = model;
-    const copies = states.map(({ mean, variance, master }, i) =>
-      [weights[i], mean, variance, master].map(
-        (array) => array && Tensor.from(valuesIn(array).slice().buffer, { dtype: tensorOf(array).dtype }),
-      ),
-    );
-    const all = ALL_LAYOUTS.map(() => 1);
+    const copy = cloneModel(model);
+    const all = DTYPE_CONFIGS.map(() => 1);
     const result = multiAdamwUpdate(
-      copies.map(([weight]) => weight as Tensor),
+      copy.weights,
       grads,
-      copies.map(([, mean]) => mean as Tensor),
-      copies.map(([, , variance]) => variance as Tensor),
+      copy.states.map(({ mean }) => mean),
+      copy.states.map(({ variance }) => variance),
       {
         etas: all.map(() => 0.1),
         lrs: all,
         wds: all.map(() => 0.01),
-        masters: copies.map(([, , , master]) => master as Tensor),
+        masters: copy.states.map(({ master }) => master as TensorLike),
       },
     );
     expect(result).to.deep.equal(DONE);
     quietly(() => optimizer.fusedStep(indices, weights, grads, states));
     weights.forEach((weight, i) => {
-      expectSameBits((copies[i][0] as Tensor).data, valuesIn(weight), `weights[${i}]`);
+      expectSameBits(valuesIn(copy.weights[i]), valuesIn(weight), `weights[${i}]`);
       const { mean, master } = states[i];
-      expectSameBits((copies[i][1] as Tensor).data, valuesIn(mean), `means[${i}]`);
-      if (master) expectSameBits((copies[i][3] as Tensor).data, valuesIn(master), `masters[${i}]`);
+      const { mean: copyOfMean, master: copyOfMaster } = copy.states[i];
+      expectSameBits(valuesIn(copyOfMean), valuesIn(mean), `means[${i}]`);
+      if (master && copyOfMaster) expectSameBits(valuesIn(copyOfMaster), valuesIn(master), `masters[${i}]`);
     });
   });
 
@@ -365,7 +364,7 @@ describe('An update that is skipped', () => {
         inEnvironment(environment, () => {
           const random = randomFrom(22);
           const model = makeModel(
-            ALL_LAYOUTS.map((layout, i) => [layout, 20 + i]),
+            DTYPE_CONFIGS.map((config, i) => [config, 20 + i]),
             random,
           );
           const grads = makeGrads(model, random);
@@ -395,20 +394,20 @@ describe('An update that is skipped', () => {
 
     it(`should be decided in the arithmetic type: ${environment.name}`, () => {
       inEnvironment(environment, () => {
-        const run = (layout: Layout, rescaleGrad: number) => {
-          const model = makeModel([[layout, 3]], randomFrom(1));
+        const run = (config: DTypeConfig, rescaleGrad: number) => {
+          const model = makeModel([[config, 3]], randomFrom(1));
           const optimizer = new AdamW({ rescaleGrad });
           return quietly(() =>
             optimizer.update(model.indices, model.weights, makeGrads(model, randomFrom(2)), model.states),
           );
         };
-        for (const layout of ALL_LAYOUTS) {
-          const narrow = layout !== 'float64';
-          for (const value of bad) expect(run(layout, value), `${layout}, ${value}`).to.deep.equal(SKIPPED);
+        for (const config of DTYPE_CONFIGS) {
+          const narrow = config !== 'float64';
+          for (const value of bad) expect(run(config, value), `${config}, ${value}`).to.deep.equal(SKIPPED);
           for (const value of badInFloat32) {
-            expect(run(layout, value), `${layout}, ${value}`).to.deep.equal(narrow ? SKIPPED : DONE);
+            expect(run(config, value), `${config}, ${value}`).to.deep.equal(narrow ? SKIPPED : DONE);
           }
-          for (const value of good) expect(run(layout, value), `${layout}, ${value}`).to.deep.equal(DONE);
+          for (const value of good) expect(run(config, value), `${config}, ${value}`).to.deep.equal(DONE);
         }
       });
     });
@@ -416,16 +415,16 @@ describe('An update that is skipped', () => {
     it(`should be that of multiAdamwUpdate, too: ${environment.name}`, () => {
       inEnvironment(environment, () => {
         const lists = { etas: [0.1, 0.1], lrs: [1, 1], wds: [0.1, 0.1] };
-        for (const layout of ALL_LAYOUTS) {
+        for (const config of DTYPE_CONFIGS) {
           const model = makeModel(
             [
-              [layout, 5],
-              [layout, 9],
+              [config, 5],
+              [config, 9],
             ],
             randomFrom(3),
           );
           const { weights, states } = model;
-          const { hasMaster } = dtypesOf(layout);
+          const { hasMaster } = dtypesOf(config);
           const part = (key: keyof AdamWState) => states.map((state) => state[key] as TensorLike);
           const update = (rescaleGrad: number) =>
             multiAdamwUpdate(weights, makeGrads(model, randomFrom(4)), part('mean'), part('variance'), {
@@ -434,9 +433,9 @@ describe('An update that is skipped', () => {
               masters: hasMaster ? part('master') : undefined,
             });
           const expectKept = remember(model);
-          for (const value of layout === 'float64' ? bad : [...bad, ...badInFloat32]) {
-            expect(update(value), `${layout}, ${value}`).to.deep.equal(SKIPPED);
-            expectKept(`${layout}, ${value}`);
+          for (const value of config === 'float64' ? bad : [...bad, ...badInFloat32]) {
+            expect(update(value), `${config}, ${value}`).to.deep.equal(SKIPPED);
+            expectKept(`${config}, ${value}`);
           }
           expect(update(1)).to.deep.equal(DONE);
           expect(() => expectKept('after an update')).to.throw();
@@ -444,4 +443,10 @@ describe('An update that is skipped', () => {
       });
     });
   }
+});
+
+describe('The dtype configurations of a step', () => {
+  it('should be all that are tested', () => {
+    expect([...DTYPE_CONFIGS]).to.have.lengthOf(8);
+  });
 });

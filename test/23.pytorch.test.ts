@@ -1,11 +1,12 @@
 import { expect } from 'chai';
 import type { AdamWOptions, TensorLike } from '../lib/index.js';
 import { expectClose, expectSameBits, type Values } from './support/bits.js';
-import { environments, inEnvironment } from './support/environments.js';
+import { environments, inEnvironment, TYPESCRIPT } from './support/environments.js';
 import { decode, type FixtureCase, readFixture } from './support/fixtures.js';
 import { copyOf, valuesIn } from './support/memory.js';
 import { arraysOf } from './support/model.js';
-import { CALLS, type Call, type ReplayOptions, replay } from './support/replay.js';
+import { type ReplayOptions, replay } from './support/replay.js';
+import { CALLS, type Call } from './support/steps.js';
 
 const cases = readFixture('pytorch-adamw').optimizer;
 const options: AdamWOptions = { rule: 'pytorch' };
@@ -112,7 +113,7 @@ describe("Rule 'pytorch'", () => {
   const expected = new Map<FixtureCase, Values[]>();
 
   before(() => {
-    inEnvironment({ name: 'TypeScript', backend: 'javascript' }, () => {
+    inEnvironment(TYPESCRIPT, () => {
       for (const test of cases) expected.set(test, trace(test, {}));
     });
   });

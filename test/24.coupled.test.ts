@@ -4,7 +4,8 @@ import { expectClose, expectSameBits } from './support/bits.js';
 import { environments, inEnvironment } from './support/environments.js';
 import { decode, type FixtureCase, readFixture } from './support/fixtures.js';
 import { OddMemory, ownMemory, type Place, valuesIn } from './support/memory.js';
-import { CALLS, type Call, replay } from './support/replay.js';
+import { replay } from './support/replay.js';
+import { CALLS, type Call } from './support/steps.js';
 
 const cases = readFixture('coupled-adamw').optimizer;
 

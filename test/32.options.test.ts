@@ -1,6 +1,6 @@
 import { expect } from 'chai';
 import { AdamW, type AdamWOptions, FactorScheduler } from '../lib/index.js';
-import { type ErrorRow, itRefuses } from './support/errors.js';
+import { attempt, type ErrorRow, itRefuses } from './support/errors.js';
 import { quietly } from './support/warnings.js';
 
 /** What an option is set to, in the order of the columns of the table in the docs. */
@@ -144,12 +144,9 @@ const rows: readonly Row[] = [
 ];
 
 function outcomeOf({ option, read, beside }: Row, value: unknown): Outcome {
-  try {
-    const optimizer = quietly(() => new AdamW({ ...beside?.(), [option]: value }));
-    return gives(read ? read(optimizer) : Reflect.get(optimizer, option));
-  } catch (error) {
-    return { throws: String(error) };
-  }
+  const made = attempt(() => quietly(() => new AdamW({ ...beside?.(), [option]: value })));
+  if ('error' in made) return { throws: String(made.error) };
+  return gives(read ? read(made.value) : Reflect.get(made.value, option));
 }
 
 describe('Options', () => {

@@ -11,13 +11,13 @@ import {
   type FactorSchedulerOptions,
   MultiFactorScheduler,
   type MultiFactorSchedulerOptions,
-  Optimizer,
   type OptimizerOptions,
   PolyScheduler,
   type PolySchedulerOptions,
-  type StepResult,
 } from '../lib/index.js';
 import { repository } from './support/child.js';
+import { attempt } from './support/errors.js';
+import { SGD } from './support/sgd.js';
 import { quietly } from './support/warnings.js';
 
 /** The columns, and the value that each stands for. */
@@ -31,19 +31,10 @@ const VALUES: Readonly<Record<string, unknown>> = {
   '[]': [],
 };
 
-class Plain extends Optimizer<null> {
-  override createState(): null {
-    return null;
-  }
-  override step(): StepResult {
-    return { skipped: false };
-  }
-}
-
 /** Makes one of each class with an option set, and what it needs beside it. */
 const MAKERS: Readonly<Record<string, (options: object) => object>> = {
   AdamW: (options) => new AdamW(options),
-  Optimizer: (options) => new Plain(options),
+  Optimizer: (options) => new SGD(options),
   FactorScheduler: (options) => new FactorScheduler({ step: 1, ...options }),
   MultiFactorScheduler: (options) => new MultiFactorScheduler({ step: [1], ...options }),
   PolyScheduler: (options) => new PolyScheduler({ maxUpdate: 10, ...options }),
@@ -123,13 +114,9 @@ function readTable(): Row[] {
 /** What the table says of a value: what there then is, or the class of the error. */
 function outcomeOf(name: string, { option, besideScheduler }: Row, value: unknown): string {
   const beside = besideScheduler ? { lrScheduler: new FactorScheduler({ step: 1, baseLr: 0.5 }) } : {};
-  let made: object;
-  try {
-    made = quietly(() => MAKERS[name]({ ...beside, [option]: value }));
-  } catch (error) {
-    return (error as Error).name;
-  }
-  const has: unknown = Reflect.get(made, option === 'beginNumUpdate' ? 'numUpdate' : option);
+  const made = attempt(() => quietly(() => MAKERS[name]({ ...beside, [option]: value })));
+  if ('error' in made) return (made.error as Error).name;
+  const has: unknown = Reflect.get(made.value, option === 'beginNumUpdate' ? 'numUpdate' : option);
   return has === null || has === undefined ? 'none' : `\`${has}\``;
 }
 

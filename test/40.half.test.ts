@@ -5,20 +5,18 @@ import { expectSameBits } from './support/bits.js';
 import { environments, inEnvironment } from './support/environments.js';
 import {
   decodeBits,
+  everyBits,
   everyKindOfNaN,
   everyRounding,
   HALF_FORMATS,
   type HalfFormat,
-  silenceWarnings,
+  roundedTo,
 } from './support/halves.js';
-
-const everyBits = Uint16Array.from({ length: 0x10000 }, (_, bits) => bits);
+import { withoutWarningOfHalf } from './support/warnings.js';
 
 describe('halves in TypeScript', () => {
   for (const format of HALF_FORMATS) {
     const { dtype } = format;
-
-    const rounded = (values: ArrayLike<number>): Uint16Array => Tensor.zeros(values.length, { dtype }).set(values).data;
 
     describe(dtype, () => {
       it('should decode all 65,536 bit patterns', () => {
@@ -32,25 +30,25 @@ describe('halves in TypeScript', () => {
 
       it('should round float32 values to the nearest, ties to even', () => {
         const { values, expected } = everyRounding(format, 'float32');
-        expectSameBits(rounded(Float32Array.from(values)), Uint16Array.from(expected), 'bits');
+        expectSameBits(roundedTo(format, Float32Array.from(values)), Uint16Array.from(expected), 'bits');
       });
 
       it('should round doubles once', () => {
         const { values, expected } = everyRounding(format, 'float64');
-        expectSameBits(rounded(Float64Array.from(values)), Uint16Array.from(expected), 'bits');
-        expectSameBits(rounded(values), Uint16Array.from(expected), 'bits of a list');
+        expectSameBits(roundedTo(format, Float64Array.from(values)), Uint16Array.from(expected), 'bits');
+        expectSameBits(roundedTo(format, values), Uint16Array.from(expected), 'bits of a list');
       });
 
       it('should store one NaN', () => {
         const nans = everyKindOfNaN();
         const bits = new Uint16Array(nans.length).fill(format.nan);
-        expectSameBits(rounded(nans), bits, 'bits of float32 NaN');
-        expectSameBits(rounded(Float64Array.from(nans)), bits, 'bits of float64 NaN');
+        expectSameBits(roundedTo(format, nans), bits, 'bits of float32 NaN');
+        expectSameBits(roundedTo(format, Float64Array.from(nans)), bits, 'bits of float64 NaN');
       });
 
       it('should give its own bits back', () => {
         const expected = everyBits.map((bits) => (Number.isNaN(decodeBits(format, bits)) ? format.nan : bits));
-        expectSameBits(rounded(Tensor.from(everyBits, { dtype }).toArray()), expected, 'bits');
+        expectSameBits(roundedTo(format, Tensor.from(everyBits, { dtype }).toArray()), expected, 'bits');
       });
     });
   }
@@ -92,15 +90,13 @@ describe('halves in TypeScript', () => {
 
   it('should round what was worked out by hand', () => {
     const values = BY_HAND.map(([value]) => value);
-    const bits = (dtype: 'float16' | 'bfloat16'): Uint16Array =>
-      Tensor.zeros(values.length, { dtype }).set(values).data;
     expectSameBits(
-      bits('float16'),
+      roundedTo({ dtype: 'float16' }, values),
       Uint16Array.from(BY_HAND, ([, half]) => half),
       'float16',
     );
     expectSameBits(
-      bits('bfloat16'),
+      roundedTo({ dtype: 'bfloat16' }, values),
       Uint16Array.from(BY_HAND, ([, , brain]) => brain),
       'bfloat16',
     );
@@ -169,7 +165,7 @@ function stepWhole({ dtype }: HalfFormat, whole: Whole, options: AdamWOptions): 
 
 for (const environment of environments()) {
   describe(`halves in a step: ${environment.name}`, () => {
-    silenceWarnings();
+    withoutWarningOfHalf();
 
     for (const format of HALF_FORMATS) {
       const { dtype } = format;

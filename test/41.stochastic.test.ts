@@ -4,7 +4,8 @@ import { AdamW, type AdamWOptions, type Index, Tensor } from '../lib/index.js';
 import { randomBits, randomKey, tensorKey, toBfloat16Stochastic } from '../lib/numerics/stochastic-rounding.js';
 import { expectSameBits } from './support/bits.js';
 import { environments, inEnvironment } from './support/environments.js';
-import { decodeBits, HALF_FORMATS, silenceWarnings } from './support/halves.js';
+import { decodeBits, HALF_FORMATS } from './support/halves.js';
+import { withoutWarningOfHalf } from './support/warnings.js';
 
 const BFLOAT16 = HALF_FORMATS[1];
 const decode = (bits: number): number => decodeBits(BFLOAT16, bits);
@@ -196,7 +197,7 @@ function expectedSquares(arrays: Arrays, seed: number, index: Index, count: numb
 
 for (const environment of environments({ threads: true })) {
   describe(`bfloat16 variances: ${environment.name}`, () => {
-    silenceWarnings();
+    withoutWarningOfHalf();
 
     it('should be rounded by the numbers of their seed, index, count and element', () => {
       const lengths = [40961, 1, 0, 257, 70001, 33, 16384, 255, 20000];
@@ -239,7 +240,7 @@ for (const environment of environments({ threads: true })) {
 
 for (const environment of environments()) {
   describe(`bfloat16 variances over time: ${environment.name}`, () => {
-    silenceWarnings();
+    withoutWarningOfHalf();
 
     it('should differ with seed, index and count', () => {
       const step = (options: AdamWOptions, index: Index): Uint16Array => {

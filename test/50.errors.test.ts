@@ -2,20 +2,12 @@
 import { expect } from 'chai';
 import { AdamW, type AdamWOptions, type DType, multiAdamwUpdate, Tensor } from '../lib/index.js';
 import { describeOnEachBackend } from './support/backends.js';
+import { detach, growableBuffer, resizableBuffer } from './support/buffers.js';
+import { type ErrorClass, expectError } from './support/errors.js';
 import { DISPOSED, NAME_DTYPE, shares, TENSOR, UINT16, WRONG_KINDS } from './support/messages.js';
-import {
-  detach,
-  expectError,
-  expectGoodStep,
-  growableBuffer,
-  LENGTH,
-  type Lists,
-  resizableBuffer,
-  Scene,
-  Schedule,
-  viewsAt,
-  zeros,
-} from './support/scene.js';
+import { expectGoodStep, LENGTH, type Lists, Scene, viewsAt, zeros } from './support/scene.js';
+import { Schedule } from './support/schedulers.js';
+import { DONE } from './support/steps.js';
 
 /** One bad call. */
 interface Row {
@@ -26,7 +18,7 @@ interface Row {
   readonly cases?: readonly (readonly [size: number, bad: number])[];
   /** Makes tensor i of the lists bad. */
   readonly spoil: (lists: Lists, i: number) => void;
-  readonly error: typeof TypeError | typeof RangeError;
+  readonly error: ErrorClass;
   readonly message: string | ((i: number) => string);
 }
 
@@ -540,7 +532,7 @@ interface ScalarRow {
   readonly title: string;
   readonly options: AdamWOptions;
   readonly prepare?: (optimizer: AdamW) => void;
-  readonly error?: typeof TypeError | typeof RangeError;
+  readonly error?: ErrorClass;
   readonly message: string;
   /** Whether float64 weights take it. Default true. */
   readonly fineInFloat64?: boolean;
@@ -670,7 +662,7 @@ function refusesScalars({ options, prepare, error = RangeError, message, fineInF
         return boundStep.step();
       };
       if (dtype === 'float64' && fineInFloat64) {
-        expect(step(), `${entry} of ${dtype}`).to.deep.equal({ skipped: false });
+        expect(step(), `${entry} of ${dtype}`).to.deep.equal(DONE);
         expect(scene.optimizer.numUpdate).to.equal(1);
       } else {
         expectError(step, error, message, `${entry} of ${dtype}`);
@@ -713,9 +705,7 @@ describeOnEachBackend('errors of step, fusedStep, update and bind', (run) => {
         }
         expect(weights.map((weight) => weight[LENGTH - 1])).to.deep.equal([1, 2, 3]);
         expect([0, 1, 2].map((index) => optimizer.updateCount(index))).to.deep.equal([0, 0, 0]);
-        expect(optimizer.fusedStep([0, 1], wide, grads.slice(0, 2), states.slice(0, 2))).to.deep.equal({
-          skipped: false,
-        });
+        expect(optimizer.fusedStep([0, 1], wide, grads.slice(0, 2), states.slice(0, 2))).to.deep.equal(DONE);
         expect([0, 1, 2].map((index) => optimizer.updateCount(index))).to.deep.equal([1, 1, 0]);
       });
     });
@@ -795,7 +785,7 @@ describeOnEachBackend('errors of step, fusedStep, update and bind', (run) => {
         const { indices, states } = scene.good;
         const [first, second, third] = viewsAt(new ArrayBuffer(100), 0, LENGTH, LENGTH + 2);
         const result = scene.optimizer.fusedStep(indices, [first, new Float32Array(LENGTH)], [second, third], states);
-        expect(result).to.deep.equal({ skipped: false });
+        expect(result).to.deep.equal(DONE);
       });
     });
 
@@ -804,27 +794,23 @@ describeOnEachBackend('errors of step, fusedStep, update and bind', (run) => {
         const optimizer = new AdamW();
         const empty = new Float32Array(0);
         const state = { mean: empty, variance: empty };
-        expect(optimizer.fusedStep([0, 1], [empty, empty], [empty, empty], [state, state])).to.deep.equal({
-          skipped: false,
-        });
+        expect(optimizer.fusedStep([0, 1], [empty, empty], [empty, empty], [state, state])).to.deep.equal(DONE);
         expect(optimizer.numUpdate).to.equal(1);
         const inside = new Float32Array(4);
         const nothing = inside.subarray(2, 2);
         optimizer.fusedStep(2, inside, new Float32Array(4), optimizer.createState(2, inside));
-        expect(optimizer.fusedStep(2, nothing, nothing, { mean: nothing, variance: nothing })).to.deep.equal({
-          skipped: false,
-        });
+        expect(optimizer.fusedStep(2, nothing, nothing, { mean: nothing, variance: nothing })).to.deep.equal(DONE);
       });
     });
 
     it('should take lists of no tensors', () => {
       run(() => {
         const optimizer = new AdamW();
-        expect(optimizer.fusedStep([], [], [], [])).to.deep.equal({ skipped: false });
-        expect(optimizer.step([], [], [], [])).to.deep.equal({ skipped: false });
-        expect(optimizer.bind([], [], [], []).step()).to.deep.equal({ skipped: false });
+        expect(optimizer.fusedStep([], [], [], [])).to.deep.equal(DONE);
+        expect(optimizer.step([], [], [], [])).to.deep.equal(DONE);
+        expect(optimizer.bind([], [], [], []).step()).to.deep.equal(DONE);
         const options = { etas: [], lrs: [], wds: [] };
-        expect(multiAdamwUpdate([], [], [], [], options)).to.deep.equal({ skipped: false });
+        expect(multiAdamwUpdate([], [], [], [], options)).to.deep.equal(DONE);
         expect(optimizer.numUpdate).to.equal(0);
       });
     });

@@ -3,19 +3,12 @@ import { MessageChannel, receiveMessageOnPort } from 'node:worker_threads';
 import { expect } from 'chai';
 import { AdamW, type Tensor } from '../lib/index.js';
 import { describeOnEachBackend } from './support/backends.js';
+import { bytesOf, detach } from './support/buffers.js';
+import { type ErrorClass, expectError } from './support/errors.js';
 import { DISPOSED, shares, TENSOR } from './support/messages.js';
-import {
-  bytesOf,
-  callersTensor,
-  detach,
-  expectError,
-  expectGoodStep,
-  LENGTH,
-  likeTensor,
-  Scene,
-  Schedule,
-  zeros,
-} from './support/scene.js';
+import { callersTensor, expectGoodStep, LENGTH, likeTensor, Scene, zeros } from './support/scene.js';
+import { Schedule } from './support/schedulers.js';
+import { DONE } from './support/steps.js';
 
 const ENTRIES = ['step', 'fusedStep', 'update', 'bind'] as const;
 
@@ -106,8 +99,8 @@ describeOnEachBackend('errors of bound steps', (run) => {
       const { indices, weights, grads, states } = scene.good;
       const boundStep = scene.optimizer.bind(indices, weights, grads, states);
       zeros('float32').dispose();
-      expect(boundStep.step()).to.deep.equal({ skipped: false });
-      expect(boundStep.step()).to.deep.equal({ skipped: false });
+      expect(boundStep.step()).to.deep.equal(DONE);
+      expect(boundStep.step()).to.deep.equal(DONE);
     });
   });
 
@@ -250,7 +243,7 @@ describeOnEachBackend('errors of bound steps', (run) => {
     });
   }
 
-  const badGrads: readonly [string, (scene: Scene) => unknown, typeof TypeError | typeof RangeError, string][] = [
+  const badGrads: readonly [string, (scene: Scene) => unknown, ErrorClass, string][] = [
     ['undefined', () => undefined, TypeError, 'Expected a list for grads but received undefined'],
     ['null', () => null, TypeError, 'Expected a list for grads but received null'],
     ['one array', ({ good }) => good.grads[0], TypeError, 'Expected a list for grads but received a Tensor'],
@@ -355,7 +348,7 @@ describeOnEachBackend('errors of bound steps', (run) => {
       expectError(() => boundStep.step(), RangeError, message);
       expect(scene.snapshot()).to.deep.equal(before);
       scene.optimizer.setLearningRate(0.1);
-      expect(boundStep.step()).to.deep.equal({ skipped: false });
+      expect(boundStep.step()).to.deep.equal(DONE);
       expect(scene.optimizer.numUpdate).to.equal(2);
     });
   });

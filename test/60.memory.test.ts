@@ -4,104 +4,64 @@ import { join } from 'node:path';
 import { setImmediate } from 'node:timers/promises';
 import { Worker } from 'node:worker_threads';
 import { expect } from 'chai';
-import { AdamW, type BoundStep, type DType, Tensor } from '../lib/index.js';
-import { describeOnEachBackend, withoutWarningOfHalf } from './support/backends.js';
-import { expectSameBits } from './support/bits.js';
+import { AdamW, type BoundStep, Tensor } from '../lib/index.js';
+import { describeOnEachBackend } from './support/backends.js';
+import { expectSameBits, type Values } from './support/bits.js';
+import { bytesOf } from './support/buffers.js';
 import { type ChildOptions, reportOf, repository, runChild, temporaryFolder } from './support/child.js';
-import { compileLibrary, either, itUnless, noCompiler, noNative } from './support/conditions.js';
-import { environments, inEnvironment } from './support/environments.js';
-import { DTYPE_BYTES } from './support/memory.js';
-import { bytesOf, expectError } from './support/scene.js';
+import { collectGarbage, compileLibrary, either, itUnless, noCompiler, noGc, noNative } from './support/conditions.js';
+import { environments, inEnvironment, TYPESCRIPT } from './support/environments.js';
+import { expectError } from './support/errors.js';
+import { DTYPE_BYTES, type Place, tensorOf, valuesIn } from './support/memory.js';
+import {
+  arraysOf,
+  cloneArguments,
+  type DTypeConfig,
+  dtypesOf,
+  expectSameModel,
+  makeArguments,
+  type StepArguments,
+} from './support/model.js';
+import { randomFrom } from './support/random.js';
+import { DONE } from './support/steps.js';
+import { withoutWarningOfHalf } from './support/warnings.js';
 
 const GONE = 'Expected memory that is still there for weights[0] but received a detached ArrayBuffer';
 
-/** The dtypes of a tensor's arrays. */
-interface Kind {
-  readonly weight: DType;
-  readonly state: DType;
-  readonly master: boolean;
-}
-
-const KINDS: readonly Kind[] = [
-  { weight: 'float32', state: 'float32', master: false },
-  { weight: 'float64', state: 'float64', master: false },
-  { weight: 'float16', state: 'float16', master: false },
-  { weight: 'float16', state: 'float32', master: true },
-  { weight: 'bfloat16', state: 'bfloat16', master: false },
-  { weight: 'bfloat16', state: 'float32', master: true },
+const CONFIGS: readonly DTypeConfig[] = [
+  'float32',
+  'float64',
+  'float16',
+  'float16+master',
+  'bfloat16',
+  'bfloat16+master',
 ];
 
-const ROLES = ['mean', 'variance', 'master', 'weight', 'grad'] as const;
-type Role = (typeof ROLES)[number];
-type Arrays = Partial<Record<Role, Tensor>>;
-
-function dtypeOfRole({ weight, state, master }: Kind, role: Role): DType | null {
-  if (role === 'master') return master ? 'float32' : null;
-  return role === 'weight' || role === 'grad' ? weight : state;
+/** Memory that `allocate` gives. */
+function over(allocate: (bytes: number) => ArrayBuffer | SharedArrayBuffer): Place {
+  return (dtype, length) => Tensor.from(allocate(length * DTYPE_BYTES[dtype]) as ArrayBuffer, { dtype });
 }
 
-type Place = (dtype: DType, bytes: number) => Tensor;
-
-/** A tensor's arrays in memory that `place` gives, with values that depend on role and place alone. */
-function makeArrays(kind: Kind, length: number, place: Place): Arrays {
-  const arrays: Arrays = {};
-  ROLES.forEach((role, r) => {
-    const dtype = dtypeOfRole(kind, role);
-    if (dtype === null) return;
-    const sign = role === 'variance' ? 1 : -1;
-    const values = Float64Array.from({ length }, (_, k) => (k % 3 === 0 ? sign : 1) / (r + 2 + (k % 101)));
-    arrays[role] = place(dtype, length * DTYPE_BYTES[dtype]).set(values);
-  });
-  return arrays;
-}
-
-/** The same arrays in other memory. */
-function copyArrays(arrays: Arrays, place: Place): Arrays {
-  const copied = Object.entries(arrays).map(([role, from]) => [
-    role,
-    place(from.dtype, from.length * DTYPE_BYTES[from.dtype]).copyFrom(from),
-  ]);
-  return Object.fromEntries(copied);
-}
-
-function ordinary(dtype: DType, bytes: number): Tensor {
-  return Tensor.zeros(bytes / DTYPE_BYTES[dtype], { dtype });
-}
-
-function over(dtype: DType, buffer: ArrayBuffer | SharedArrayBuffer): Tensor {
-  return Tensor.from(buffer as ArrayBuffer, { dtype });
+/** The arguments of a step over one tensor, with the same values wherever its arrays lie. */
+function makeOne(config: DTypeConfig, length: number, place?: Place): StepArguments {
+  return makeArguments([[config, length]], randomFrom(60), place);
 }
 
 const OPTIONS = { wd: 0.1, clipGradient: 0.25 };
 
-function bindArrays({ weight, grad, mean, variance, master }: Arrays, optimizer = new AdamW(OPTIONS)): BoundStep {
-  const state = { mean: mean as Tensor, variance: variance as Tensor, master };
-  return optimizer.bind('weight', weight as Tensor, grad as Tensor, state);
+function bind({ indices, weights, grads, states }: StepArguments, optimizer = new AdamW(OPTIONS)): BoundStep {
+  return optimizer.bind(indices, weights, grads, states);
 }
 
-function step(arrays: Arrays): Arrays {
-  bindArrays(arrays).step();
-  return arrays;
+function step(args: StepArguments): StepArguments {
+  bind(args).step();
+  return args;
 }
 
 /** What a step over ordinary memory does in TypeScript. */
-function expectedArrays(kind: Kind, length: number): Arrays {
-  return inEnvironment({ name: 'TypeScript', backend: 'javascript' }, () => step(makeArrays(kind, length, ordinary)));
+function expectedOne(config: DTypeConfig, length: number): StepArguments {
+  return inEnvironment(TYPESCRIPT, () => step(makeOne(config, length)));
 }
-
-function expectSameArrays(actual: Arrays, expected: Arrays, what: string): void {
-  for (const role of ROLES) {
-    const [a, b] = [actual[role], expected[role]];
-    if (a && b) expectSameBits(a.data, b.data, `${role} of ${what}`);
-  }
-}
-
-function nameOf({ weight, master }: Kind): string {
-  return master ? `${weight} with a master` : weight;
-}
-
-const collectGarbage = (globalThis as { gc?: () => void }).gc;
-const noGc = collectGarbage ? null : 'node runs without --expose-gc';
 
 /** Collects garbage and lets finalizers run, which wait for the event loop. */
 async function collect(): Promise<void> {
@@ -134,45 +94,39 @@ describe('memory of another addon', () => {
   });
 
   describeOnEachBackend('through external ArrayBuffers', (run) => {
-    for (const kind of KINDS) {
-      itUnless(noCompiler, `should be updated in place (${nameOf(kind)})`, () => {
+    for (const config of CONFIGS) {
+      itUnless(noCompiler, `should be updated in place (${config})`, () => {
         run(() => {
-          const buffers: ArrayBuffer[] = [];
           const length = 1001;
-          const arrays = makeArrays(kind, length, (dtype, bytes) => {
-            const buffer = foreign.external(bytes);
-            buffers.push(buffer);
-            return over(dtype, buffer);
+          const args = makeOne(config, length, over(foreign.external));
+          const expected = expectedOne(config, length);
+          expectSameModel(step(args), expected, config);
+          const others = arraysOf(expected);
+          arraysOf(args).forEach(([name, array], k) => {
+            const buffer = foreign.copyOf(valuesIn(array).buffer as ArrayBuffer);
+            const seen = Tensor.from(buffer, { dtype: tensorOf(array).dtype });
+            expectSameBits(seen.data, valuesIn(others[k][1]), `${name} of ${config} as its owner sees it`);
           });
-          const expected = expectedArrays(kind, length);
-          expectSameArrays(step(arrays), expected, nameOf(kind));
-          const seen = ROLES.flatMap((role) => {
-            const like = arrays[role];
-            return like ? [[role, over(like.dtype, foreign.copyOf(like.data.buffer as ArrayBuffer))] as const] : [];
-          });
-          expectSameArrays(Object.fromEntries(seen), expected, `${nameOf(kind)} as its owner sees it`);
-          expect(buffers).to.have.length(kind.master ? 5 : 4);
         });
       });
     }
 
     itUnless(either(noCompiler, noGc), 'should stay while it is bound, and no longer', async () => {
-      const kind = KINDS[0];
       const length = 10_000;
       await collect();
       const before = foreign.finalized();
       const seen: { copy?: () => ArrayBuffer } = {};
       let bound: BoundStep | null = run(() => {
-        const arrays = makeArrays(kind, length, (dtype, bytes) => over(dtype, foreign.external(bytes)));
-        const weight = new WeakRef(arrays.weight?.data.buffer as ArrayBuffer);
+        const args = makeOne('float32', length, over(foreign.external));
+        const weight = new WeakRef(valuesIn(args.weights[0]).buffer as ArrayBuffer);
         seen.copy = () => foreign.copyOf(weight.deref() as ArrayBuffer);
-        return bindArrays(arrays);
+        return bind(args);
       });
       await collect();
       expect(foreign.finalized(), 'blocks freed while bound').to.equal(before);
       run(() => bound?.step());
-      const copy = over('float32', seen.copy?.() as ArrayBuffer);
-      expectSameBits(copy.data, expectedArrays(kind, length).weight?.data as Float32Array, 'weight after a collection');
+      const copy = new Float32Array(seen.copy?.() as ArrayBuffer);
+      expectSameBits(copy, valuesIn(expectedOne('float32', length).weights[0]), 'weight after a collection');
       bound.dispose();
       bound = null;
       await collect();
@@ -182,8 +136,8 @@ describe('memory of another addon', () => {
     itUnless(noCompiler, 'should be missed once its owner detached it', () => {
       run(() => {
         const weight = foreign.external(400);
-        const bound = bindArrays({ ...makeArrays(KINDS[0], 100, ordinary), weight: over('float32', weight) });
-        expect(bound.step()).to.deep.equal({ skipped: false });
+        const bound = bind({ ...makeOne('float32', 100), weights: [new Float32Array(weight)] });
+        expect(bound.step()).to.deep.equal(DONE);
         foreign.detach(weight);
         expectError(() => bound.step(), RangeError, GONE);
       });
@@ -204,7 +158,7 @@ describe('memory of another addon', () => {
         const message = 'Expected memory of its own for weights[0] but received memory shared with grads[0]';
         expectError(call, RangeError, message, `shifted by ${shift} bytes`);
       } else {
-        expect(call()).to.deep.equal({ skipped: false });
+        expect(call()).to.deep.equal(DONE);
       }
     }
   });
@@ -216,17 +170,17 @@ describe('memory of another addon', () => {
         import { createRequire } from 'node:module';
         const { AdamW, Tensor, backendInfo } = await import(libraryUrl);
         const foreign = createRequire(libraryUrl)(${JSON.stringify(path)});
-        const kinds = ${JSON.stringify(KINDS)};
+        const configs = ${JSON.stringify(CONFIGS.map(dtypesOf))};
         const sizes = ${JSON.stringify(DTYPE_BYTES)};
         const lengths = [...Array.from({ length: 70 }, (_, i) => i + 1), 255, 256, 257, 1023, 1025, 40001];
         process.removeAllListeners('warning');
-        for (const { weight, state, master } of kinds)
+        for (const { dtype, stateDType, hasMaster } of configs)
           for (const length of lengths)
             for (const atEnd of [true, false]) {
-              const make = (dtype) => Tensor.from(foreign.guarded(length * sizes[dtype], atEnd), { dtype });
-              const optimizer = new AdamW({ stateDtype: state === weight && state !== 'float64' ? state : undefined });
-              const states = { mean: make(state), variance: make(state), master: master ? make('float32') : undefined };
-              optimizer.fusedStep(0, make(weight), make(weight), states);
+              const make = (of) => Tensor.from(foreign.guarded(length * sizes[of], atEnd), { dtype: of });
+              const master = hasMaster ? make('float32') : undefined;
+              const state = { mean: make(stateDType), variance: make(stateDType), master };
+              new AdamW().fusedStep(0, make(dtype), make(dtype), state);
             }
         report(backendInfo().native.isa);`;
       expect(reportOf(source, { env: { FUSED_ADAMW_ISA: isa } })).to.equal(isa);
@@ -236,32 +190,35 @@ describe('memory of another addon', () => {
 });
 
 describeOnEachBackend('shared memory', (run) => {
-  for (const kind of KINDS) {
-    it(`should be updated in place (${nameOf(kind)})`, () => {
+  for (const config of CONFIGS) {
+    it(`should be updated in place (${config})`, () => {
       run(() => {
         const length = 1001;
-        const arrays = makeArrays(kind, length, (dtype, bytes) => over(dtype, new SharedArrayBuffer(bytes)));
-        const weight = arrays.weight as Tensor;
-        const alias = over(kind.weight, structuredClone(weight.data.buffer as SharedArrayBuffer));
-        expectSameArrays(step(arrays), expectedArrays(kind, length), nameOf(kind));
-        expectSameBits(alias.data, weight.data, 'the weight through another SharedArrayBuffer');
+        const args = makeOne(
+          config,
+          length,
+          over((bytes) => new SharedArrayBuffer(bytes)),
+        );
+        const { data, dtype } = tensorOf(args.weights[0]);
+        const alias = Tensor.from(structuredClone(data.buffer as SharedArrayBuffer), { dtype });
+        expectSameModel(step(args), expectedOne(config, length), config);
+        expectSameBits(alias.data, data, 'the weight through another SharedArrayBuffer');
       });
     });
   }
 
   it('should take a gradient that a worker wrote', async () => {
-    const kind = KINDS[0];
     const length = 1001;
     const shared = new SharedArrayBuffer(4 * length);
-    const expected = expectedArrays(kind, length);
+    const expected = expectedOne('float32', length);
     const worker = new Worker(
       `const { workerData: { to, from } } = require('node:worker_threads'); new Float32Array(to).set(from);`,
-      { eval: true, workerData: { to: shared, from: expected.grad?.data } },
+      { eval: true, workerData: { to: shared, from: valuesIn(expected.grads[0]) } },
     );
     await new Promise((resolve) => worker.on('exit', resolve));
     run(() => {
-      const arrays = makeArrays(kind, length, ordinary);
-      expectSameArrays(step({ ...arrays, grad: over('float32', shared) }), expected, 'a worker');
+      const args = makeOne('float32', length);
+      expectSameModel(step({ ...args, grads: [new Float32Array(shared)] }), expected, 'a worker');
     });
   });
 });
@@ -300,7 +257,7 @@ describeOnEachBackend('small arrays that begin their life in the heap', (run) =>
       await collect();
       run(() => bound.step());
     }
-    inEnvironment({ name: 'TypeScript', backend: 'javascript' }, () => {
+    inEnvironment(TYPESCRIPT, () => {
       const expected = new AdamW().bind(places, twin.weights, twin.grads, twin.states);
       for (let round = 0; round < 3; round++) expected.step();
     });
@@ -323,30 +280,30 @@ describe('views at any offset', () => {
   ];
 
   /**
-   * A step over arrays in one buffer, wide ones first: a guard of `shift`
-   * elements, the arrays with `gap` elements between them, and a guard.
+   * A step over arrays in one buffer: a guard of `shift` elements, the arrays
+   * with at least `gap` elements between them, and a guard.
    */
   function stepBetweenGuards(
-    start: Arrays,
-    expected: Arrays,
+    start: StepArguments,
+    expected: StepArguments,
     [shift, gap]: (typeof PLACES)[number],
     what: string,
   ): void {
-    const length = (start.weight as Tensor).length;
+    const { length } = start.weights[0];
     const guards: [from: number, to: number][] = [];
-    const buffer = new ArrayBuffer(64 + 8 * (length + 8) * ROLES.length);
+    const buffer = new ArrayBuffer(64 + 8 * (length + 8) * 5);
     const bytes = new Uint8Array(buffer).fill(GUARD);
     let end = 0;
-    const arrays = copyArrays(start, (dtype, size) => {
+    const args = cloneArguments(start, (dtype) => {
       const elements = Math.ceil(end / DTYPE_BYTES[dtype]) + (end === 0 ? shift : gap);
       const byteOffset = elements * DTYPE_BYTES[dtype];
       guards.push([end, byteOffset]);
-      end = byteOffset + size;
+      end = byteOffset + length * DTYPE_BYTES[dtype];
       return Tensor.from(buffer, { dtype, byteOffset, length });
     });
     guards.push([end, bytes.length]);
-    step(arrays);
-    expectSameArrays(arrays, expected, what);
+    step(args);
+    expectSameModel(args, expected, what);
     for (const [from, to] of guards) {
       expect(
         bytes.subarray(from, to).every((byte) => byte === GUARD),
@@ -356,11 +313,11 @@ describe('views at any offset', () => {
   }
 
   withoutWarningOfHalf();
-  for (const kind of KINDS) {
-    it(`should be all that a step changes (${nameOf(kind)})`, () => {
+  for (const config of CONFIGS) {
+    it(`should be all that a step changes (${config})`, () => {
       for (const length of LENGTHS) {
-        const start = makeArrays(kind, length, ordinary);
-        const expected = expectedArrays(kind, length);
+        const start = makeOne(config, length);
+        const expected = expectedOne(config, length);
         for (const environment of environments({ threads: true })) {
           for (const place of length > 1000 ? PLACES.slice(-1) : PLACES) {
             const what = `${length} elements at offset ${place[0]} on ${environment.name}`;
@@ -376,23 +333,26 @@ describeOnEachBackend('garbage collection', (run) => {
   const LENGTH = 5000;
 
   /** A tensor whose arrays nobody but the step holds. */
-  function lone(bind: (arrays: Arrays) => unknown): { refs: WeakRef<object>[]; weight: WeakRef<Float32Array> } {
-    const place = (dtype: DType, bytes: number): Tensor => over(dtype, new ArrayBuffer(bytes));
-    const arrays = makeArrays(KINDS[0], LENGTH, place);
-    bind(arrays);
-    const datas = Object.values(arrays).map(({ data }) => data);
+  function lone(use: (args: StepArguments) => unknown): { refs: WeakRef<object>[]; weight: WeakRef<Values> } {
+    const args = makeOne(
+      'float32',
+      LENGTH,
+      over((bytes) => new ArrayBuffer(bytes)),
+    );
+    use(args);
+    const datas = [...arraysOf(args).map(([, array]) => array), ...args.grads].map(valuesIn);
     return {
       refs: datas.map(({ buffer }) => new WeakRef(buffer)),
-      weight: new WeakRef(arrays.weight?.data as Float32Array),
+      weight: new WeakRef(valuesIn(args.weights[0])),
     };
   }
 
   itUnless(noGc, 'should spare what is bound, in many rounds, and nothing after dispose', async () => {
-    const expected = expectedArrays(KINDS[0], LENGTH).weight?.data as Float32Array;
+    const expected = valuesIn(expectedOne('float32', LENGTH).weights[0]);
     const bounds: BoundStep[] = [];
     const all: ReturnType<typeof lone>[] = [];
     for (let round = 0; round < 40; round++) {
-      run(() => all.push(lone((arrays) => bounds.push(bindArrays(arrays)))));
+      run(() => all.push(lone((args) => bounds.push(bind(args)))));
       if (round % 10 === 9) await collect();
     }
     await collect();
@@ -416,12 +376,7 @@ describeOnEachBackend('garbage collection', (run) => {
   itUnless(noGc, 'should spare what the last fusedStep used, until dispose or another step', async () => {
     const optimizer = new AdamW();
     const stepLone = (): ReturnType<typeof lone> =>
-      run(() =>
-        lone(({ weight, grad, mean, variance }) => {
-          const lists = [[0], [weight], [grad], [{ mean, variance }]];
-          optimizer.fusedStep(...(lists as unknown as Parameters<AdamW['fusedStep']>));
-        }),
-      );
+      run(() => lone(({ indices, weights, grads, states }) => optimizer.fusedStep(indices, weights, grads, states)));
     const alive = ({ refs }: ReturnType<typeof lone>): number => refs.filter((ref) => ref.deref()).length;
     const first = stepLone();
     await collect();
@@ -506,17 +461,16 @@ describeOnEachBackend('memory of WebAssembly', (run) => {
       const memory = new Memory({ initial: 1, maximum: 100 });
       const length = 1001;
       let byteOffset = 0;
-      const place = (dtype: DType, bytes: number): Tensor => {
+      const place: Place = (dtype) => {
         const tensor = Tensor.from(memory.buffer, { dtype, byteOffset, length });
-        byteOffset += bytes;
+        byteOffset += length * DTYPE_BYTES[dtype];
         return tensor;
       };
-      const arrays = makeArrays(KINDS[0], length, place);
+      const args = makeOne('float32', length, place);
       const optimizer = new AdamW(OPTIONS);
-      const bound = bindArrays(arrays, optimizer);
+      const bound = bind(args, optimizer);
       bound.step();
-      const expected = expectedArrays(KINDS[0], length);
-      expectSameArrays(arrays, expected, 'WebAssembly');
+      expectSameModel(args, expectedOne('float32', length), 'WebAssembly');
 
       memory.grow(1);
       const held = bytesOf(memory.buffer);
@@ -526,13 +480,9 @@ describeOnEachBackend('memory of WebAssembly', (run) => {
       expect(optimizer.numUpdate).to.equal(1);
 
       byteOffset = 0;
-      const again = bindArrays(
-        Object.fromEntries(
-          ROLES.filter((role) => role !== 'master').map((role) => [role, place('float32', 4 * length)]),
-        ),
-        optimizer,
-      );
-      expect(again.step()).to.deep.equal({ skipped: false });
+      const [weight, mean, variance, grad] = [0, 1, 2, 3].map(() => place('float32', length));
+      const again = bind({ indices: [0], weights: [weight], grads: [grad], states: [{ mean, variance }] }, optimizer);
+      expect(again.step()).to.deep.equal(DONE);
       expect(bytesOf(memory.buffer)).not.to.equal(held);
     });
   });
@@ -562,17 +512,17 @@ describeOnEachBackend('memory of WebAssembly', (run) => {
   it('should be usable where it is shared', () => {
     run(() => {
       const memory = new Memory({ initial: 1, maximum: 2, shared: true });
-      const place = (dtype: DType): Tensor => {
-        const tensor = Tensor.from(memory.buffer, { dtype, byteOffset, length: 1001 });
-        byteOffset += 4 * 1001;
+      let byteOffset = 0;
+      const place: Place = (dtype, length) => {
+        const tensor = Tensor.from(memory.buffer, { dtype, byteOffset, length });
+        byteOffset += length * DTYPE_BYTES[dtype];
         return tensor;
       };
-      let byteOffset = 0;
-      const arrays = makeArrays(KINDS[0], 1001, place);
-      const bound = bindArrays(arrays);
+      const args = makeOne('float32', 1001, place);
+      const bound = bind(args);
       memory.grow(1); // shared memory stays where it is
       bound.step();
-      expectSameArrays(arrays, expectedArrays(KINDS[0], 1001), 'shared WebAssembly memory');
+      expectSameModel(args, expectedOne('float32', 1001), 'shared WebAssembly memory');
     });
   });
 });
@@ -627,7 +577,7 @@ describe('memory that moves away', () => {
       const { moved, there, step: result } = testMove(how, true);
       expect(moved).to.equal(`TypeError: Expected memory that may move for ${how} but received that of a Tensor`);
       expect(there).to.equal(true);
-      expect(result).to.deep.equal({ skipped: false });
+      expect(result).to.deep.equal(DONE);
     });
   }
 
@@ -635,7 +585,7 @@ describe('memory that moves away', () => {
     it(`should not be that of Tensor.zeros, by ${how}`, () => {
       const { there, step: result } = testMove(how, true);
       expect(there).to.equal(true);
-      expect(result).to.deep.equal({ skipped: false });
+      expect(result).to.deep.equal(DONE);
     });
   }
 
@@ -643,7 +593,7 @@ describe('memory that moves away', () => {
     itUnless(noTransfer, `should be missed or refused where it is that of Tensor.zeros, by ${how}`, () => {
       const { there, step: result, weight } = testMove(how, true);
       if (there) {
-        expect(result).to.deep.equal({ skipped: false });
+        expect(result).to.deep.equal(DONE);
       } else {
         expect(result).to.equal(`RangeError: ${GONE}`);
         expect(weight, 'the memory that moved').not.to.include(0.55);

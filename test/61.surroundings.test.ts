@@ -3,7 +3,6 @@ import { type SpawnSyncReturns, spawnSync } from 'node:child_process';
 import { existsSync, mkdirSync, readFileSync, rmSync, truncateSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { expect } from 'chai';
-import { loadBackend } from '../lib/backend/index.js';
 import {
   AdamW,
   type AdamWState,
@@ -13,7 +12,7 @@ import {
   Tensor,
   type TensorLike,
 } from '../lib/index.js';
-import { describeOnEachBackend, withoutWarningOfHalf } from './support/backends.js';
+import { describeOnEachBackend } from './support/backends.js';
 import { expectSameBits } from './support/bits.js';
 import {
   type ChildOptions,
@@ -26,15 +25,14 @@ import {
   runChild,
   temporaryFolder,
 } from './support/child.js';
-import { compileLibrary, either, itUnless, noCompiler, noNative, notLinux } from './support/conditions.js';
+import { binary, compileLibrary, either, itUnless, noCompiler, noNative, notLinux } from './support/conditions.js';
+import { expectError } from './support/errors.js';
 import type { ExampleOptions } from './support/example-step.js';
+import { withoutWarningOfHalf } from './support/warnings.js';
 
 /** More than a step on one thread takes. */
 const LARGE: ExampleOptions = { length: 100_003, steps: 2 };
 const NATIVE = { FUSED_ADAMW_BACKEND: 'native' };
-
-const { addon } = loadBackend();
-const binary = noNative === null ? (loadBackend().path as string) : '';
 
 /** Why a command cannot be run, or null. */
 function noCommand(command: string, ...args: string[]): string | null {
@@ -329,7 +327,7 @@ describe('limits of threads', () => {
   );
 
   itUnless(noNative, 'should follow OMP_NUM_THREADS where it says something', () => {
-    const available = addon?.availableProcessors;
+    const available = threadsOf({ env: NATIVE });
     for (const [value, expected] of [
       ['3', 3],
       ['5,2', 5],
@@ -648,7 +646,7 @@ describeOnEachBackend('arrays that lie about themselves', (run) => {
           () => optimizer.fusedStep(0, weight, grad, { ...state, variance: array }),
           () => optimizer.createState(0, array),
         ]) {
-          expect(call).to.throw(TypeError, /^Expected .* but received /);
+          expectError(call, TypeError, /^Expected .* but received /);
         }
         arrays.forEach((each, role) => {
           expectSameBits(each, before[role], `array ${role}`);

@@ -1,29 +1,23 @@
 /** Properties over random lists of tensors: every backend and every way to make a step give the same bits. */
 import { expect } from 'chai';
 import fc from 'fast-check';
-import {
-  AdamW,
-  type AdamWOptions,
-  backendInfo,
-  type DType,
-  type Index,
-  multiAdamwUpdate,
-  Tensor,
-} from '../lib/index.js';
-import { power } from '../lib/numerics/power.js';
+import { AdamW, type AdamWOptions, type DType, type Index, multiAdamwUpdate, Tensor } from '../lib/index.js';
 import { expectSameBits, type Values } from './support/bits.js';
-import { itUnless, noCuda } from './support/conditions.js';
+import { itUnless, noCuda, noNative } from './support/conditions.js';
 import { copyToDevice } from './support/cuda.js';
-import { type Environment, environments, inEnvironment } from './support/environments.js';
-import { silenceWarnings } from './support/halves.js';
-import { ALL_LAYOUTS, dtypesOf, type Layout } from './support/model.js';
+import { type Environment, environments, inEnvironment, TYPESCRIPT } from './support/environments.js';
+import { nearlyExactPower } from './support/exact-power.js';
+import { DTYPE_BYTES } from './support/memory.js';
+import { DTYPE_CONFIGS, type DTypeConfig, dtypesOf } from './support/model.js';
+import { SKIPPED } from './support/steps.js';
+import { withoutWarningOfHalf } from './support/warnings.js';
 
 const STEPS = 3;
 const GUARD = 0xa5;
 
 /** Where a tensor's arrays lie is random too: `gaps` are elements between the end of an array and the next. */
 interface TensorPlan {
-  readonly layout: Layout;
+  readonly config: DTypeConfig;
   readonly length: number;
   readonly gaps: readonly number[];
 }
@@ -46,7 +40,7 @@ const length = fc.oneof(
 );
 
 const tensorPlan: fc.Arbitrary<TensorPlan> = fc.record({
-  layout: fc.constantFrom(...ALL_LAYOUTS),
+  config: fc.constantFrom(...DTYPE_CONFIGS),
   length,
   gaps: fc.array(fc.nat({ max: 20 }), { minLength: 5, maxLength: 5 }),
 });
@@ -170,7 +164,7 @@ class Arena {
     this.#bytes = new Uint8Array(buffer).fill(GUARD);
     let end = 0;
     const place = (dtype: DType, length: number, gap: number, sign?: 'positive'): Tensor => {
-      const bytes = { float16: 2, bfloat16: 2, float32: 4, float64: 8 }[dtype];
+      const bytes = DTYPE_BYTES[dtype];
       const byteOffset = (Math.ceil((end + 1) / bytes) + gap) * bytes;
       this.#guards.push([end, byteOffset]);
       end = byteOffset + length * bytes;
@@ -178,13 +172,13 @@ class Arena {
       fill(tensor, this.#next(), sign);
       return tensor;
     };
-    for (const { layout, length, gaps } of tensors) {
-      const { dtype, stateDType } = dtypesOf(layout);
+    for (const { config, length, gaps } of tensors) {
+      const { dtype, stateDType, hasMaster } = dtypesOf(config);
       this.weights.push(place(dtype, length, gaps[0]));
       this.grads.push(place(dtype, length, gaps[1]));
       this.means.push(place(stateDType, length, gaps[2]));
       this.variances.push(place(stateDType, length, gaps[3], 'positive'));
-      this.masters.push(layout.endsWith('master') ? place('float32', length, gaps[4]) : undefined);
+      this.masters.push(hasMaster ? place('float32', length, gaps[4]) : undefined);
     }
     this.#guards.push([end, size]);
   }
@@ -274,28 +268,16 @@ function run(plan: Plan, environment: Environment, way: Way = fused, options: Ad
 
 const everywhere = environments();
 const native = everywhere.filter(({ backend }) => backend === 'native');
-const javascript = everywhere.filter(({ backend }) => backend === 'javascript')[0];
-
-/** A test of native code; where there is none its title says so. */
-function itNatively(title: string, test: () => void): void {
-  const { native: found } = backendInfo();
-  if (native.length > 0) it(title, test);
-  else {
-    it(`${title} (not run: ${found.available ? 'no instruction set' : found.reason})`, function () {
-      this.skip();
-    });
-  }
-}
 
 const someEnvironment = fc.constantFrom(...everywhere);
 
 describe('properties of a step over random lists', () => {
-  silenceWarnings();
+  withoutWarningOfHalf();
 
-  itNatively('should have the bits of TypeScript on every instruction set and number of threads', () => {
+  itUnless(noNative, 'should have the bits of TypeScript on every instruction set and number of threads', () => {
     fc.assert(
       fc.property(plan, fc.constantFrom(1, 2, 3, 7), (plan, threads) => {
-        const expected = run(plan, javascript);
+        const expected = run(plan, TYPESCRIPT);
         for (const environment of native) run(plan, { ...environment, threads }).expectSame(expected);
       }),
       { numRuns: 60 },
@@ -358,7 +340,7 @@ describe('properties of a step over random lists', () => {
           device ??= new GpuCopy(arena);
           device.step(optimizer, indices);
         };
-        run(plan, native[0], way).expectSame(run(plan, javascript));
+        run(plan, native[0], way).expectSame(run(plan, TYPESCRIPT));
       }),
       { numRuns: 60 },
     );
@@ -393,7 +375,9 @@ describe('properties of a step over random lists', () => {
         const { beta1 = 0, beta2 = 0, learningRate, wd = 0, beginNumUpdate = 0, seed, ...rest } = plan.options;
         const way: Way = ({ weights, grads, means, variances, masters }, _, indices, step) => {
           const t = beginNumUpdate + step + 1;
-          const [root, mean] = rest.correctBias ? [Math.sqrt(1 - power(beta2, t)), 1 - power(beta1, t)] : [1, 1];
+          const [root, mean] = rest.correctBias
+            ? [Math.sqrt(1 - nearlyExactPower(beta2, t)), 1 - nearlyExactPower(beta1, t)]
+            : [1, 1];
           // The operator takes masters for all tensors or for none.
           for (const has of [false, true]) {
             const part = (indices as number[]).filter((i) => (masters[i] !== undefined) === has);
@@ -417,7 +401,7 @@ describe('properties of a step over random lists', () => {
           }
         };
         // Its stochastic rounding goes by the place in the list, which leaving tensors with masters out would change.
-        const tensors = [...plan.tensors].sort((a, b) => a.layout.indexOf('master') - b.layout.indexOf('master'));
+        const tensors = [...plan.tensors].sort((a, b) => a.config.indexOf('master') - b.config.indexOf('master'));
         const ordinary = {
           ...plan,
           tensors,
@@ -439,14 +423,14 @@ describe('properties of a step over random lists', () => {
           const tensors = plan.tensors.map((tensor) => ({ ...tensor, length: tensor.length % 100 }));
           const small = { ...plan, tensors };
           const skips =
-            tensors.some(({ layout }) => layout !== 'float64') ||
+            tensors.some(({ config }) => config !== 'float64') ||
             !(Math.abs(rescaleGrad) < Infinity) ||
             rescaleGrad === 0;
           const way: Way = (arena, optimizer, indices) => {
             if (!skips) return;
             optimizer.rescaleGrad = rescaleGrad;
             const result = optimizer.fusedStep(indices, arena.weights, arena.grads, arena.states);
-            expect(result).to.deep.equal({ skipped: true, reason: 'rescaleGrad' });
+            expect(result).to.deep.equal(SKIPPED);
             expect(optimizer.numUpdate).to.equal(plan.options.beginNumUpdate);
           };
           run(small, environment, way).expectSame(run(small, environment, () => {}));

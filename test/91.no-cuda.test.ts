@@ -2,9 +2,8 @@
 import { mkdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { expect } from 'chai';
-import { loadBackend } from '../lib/backend/index.js';
 import { copyPackage, expectedDigest, reportOf, repository, temporaryFolder } from './support/child.js';
-import { compileLibrary, either, itUnless, noCompiler, noNative, notLinux } from './support/conditions.js';
+import { binary, compileLibrary, either, itUnless, noCompiler, noNative, notLinux } from './support/conditions.js';
 
 const EXAMPLE = { length: 100 };
 
@@ -165,7 +164,6 @@ describe('where no GPU can be used', () => {
     const { title, broken, deviceCode, reason, toldAtOnce } = absence;
     itUnless(either(notLinux, noNative, noCompiler), `should say so, and use the CPU: ${title}`, () => {
       const place = join(folder.path, title.replaceAll(' ', '-'));
-      const binary = loadBackend().path as string;
       const root = copyPackage(join(place, 'package'), binary);
       const drivers = join(place, 'driver');
       mkdirSync(drivers, { recursive: true });

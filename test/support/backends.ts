@@ -1,7 +1,8 @@
 /** One environment of each backend. */
 import { type Environment, environments, inEnvironment } from './environments.js';
+import { withoutWarningOfHalf } from './warnings.js';
 
-/** Validation does not depend on the instruction set: the first native environment, and TypeScript. */
+/** The preferred native environment and TypeScript: validation does not depend on the instruction set. */
 export function eachBackend(): Environment[] {
   return environments().filter(({ backend }, i, all) => all.findIndex((other) => other.backend === backend) === i);
 }
@@ -14,17 +15,4 @@ export function describeOnEachBackend(title: string, suite: (run: <T>(body: () =
       suite((body) => inEnvironment(environment, body));
     });
   }
-}
-
-/** Keeps the optimizers' warning of half precision, tested elsewhere, out of the report of a suite. */
-export function withoutWarningOfHalf(): void {
-  const { emitWarning } = process;
-  before(() => {
-    process.emitWarning = (warning: string | Error, ...rest: unknown[]) => {
-      if (!String(warning).startsWith('Accumulating with float16')) emitWarning(warning, ...(rest as []));
-    };
-  });
-  after(() => {
-    process.emitWarning = emitWarning;
-  });
 }

@@ -6,7 +6,7 @@ import { dirname, join } from 'node:path';
 import { fileURLToPath, pathToFileURL } from 'node:url';
 import { expect } from 'chai';
 import * as library from '../../lib/index.js';
-import { inEnvironment } from './environments.js';
+import { inEnvironment, TYPESCRIPT } from './environments.js';
 import { type ExampleOptions, exampleDigest } from './example-step.js';
 
 // This file is dist/test/support/child.js.
@@ -87,7 +87,7 @@ export function expectedDigest(options: ExampleOptions): string {
   const key = JSON.stringify(options);
   const known = expectedDigests.get(key);
   if (known !== undefined) return known;
-  const digest = inEnvironment({ name: 'TypeScript', backend: 'javascript' }, () => exampleDigest(library, options));
+  const digest = inEnvironment(TYPESCRIPT, () => exampleDigest(library, options));
   expectedDigests.set(key, digest);
   return digest;
 }

@@ -2,8 +2,7 @@
 import { spawnSync } from 'node:child_process';
 import { createRequire } from 'node:module';
 import type { Func } from 'mocha';
-import { loadBackend } from '../../lib/backend/index.js';
-import { backendInfo } from '../../lib/index.js';
+import { backendInfo, type Float16ArrayLike } from '../../lib/index.js';
 
 /** A test, or a pending one whose title gives the reason why it cannot run here. */
 export function itUnless(reason: string | null, title: string, body: Func): void {
@@ -16,10 +15,24 @@ export function either(...reasons: (string | null)[]): string | null {
   return reasons.find((reason) => reason !== null) ?? null;
 }
 
-const { addon, reason } = loadBackend();
+const { native, cuda } = backendInfo();
 
 /** Why nothing native runs in this process, or null. */
-export const noNative: string | null = addon ? null : (reason ?? 'no addon');
+export const noNative: string | null = native.available ? null : native.reason;
+
+/** The addon's file; empty where nothing native runs. */
+export const binary: string = native.available ? native.path : '';
+
+/** Why no GPU can be used in this process, or null. */
+export const noCuda: string | null = cuda.available ? null : cuda.reason;
+
+export const Float16Array: (new (values: readonly number[]) => Float16ArrayLike & ArrayLike<number>) | undefined =
+  Reflect.get(globalThis, 'Float16Array');
+export const noFloat16Array: string | null = Float16Array ? null : 'this engine has no Float16Array';
+
+/** Collects garbage, where Node was told to let tests do so. */
+export const collectGarbage = (globalThis as { gc?: () => void }).gc;
+export const noGc: string | null = collectGarbage ? null : 'node runs without --expose-gc';
 
 const compiler = process.env.CC || 'cc';
 
@@ -60,8 +73,3 @@ export function withoutCuda<T>(run: () => T): T {
     else process.env.FUSED_ADAMW_DEVICE = before;
   }
 }
-
-const { cuda } = backendInfo();
-
-/** Why no GPU can be used in this process, or null. */
-export const noCuda: string | null = cuda.available ? null : cuda.reason;

@@ -1,5 +1,9 @@
-/** Arrays on a GPU for tests. */
-import { type DType, Tensor } from '../../lib/index.js';
+/** The GPUs of tests, arrays on them, and calls of the driver that are not ours. */
+import { createRequire } from 'node:module';
+import { join } from 'node:path';
+import { backendInfo, type DType, Tensor } from '../../lib/index.js';
+import { repository, temporaryFolder } from './child.js';
+import { compileLibrary, either, noCompiler, noCuda } from './conditions.js';
 import { DTYPE_BYTES, type Place, tensorOf } from './memory.js';
 
 /** Memory of a GPU as Tensors own it. */
@@ -29,4 +33,47 @@ export function copyToDevice(tensor: Tensor): Tensor {
 /** The bits of an array on any device, as a Tensor of the host. */
 export function toHost(tensor: Tensor): Tensor {
   return tensorOf(tensor).to('cpu');
+}
+
+const { cuda } = backendInfo();
+const devices = cuda.available ? cuda.devices : [];
+
+/** Bytes of memory of the first GPU, 0 without one. */
+export const deviceBytes: number = devices[0]?.memory ?? 0;
+
+/** Why there are not two GPUs, or null. */
+export const noSecondGpu: string | null = noCuda ?? (devices.length > 1 ? null : 'there is one GPU');
+
+/** Why no call of the driver can be made to fail, or null. */
+export const noStandIn: string | null =
+  noCuda ?? (devices[0].name.startsWith('Stand-in') ? null : 'no call of a real driver fails');
+
+/** Why useDriverCalls() cannot be used, or null. */
+export const noDriverCalls: string | null = either(noCuda, noCompiler);
+
+/** What another library would do with the driver; test/native/cuda/driver-calls.c. */
+interface DriverCalls {
+  createStream(): bigint;
+  synchronizeStream(stream: bigint): void;
+  allocate(bytes: bigint): bigint;
+  free(pointer: bigint): void;
+  allocateElsewhere(bytes: bigint): bigint;
+  createStreamElsewhere(): bigint;
+  allocateHost(bytes: bigint): bigint;
+  freeBytes(): bigint;
+  hasCurrentContext(): bigint;
+  fail(call: string, after: number): void;
+}
+
+/** In a suite: what returns the calls, which are compiled when a test first asks for them. */
+export function useDriverCalls(): () => DriverCalls {
+  const folder = temporaryFolder();
+  let loaded: DriverCalls | undefined;
+  return () => {
+    if (loaded) return loaded;
+    const path = join(folder.path, 'driver-calls.node');
+    compileLibrary(join(repository, 'test/native/cuda/driver-calls.c'), path, ['-ldl']);
+    loaded = createRequire(import.meta.url)(path) as DriverCalls;
+    return loaded;
+  };
 }

@@ -10,6 +10,8 @@ export interface Environment {
   readonly threads?: number;
 }
 
+export const TYPESCRIPT: Environment = { name: 'TypeScript', backend: 'javascript' };
+
 const THREADS = [1, 2, 7];
 
 /** What this process was started with: native where it loads, unless FUSED_ADAMW_BACKEND says otherwise. */
@@ -22,7 +24,7 @@ export function environments(options: { readonly threads?: boolean } = {}): Envi
       ? THREADS.map((threads) => ({ name: `${isa}, threads: ${threads}`, backend: 'native' as const, isa, threads }))
       : [{ name: isa, backend: 'native' as const, isa }],
   );
-  return [...native, { name: 'TypeScript', backend: 'javascript' as const }];
+  return [...native, TYPESCRIPT];
 }
 
 /** Runs a function in an environment, with proof that it is the one, and returns to what was. */
@@ -42,4 +44,11 @@ export function inEnvironment<T>(environment: Environment, run: () => T): T {
     if (before.native.available) addon?.setIsa(before.native.isa);
     setNumThreads(null);
   }
+}
+
+/** Runs a function on the native backend, on the instruction set that it prefers. */
+export function inNative<T>(run: () => T): T {
+  const native = environments().find(({ backend }) => backend === 'native');
+  if (!native) throw new Error('the native backend does not run');
+  return inEnvironment(native, run);
 }

@@ -1,4 +1,5 @@
 /** float16 and bfloat16 by their definitions, in arithmetic that shares nothing with lib/numerics/half.ts. */
+import { Tensor } from '../../lib/index.js';
 
 export interface HalfFormat {
   readonly dtype: 'float16' | 'bfloat16';
@@ -13,6 +14,14 @@ export const HALF_FORMATS: readonly HalfFormat[] = [
   { dtype: 'float16', mantissaBits: 10, bias: 15, infinity: 0x7c00, nan: 0x7e00 },
   { dtype: 'bfloat16', mantissaBits: 7, bias: 127, infinity: 0x7f80, nan: 0x7fc0 },
 ];
+
+/** All 65,536 bit patterns. */
+export const everyBits = Uint16Array.from({ length: 0x10000 }, (_, bits) => bits);
+
+/** Bits of the halves that Tensor.set() rounds values to. */
+export function roundedTo({ dtype }: Pick<HalfFormat, 'dtype'>, values: ArrayLike<number>): Uint16Array {
+  return Tensor.zeros(values.length, { dtype }).set(values).data;
+}
 
 /** (-1)^sign * 2^(exponent - bias) * 1.mantissa; subnormal, infinite or NaN at the ends of the exponents. */
 export function decodeBits(format: HalfFormat, bits: number): number {
@@ -79,17 +88,4 @@ export function everyKindOfNaN(): Float32Array {
     }
   }
   return new Float32Array(Uint32Array.from(bits).buffer);
-}
-
-/** In a suite whose optimizers all warn of half precision: keeps the warnings out of the report. */
-export function silenceWarnings(): void {
-  let listeners: NodeJS.WarningListener[] = [];
-  before(() => {
-    listeners = process.listeners('warning');
-    process.removeAllListeners('warning');
-  });
-  after(async () => {
-    await new Promise(setImmediate); // warnings are emitted on the next tick
-    for (const listener of listeners) process.on('warning', listener);
-  });
 }

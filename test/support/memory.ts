@@ -26,6 +26,8 @@ export function fillWith(tensor: TensorLike, values: Values): void {
   else tensor.copyFrom(Tensor.from(values.slice().buffer as ArrayBuffer, { dtype: tensor.dtype }));
 }
 
+export const DTYPES: readonly DType[] = ['float16', 'bfloat16', 'float32', 'float64'];
+
 /** Bytes of an element. */
 export const DTYPE_BYTES: Readonly<Record<DType, number>> = { float16: 2, bfloat16: 2, float32: 4, float64: 8 };
 

@@ -1,45 +1,56 @@
 /** Weights with states and gradients, for steps that are compared with each other. */
 import { expect } from 'chai';
-import { DTYPE_CONFIGS, type DTypeConfig, type DTypeConfigName } from '../../lib/backend/abi.js';
-import type { AdamWState, DType, TensorLike } from '../../lib/index.js';
+import * as abi from '../../lib/backend/abi.js';
+import type { AdamWState, DType, Index, TensorLike } from '../../lib/index.js';
 import { expectSameBits } from './bits.js';
 import { copyOf, fillWith, ownMemory, type Place, tensorOf, valuesIn } from './memory.js';
 import { randomGrads, randomWeights } from './random.js';
 
-export type Layout = DTypeConfigName;
+/** The name of a combination of dtypes that a step takes. */
+export type DTypeConfig = abi.DTypeConfigName;
 
-/** All combinations of dtypes that a step takes. */
-export const ALL_LAYOUTS: readonly Layout[] = DTYPE_CONFIGS.map(({ name }) => name);
+export const DTYPE_CONFIGS: readonly DTypeConfig[] = abi.DTYPE_CONFIGS.map(({ name }) => name);
 
-/** The dtypes of a combination. */
-export function dtypesOf(layout: Layout): { dtype: DType; stateDType: DType; hasMaster: boolean } {
-  const { weight, mean, master } = DTYPE_CONFIGS.find(({ name }) => name === layout) as DTypeConfig;
+/** The dtypes of a tensor's arrays. */
+export function dtypesOf(config: DTypeConfig): { dtype: DType; stateDType: DType; hasMaster: boolean } {
+  const { weight, mean, master } = abi.DTYPE_CONFIGS.find(({ name }) => name === config) as abi.DTypeConfig;
   return { dtype: weight, stateDType: mean, hasMaster: master !== undefined };
 }
 
+/** The configuration that createState() makes of a weight's dtype. */
+export function configOf(dtype: DType, multiPrecision: boolean): DTypeConfig {
+  if (dtype === 'float32' || dtype === 'float64') return dtype;
+  if (multiPrecision) return `${dtype}+master`;
+  return dtype === 'bfloat16' ? 'bfloat16+float32 states' : dtype;
+}
+
+/** A fresh state, whose master, if there is one, is not set. */
+export function makeState(config: DTypeConfig, length: number, place: Place = ownMemory): AdamWState {
+  const { stateDType, hasMaster } = dtypesOf(config);
+  const state = { mean: place(stateDType, length), variance: place(stateDType, length) };
+  return hasMaster ? { ...state, master: place('float32', length) } : state;
+}
+
 export interface Model {
-  readonly indices: number[];
+  readonly indices: Index[];
   readonly weights: TensorLike[];
   readonly states: AdamWState[];
 }
 
-/** Random weights with fresh states, one for each layout and length, numbered from 0. */
+/** Random weights with fresh states, one for each dtype configuration and length, numbered from 0. */
 export function makeModel(
-  specs: readonly (readonly [Layout, number])[],
+  specs: readonly (readonly [DTypeConfig, number])[],
   random: () => number,
   place: Place = ownMemory,
 ): Model {
   const model: Model = { indices: specs.map((_, i) => i), weights: [], states: [] };
-  for (const [layout, length] of specs) {
-    const { dtype, stateDType, hasMaster } = dtypesOf(layout);
-    const weight = place(dtype, length);
+  for (const [config, length] of specs) {
+    const weight = place(dtypesOf(config).dtype, length);
     tensorOf(weight).set(randomWeights(random, length));
-    const mean = place(stateDType, length);
-    const variance = place(stateDType, length);
-    const master = hasMaster ? place('float32', length) : undefined;
-    if (master) tensorOf(master).set(tensorOf(weight).toArray());
+    const state = makeState(config, length, place);
+    if (state.master) tensorOf(state.master).set(tensorOf(weight).toArray());
     model.weights.push(weight);
-    model.states.push({ mean, variance, master });
+    model.states.push(state);
   }
   return model;
 }
@@ -52,6 +63,29 @@ export function makeGrads(model: Model, random: () => number, place: Place = own
     tensorOf(grad).set(randomGrads(random, length));
     return grad;
   });
+}
+
+/** The arguments of a step. */
+export interface StepArguments {
+  indices: Index[];
+  weights: TensorLike[];
+  grads: TensorLike[];
+  states: AdamWState[];
+}
+
+/** Random arguments of a step in the middle of a training: no state is 0. */
+export function makeArguments(
+  specs: readonly (readonly [DTypeConfig, number])[],
+  random: () => number,
+  place: Place = ownMemory,
+): StepArguments {
+  const model = makeModel(specs, random, place);
+  for (const { mean, variance } of model.states) {
+    const { length } = tensorOf(mean);
+    tensorOf(mean).set(Float64Array.from({ length }, () => random() - 0.5));
+    tensorOf(variance).set(Float64Array.from({ length }, () => 0.01 + random()));
+  }
+  return { ...model, grads: makeGrads(model, random, place) };
 }
 
 /** All arrays that a step writes, with their names. */
@@ -91,6 +125,11 @@ export function cloneModel({ indices, weights, states }: Model, place: Place = o
       return { mean: copyOfMean, variance: copyOfVariance, master: copyOfMaster };
     }),
   };
+}
+
+/** A copy of the arguments of a step, elsewhere. */
+export function cloneArguments(args: StepArguments, place: Place = ownMemory): StepArguments {
+  return { ...cloneModel(args, place), grads: cloneArrays(args.grads, place) };
 }
 
 function bytesIn(array: TensorLike): Uint8Array {

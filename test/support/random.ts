@@ -1,4 +1,5 @@
 /** Numbers that look random and are the same in every run. */
+import { type DType, Tensor } from '../../lib/index.js';
 
 /** Numbers in [0, 1): mulberry32, a small generator by Tommy Ettinger. */
 export function randomFrom(seed: number): () => number {
@@ -19,4 +20,9 @@ export function randomWeights(random: () => number, length: number): Float64Arra
 /** Gradients: of both signs, from about 1e-4 to 10. */
 export function randomGrads(random: () => number, length: number): Float64Array {
   return Float64Array.from({ length }, () => (2 * random() - 1) * 10 ** (5 * random() - 4));
+}
+
+/** Random values of a dtype on the host. */
+export function randomTensor(dtype: DType, length: number, seed = 1): Tensor {
+  return Tensor.zeros(length, { dtype }).set(randomWeights(randomFrom(seed), length));
 }

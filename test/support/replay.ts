@@ -1,38 +1,16 @@
 /** Runs the golden cases of test/fixtures. */
 
-import { AdamW, type AdamWOptions, type AdamWState, type DType, type TensorLike } from '../../lib/index.js';
-import { viewOf } from '../../lib/numerics/dtype.js';
+import { AdamW, type AdamWOptions, type DType, Tensor, type TensorLike } from '../../lib/index.js';
 import type { Values } from './bits.js';
 import { decode, type FixtureCase, type FixtureStep } from './fixtures.js';
 import { fillWith, ownMemory, type Place, tensorOf } from './memory.js';
-import type { Model } from './model.js';
-
-/** The ways to make a step. */
-export const CALLS = ['fusedStep()', 'step()', 'bind()'] as const;
-export type Call = (typeof CALLS)[number];
-
-/** Runs the steps of a model through one of the ways; the function that is returned makes one by other gradients. */
-export function stepper(optimizer: AdamW, { indices, weights, states }: Model, call: Call) {
-  const bind = (grads: readonly TensorLike[]) => {
-    const bound = optimizer.bind(indices, weights, grads, states);
-    return (others: readonly TensorLike[]) => {
-      bound.setGrads(others);
-      return bound.step();
-    };
-  };
-  let boundStep: ReturnType<typeof bind> | undefined;
-  return (grads: readonly TensorLike[]) => {
-    if (call === 'fusedStep()') return optimizer.fusedStep(indices, weights, grads, states);
-    if (call === 'step()') return optimizer.step(indices, weights, grads, states);
-    boundStep ??= bind(grads);
-    return boundStep(grads);
-  };
-}
+import { configOf, type Model, makeState } from './model.js';
+import { type Call, stepper } from './steps.js';
 
 /** Golden values so many times, one after the other: each element is updated on its own. */
 export function repeated(text: string, dtype: DType, times: number): Values {
   const values = decode(text, dtype);
-  const all = viewOf(dtype, new ArrayBuffer(times * values.byteLength), 0, times * values.length);
+  const all: Values = Tensor.zeros(times * values.length, { dtype }).data;
   for (let i = 0; i < times; i++) all.set(values, i * values.length);
   return all;
 }
@@ -62,16 +40,12 @@ export function replay(
   const optimizer = new AdamW({ ...test.options, ...options });
   optimizer.setLrMult(test.lrMult ?? {});
   optimizer.setWdMult(test.wdMult ?? {});
-  const hasMaster = optimizer.multiPrecision && test.dtype === 'float16';
-  const stateDType = hasMaster ? 'float32' : test.dtype;
   const weights = test.initial.map((text) => placed(text, test.dtype, place, times));
-  const states = weights.map((weight): AdamWState => {
-    const { length } = tensorOf(weight);
-    const state = { mean: place(stateDType, length), variance: place(stateDType, length) };
-    if (!hasMaster) return state;
-    const master = place('float32', length);
-    tensorOf(master).set(tensorOf(weight).toArray());
-    return { ...state, master };
+  const states = weights.map((weight) => {
+    const { dtype, length } = tensorOf(weight);
+    const state = makeState(configOf(dtype, optimizer.multiPrecision), length, place);
+    if (state.master) tensorOf(state.master).set(tensorOf(weight).toArray());
+    return state;
   });
   const model: Model = { indices: weights.map((_, i) => i), weights, states };
   const step = stepper(optimizer, model, call);

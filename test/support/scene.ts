@@ -1,14 +1,9 @@
 /** An optimizer with its tensors, and proof that a call that throws has changed nothing. */
 import { expect } from 'chai';
-import {
-  AdamW,
-  type AdamWOptions,
-  type AdamWState,
-  type DType,
-  LRScheduler,
-  Tensor,
-  type TensorLike,
-} from '../../lib/index.js';
+import { AdamW, type AdamWOptions, type AdamWState, type DType, Tensor, type TensorLike } from '../../lib/index.js';
+import { bytesOf } from './buffers.js';
+import { configOf, makeArguments, type StepArguments } from './model.js';
+import { randomFrom } from './random.js';
 
 /** The arguments of a step, into which tests put wrong things. */
 export interface Lists {
@@ -18,8 +13,8 @@ export interface Lists {
   states: Record<string, unknown>[];
 }
 
-export interface GoodLists {
-  readonly indices: (number | string)[];
+/** Those of a step that is right, all of them Tensors. */
+interface GoodLists extends StepArguments {
   readonly weights: Tensor[];
   readonly grads: Tensor[];
   readonly states: { mean: Tensor; variance: Tensor; master?: Tensor }[];
@@ -32,25 +27,12 @@ export class Scene {
   readonly good: GoodLists;
 
   constructor(size = 1, dtype: DType = 'float32', options: AdamWOptions = {}) {
-    const multiPrecision = options.multiPrecision === true && dtype.includes('float16');
+    const { multiPrecision = false } = options;
     this.optimizer = new AdamW(options);
-    const fill = (tensor: Tensor, start: number, sign: number): Tensor =>
-      tensor.set(Array.from({ length: LENGTH }, (_, k) => (k % 2 === 0 ? 1 : sign) / (start + k)));
-    const make = (start: number): Tensor => fill(Tensor.zeros(LENGTH, { dtype }), start, -1);
-    const places = Array.from({ length: size }, (_, i) => i);
-    const weights = places.map((i) => make(2 + i));
-    // The state's dtype as createState() chooses it, without its warning of halves.
-    const stateDType = dtype === 'bfloat16' || multiPrecision ? 'float32' : dtype;
-    this.good = {
-      indices: places,
-      weights,
-      grads: places.map((i) => make(3 + i)),
-      states: weights.map((weight, i) => ({
-        mean: fill(Tensor.zeros(LENGTH, { dtype: stateDType }), 5 + i, -1),
-        variance: fill(Tensor.zeros(LENGTH, { dtype: stateDType }), 7 + i, 1),
-        ...(multiPrecision ? { master: Tensor.zeros(LENGTH).set(weight.toArray()) } : {}),
-      })),
-    };
+    this.good = makeArguments(
+      Array.from({ length: size }, () => [configOf(dtype, multiPrecision), LENGTH]),
+      randomFrom(size),
+    ) as GoodLists;
   }
 
   /** Lists that may be spoiled: those of the scene stay as they are. */
@@ -88,11 +70,6 @@ export class Scene {
   }
 }
 
-/** The bytes of a buffer, none of a detached one. */
-export function bytesOf(buffer: ArrayBufferLike): string {
-  return buffer.byteLength === 0 ? '' : Buffer.from(buffer).toString('hex');
-}
-
 /** All memory behind a value that may hold anything. */
 function buffersOf(value: unknown, found = new Set<ArrayBufferLike>(), seen = new Set<unknown>()) {
   if (typeof value !== 'object' || value === null || seen.has(value)) return found;
@@ -107,45 +84,6 @@ function buffersOf(value: unknown, found = new Set<ArrayBufferLike>(), seen = ne
   return found;
 }
 
-/** Asserts that a call throws an error of exactly this class and message. */
-export function expectError(call: () => unknown, error: ErrorConstructor, message: string, what = ''): void {
-  let thrown: unknown;
-  try {
-    call();
-  } catch (e) {
-    thrown = e;
-  }
-  if (!(thrown instanceof Error)) expect.fail(`${what}: expected "${message}" but ${thrown ?? 'nothing'} was thrown`);
-  expect({ class: thrown.constructor.name, message: thrown.message }, what).to.deep.equal({
-    class: error.name,
-    message,
-  });
-}
-
-/** Moves a buffer's memory to another one, which is returned; what looked at it sees no memory. */
-export function detach(buffer: ArrayBufferLike): ArrayBuffer {
-  return structuredClone(buffer as ArrayBuffer, { transfer: [buffer as ArrayBuffer] });
-}
-
-interface ResizableOptions {
-  readonly maxByteLength: number;
-}
-
-/** A resizable ArrayBuffer; es2022 does not declare it. */
-export function resizableBuffer(bytes: number): ArrayBuffer & { resize(bytes: number): void } {
-  const Resizable = ArrayBuffer as unknown as new (
-    bytes: number,
-    options: ResizableOptions,
-  ) => ArrayBuffer & { resize(bytes: number): void };
-  return new Resizable(bytes, { maxByteLength: 2 * bytes });
-}
-
-/** A growable SharedArrayBuffer. */
-export function growableBuffer(bytes: number): SharedArrayBuffer {
-  const Growable = SharedArrayBuffer as unknown as new (bytes: number, options: ResizableOptions) => SharedArrayBuffer;
-  return new Growable(bytes, { maxByteLength: 2 * bytes });
-}
-
 /** A tensor of zeros like those of a scene. */
 export function zeros(dtype: DType): Tensor {
   return Tensor.zeros(LENGTH, { dtype });
@@ -154,20 +92,6 @@ export function zeros(dtype: DType): Tensor {
 /** Float32Arrays of one buffer that begin at these elements. */
 export function viewsAt(buffer: ArrayBufferLike, ...starts: number[]): Float32Array[] {
   return starts.map((start) => new Float32Array(buffer, 4 * start, LENGTH));
-}
-
-/** A schedule that is any function. */
-export class Schedule extends LRScheduler {
-  readonly #rate: (numUpdate: number) => number;
-
-  constructor(rate: (numUpdate: number) => number) {
-    super({ baseLr: 0.1 });
-    this.#rate = rate;
-  }
-
-  protected override afterWarmup(numUpdate: number): number {
-    return this.#rate(numUpdate);
-  }
 }
 
 /** The arrays of one tensor in memory of the caller's, which can be taken away. */

@@ -29,3 +29,16 @@ export function warningsOf(run: () => void): string[] {
   }
   return messages;
 }
+
+/** Keeps the warning of half precision, which has its own tests, out of the report of a suite. */
+export function withoutWarningOfHalf(): void {
+  const { emitWarning } = process;
+  before(() => {
+    process.emitWarning = (warning: string | Error, ...rest: unknown[]) => {
+      if (!String(warning).startsWith('Accumulating with float16')) emitWarning(warning, ...(rest as []));
+    };
+  });
+  after(() => {
+    process.emitWarning = emitWarning;
+  });
+}

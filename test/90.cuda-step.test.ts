@@ -1,382 +1,29 @@
-/** Tensors and steps on a GPU. What needs one is skipped without, with the reason. */
-import { createRequire } from 'node:module';
-import { join } from 'node:path';
+/** Steps on a GPU, against those on the CPU. */
 import { setImmediate } from 'node:timers/promises';
 import { Worker } from 'node:worker_threads';
 import { expect } from 'chai';
-import { AdamW, backendInfo, type DType, multiAdamwUpdate, synchronize, syncMaster, Tensor } from '../lib/index.js';
+import { AdamW, multiAdamwUpdate, synchronize, syncMaster, Tensor } from '../lib/index.js';
 import { expectSameBits } from './support/bits.js';
-import { expectExit, reportOf, repository, runChild, temporaryFolder } from './support/child.js';
-import { compileLibrary, either, itUnless, noCompiler, noCuda } from './support/conditions.js';
-import { deviceMemory, onDeviceAt, toHost } from './support/cuda.js';
-import { expectError } from './support/errors.js';
-import { DTYPE_BYTES, valuesIn } from './support/memory.js';
+import { reportOf } from './support/child.js';
+import { collectGarbage, either, itUnless, noCuda, noGc } from './support/conditions.js';
+import { deviceBytes, deviceMemory, noDriverCalls, noSecondGpu, noStandIn, useDriverCalls } from './support/cuda.js';
+import { attempt, expectError } from './support/errors.js';
+import { valuesIn } from './support/memory.js';
 import {
-  ALL_LAYOUTS,
   cloneModel,
+  DTYPE_CONFIGS,
+  type DTypeConfig,
   dtypesOf,
   expectSameModel,
-  type Layout,
   type Model,
   makeGrads,
   makeModel,
 } from './support/model.js';
-import { randomFrom, randomGrads, randomWeights } from './support/random.js';
+import { randomFrom, randomGrads, randomTensor, randomWeights } from './support/random.js';
+import { SKIPPED } from './support/steps.js';
 import { quietly } from './support/warnings.js';
 
-const DTYPES: readonly DType[] = ['float16', 'bfloat16', 'float32', 'float64'];
-
-/** What another library would do with the driver; test/native/cuda/driver-calls.c. */
-interface DriverCalls {
-  createStream(): bigint;
-  synchronizeStream(stream: bigint): void;
-  allocate(bytes: bigint): bigint;
-  free(pointer: bigint): void;
-  allocateElsewhere(bytes: bigint): bigint;
-  createStreamElsewhere(): bigint;
-  allocateHost(bytes: bigint): bigint;
-  freeBytes(): bigint;
-  hasCurrentContext(): bigint;
-  fail(call: string, after: number): void;
-}
-
-const info = backendInfo().cuda;
-const deviceBytes = info.available ? info.devices[0].memory : 0;
-const noSecondGpu = noCuda ?? (info.available && info.devices.length > 1 ? null : 'there is one GPU');
-const noStandIn =
-  noCuda ?? (info.available && info.devices[0].name.startsWith('Stand-in') ? null : 'no call of a real driver fails');
-const collectGarbage = (globalThis as { gc?: () => void }).gc;
-const noGc = collectGarbage ? null : 'node runs without --expose-gc';
-const noDriverCalls = either(noCuda, noCompiler);
-
-/** Random values of a dtype on the host. */
-function randomTensor(dtype: DType, length: number, seed = 1): Tensor {
-  return Tensor.zeros(length, { dtype }).set(randomWeights(randomFrom(seed), length));
-}
-
-const driverFolder = temporaryFolder();
-let loadedCalls: DriverCalls | undefined;
-
-function driverCalls(): DriverCalls {
-  if (!loadedCalls) {
-    const path = join(driverFolder.path, 'driver-calls.node');
-    compileLibrary(join(repository, 'test/native/cuda/driver-calls.c'), path, ['-ldl']);
-    loadedCalls = createRequire(import.meta.url)(path) as DriverCalls;
-  }
-  return loadedCalls;
-}
-
-describe('a GPU', () => {
-  itUnless(noCuda, 'should be told of', () => {
-    if (!info.available) return expect.fail();
-    expect(info.driver).to.match(/^\d+\.\d$/);
-    expect(info.devices.length).to.be.at.least(1);
-    for (const { name, computeCapability, memory } of info.devices) {
-      expect(name).to.not.equal('');
-      expect(computeCapability).to.match(/^\d+\.\d$/);
-      expect(memory).to.be.above(2 ** 20);
-    }
-    expect(info.deviceCode).to.match(/^fused-adamw device code [0-9a-f]{64} nvcc \d+\.\d+/);
-  });
-
-  itUnless(noDriverCalls, 'should leave the thread with the context that it had', () => {
-    const { hasCurrentContext } = driverCalls();
-    expect(hasCurrentContext()).to.equal(0n);
-    const weight = randomTensor('float32', 10).to('cuda');
-    const optimizer = new AdamW();
-    optimizer.update(0, weight, Tensor.zeros(10, { device: 'cuda' }), optimizer.createState(0, weight));
-    synchronize();
-    expect(hasCurrentContext()).to.equal(0n);
-  });
-});
-
-describe('a Tensor on a GPU', () => {
-  for (const dtype of DTYPES) {
-    itUnless(noCuda, `should be zeros at first: ${dtype}`, () => {
-      for (const length of [0, 1, 1000]) {
-        const tensor = Tensor.zeros(length, { dtype, device: 'cuda' });
-        expect(tensor.device).to.equal('cuda:0');
-        expect(tensor.length).to.equal(length);
-        expect([...tensor.toArray()].every((value) => value === 0)).to.equal(true);
-      }
-    });
-
-    itUnless(noCuda, `should take and give values as one on the CPU: ${dtype}`, () => {
-      const values = [0, -1.5, 1e-7, 65504, Math.PI, NaN, Infinity, -0];
-      const host = Tensor.zeros(8, { dtype }).set(values);
-      const device = Tensor.zeros([2, 4], { dtype, device: 'cuda' }).set(values);
-      expect(device.shape).to.deep.equal([2, 4]);
-      expect(device.toArray()).to.deep.equal(host.toArray());
-      expectSameBits(toHost(device).data, host.data, dtype);
-    });
-
-    itUnless(noCuda, `should be copied in every direction: ${dtype}`, () => {
-      const host = randomTensor(dtype, 1001);
-      const there = Tensor.zeros(1001, { dtype, device: 'cuda' }).copyFrom(host);
-      const further = Tensor.zeros(1001, { dtype, device: 'cuda' }).copyFrom(there);
-      const back = Tensor.zeros(1001, { dtype }).copyFrom(further);
-      expectSameBits(back.data, host.data, dtype);
-      expectSameBits(valuesIn(host.to('cuda').to('cuda:0')), host.data, `${dtype}, by to()`);
-    });
-
-    itUnless(noCuda, `should be copied without waiting: ${dtype}`, async () => {
-      for (const pinned of [false, true]) {
-        const from = Tensor.zeros(5000, { dtype, pinned }).copyFrom(randomTensor(dtype, 5000));
-        const there = Tensor.zeros(5000, { dtype, device: 'cuda' });
-        const back = Tensor.zeros(5000, { dtype, pinned });
-        const copies = [there.copyAsync(from), back.copyAsync(there)];
-        expect(await Promise.all(copies)).to.deep.equal([there, back]);
-        expectSameBits(back.data, from.data, `${dtype}, pinned: ${pinned}`);
-      }
-    });
-  }
-
-  itUnless(noCuda, 'should be itself where it is there already', () => {
-    const tensor = Tensor.zeros(3, { device: 'cuda' });
-    expect(tensor.to('cuda:0')).to.equal(tensor);
-    expect(tensor.to('auto')).to.equal(tensor);
-    expect(Tensor.zeros(1, { device: 'auto' }).device).to.equal('cuda:0');
-  });
-
-  itUnless(noCuda, 'should have an address that is aligned, and of states one like that of the weight', () => {
-    const optimizer = new AdamW({ stateDtype: 'float32' });
-    for (const [dtype, residue] of [
-      ['float32', 0],
-      ['float32', 12],
-      ['float64', 8],
-      ['bfloat16', 6],
-    ] as const) {
-      const weight = onDeviceAt(dtype, 100, residue);
-      expect(Number(weight.pointer % 64n)).to.equal(residue);
-      const { mean, variance } = quietly(() => optimizer.createState(0, weight));
-      for (const state of [mean, variance] as Tensor[]) {
-        const elements = residue / DTYPE_BYTES[dtype];
-        expect(state.device).to.equal('cuda:0');
-        expect(Number(state.pointer % 64n)).to.equal((elements * DTYPE_BYTES[state.dtype]) % 64);
-        expect([...state.toArray()].every((value) => value === 0)).to.equal(true);
-      }
-    }
-    expect(Number(Tensor.zeros(5, { device: 'cuda' }).pointer % 64n)).to.equal(0);
-  });
-
-  itUnless(noCuda, 'should not show memory of the GPU as that of the host', () => {
-    expectError(
-      () => Tensor.zeros(3, { device: 'cuda' }).data,
-      RangeError,
-      'Expected a Tensor on the CPU for data but received one on cuda:0: toArray() copies its values',
-    );
-  });
-
-  itUnless(noCuda, 'should be gone once it is disposed of', () => {
-    const tensor = Tensor.zeros(3, { device: 'cuda' });
-    tensor.dispose();
-    tensor.dispose();
-    expect(tensor.disposed).to.equal(true);
-    for (const use of [() => tensor.toArray(), () => tensor.pointer, () => tensor.set([1, 2, 3])]) {
-      expectError(use, RangeError, 'Expected a live Tensor for this but received one that was disposed of');
-    }
-  });
-
-  itUnless(noCuda, 'should refuse what is not there', () => {
-    expect(() => Tensor.zeros(3, { device: 'cuda:77' })).to.throw(
-      RangeError,
-      /^Expected a usable device for device but received 'cuda:77' \(there is no device cuda:77, the last is cuda:\d+\)$/,
-    );
-    expectError(
-      () => Tensor.zeros(3, { device: 'cuda', pinned: true }),
-      RangeError,
-      "Expected false beside device 'cuda:0' for pinned but received true",
-    );
-  });
-
-  itUnless(noCuda, 'should refuse copies that do not fit, and memory that may move away', async () => {
-    const tensor = Tensor.zeros(3, { device: 'cuda' });
-    expectError(
-      () => tensor.copyFrom(Tensor.zeros(4)),
-      RangeError,
-      'Expected length 3 for source but received length 4',
-    );
-    expectError(
-      () => tensor.copyFrom(Tensor.zeros(3, { dtype: 'float64' })),
-      TypeError,
-      'Expected a float32 Tensor for source but received float64',
-    );
-    const refused = await tensor.copyAsync(Tensor.from(new Float32Array(3))).catch((error: unknown) => error);
-    expect(String(refused)).to.equal(
-      'RangeError: Expected memory of Tensor.zeros for source but received memory that may move away',
-    );
-  });
-
-  itUnless(noCuda, 'should say that there is not so much memory, and go on', () => {
-    expect(() => Tensor.zeros(2 ** 45, { device: 'cuda' }))
-      .to.throw(Error, /^CUDA failed in cuMemAlloc: CUDA_ERROR_OUT_OF_MEMORY \(.+\)$/)
-      .with.property('code', 'CUDA_ERROR_OUT_OF_MEMORY');
-    expect(Tensor.zeros(2, { device: 'cuda' }).toArray()).to.deep.equal(new Float32Array(2));
-  });
-
-  itUnless(
-    either(noDriverCalls, noStandIn),
-    'should be told of a copy that does not start, and no more of it',
-    async () => {
-      const { fail } = driverCalls();
-      const host = Tensor.zeros(100, { pinned: true });
-      const device = Tensor.zeros(100, { device: 'cuda' });
-      for (const call of ['cuEventCreate', 'cuEventRecord', 'cuStreamAddCallback']) {
-        for (const copy of [() => device.copyAsync(host), () => host.copyAsync(device)]) {
-          fail(call, 0);
-          const error = await copy().catch((thrown: unknown) => thrown);
-          expect(error).to.be.an('error').with.property('code', 'CUDA_ERROR_OUT_OF_MEMORY');
-          synchronize();
-          expect(await copy()).to.be.an.instanceof(Tensor);
-        }
-      }
-      fail('callback', 0); // the device fails meanwhile
-      const error = await host.copyAsync(device).catch((thrown: unknown) => thrown);
-      expect(error).to.be.an('error').with.property('code', 'CUDA_ERROR_OUT_OF_MEMORY');
-      expect(await host.copyAsync(device)).to.equal(host);
-    },
-  );
-
-  itUnless(noCuda, 'should not crash a worker that ends between copies', async () => {
-    const source = `
-      const { workerData } = require('node:worker_threads');
-      import(workerData).then(({ Tensor }) => {
-        const device = Tensor.zeros(1000, { device: 'cuda' });
-        const copies = Array.from({ length: 20 }, () => Tensor.zeros(1000, { pinned: true }).copyAsync(device));
-        for (const copy of copies) copy.then(() => process.exit());
-        const until = Date.now() + 50;
-        while (Date.now() < until); // so that more than one is done when the event loop sees them
-      });`;
-    const child = runChild(`
-      import { once } from 'node:events';
-      import { Worker } from 'node:worker_threads';
-      const options = { eval: true, workerData: libraryUrl, execArgv: [] };
-      for (let i = 0; i < 3; i++) await once(new Worker(${JSON.stringify(source)}, options), 'exit');`);
-    expectExit(child, 0);
-  });
-
-  itUnless(noSecondGpu, 'should be copied from one GPU to another', () => {
-    const host = randomTensor('float32', 3001);
-    const first = host.to('cuda:0');
-    const second = first.to('cuda:1');
-    expect(second.device).to.equal('cuda:1');
-    expectSameBits(valuesIn(second), host.data, 'cuda:1');
-  });
-});
-
-describe('memory of another library on a GPU', () => {
-  itUnless(noDriverCalls, 'should be used where it is', () => {
-    const { allocate, free } = driverCalls();
-    const pointer = allocate(4096n);
-    const tensor = Tensor.fromDevicePointer(pointer + 8n, { shape: [10, 10], dtype: 'float32' });
-    expect(tensor.pointer).to.equal(pointer + 8n);
-    expect(tensor.shape).to.deep.equal([10, 10]);
-    const values = randomWeights(randomFrom(3), 100);
-    expect(tensor.set(values).toArray()).to.deep.equal(new Float32Array(values));
-    const same = Tensor.fromDevicePointer(Number(pointer + 8n), { shape: 100, dtype: 'float32', device: 'cuda' });
-    expect(same.toArray()).to.deep.equal(tensor.toArray());
-    synchronize();
-    free(pointer);
-  });
-
-  itUnless(noDriverCalls, 'should be refused where it cannot be what it is said to be', () => {
-    const { allocate, allocateElsewhere, allocateHost, free } = driverCalls();
-    const pointer = allocate(1000n);
-    const of = (address: bigint | number, shape = 10, device?: 'cuda:0') =>
-      Tensor.fromDevicePointer(address, { shape, dtype: 'float32', device });
-    const rows = [
-      [() => of(allocateHost(100n)), 'Expected an address of a GPU for pointer but received an address of no device'],
-      [() => of(pointer + 2n), `Expected a multiple of 4 for pointer but received ${pointer + 2n}n`],
-      [
-        () => of(allocateElsewhere(100n)),
-        'Expected an address of a GPU for pointer but received an address of another context than the primary one of cuda:0',
-      ],
-      [() => of(-1n), 'Expected an address of at most 64 bits for pointer but received -1n'],
-      [() => of(1.5), 'Expected an integer of at least 0 for pointer but received 1.5'],
-    ] as const;
-    for (const [call, message] of rows) expectError(call, RangeError, message);
-    expect(() => of(0n)).to.throw();
-    // A driver rounds the sizes of allocations up.
-    expect(() => of(pointer, 2 ** 30)).to.throw(
-      RangeError,
-      /^Expected at least 4294967296 bytes for pointer but received memory of \d+ bytes$/,
-    );
-    expectError(
-      () => Tensor.fromDevicePointer('0' as never, { shape: 1, dtype: 'float32' }),
-      TypeError,
-      'Expected an address of at most 64 bits for pointer but received "0"',
-    );
-    free(pointer);
-  });
-
-  itUnless(either(noDriverCalls, noGc), 'should keep its owner while it is used, and no longer', async () => {
-    const { allocate, free } = driverCalls();
-    const pointer = allocate(4096n);
-    let isGone = false;
-    const registry = new FinalizationRegistry(() => {
-      isGone = true;
-    });
-    const use = () => {
-      const owner = { pointer };
-      registry.register(owner, null);
-      const weight = Tensor.fromDevicePointer(pointer, { shape: 100, dtype: 'float32', owner });
-      const optimizer = new AdamW();
-      const bound = optimizer.bind(0, weight, Tensor.zeros(100, { device: 'cuda' }), optimizer.createState(0, weight));
-      return bound;
-    };
-    const bound = use();
-    for (let i = 0; i < 10; i++) {
-      bound.step();
-      collectGarbage?.();
-      await setImmediate();
-    }
-    expect(isGone).to.equal(false);
-    bound.dispose();
-    for (let i = 0; i < 20 && !isGone; i++) {
-      synchronize();
-      collectGarbage?.();
-      await setImmediate();
-    }
-    expect(isGone).to.equal(true);
-    free(pointer);
-  });
-
-  itUnless(
-    either(noDriverCalls, noGc),
-    'should keep an owner of any kind, and let go of it at once where nothing uses it',
-    async () => {
-      const { allocate, free } = driverCalls();
-      const pointer = allocate(4096n);
-      const { TCP } = (process as unknown as { binding(name: string): { TCP: new (kind: number) => object } }).binding(
-        'tcp_wrap',
-      );
-      const owners: (() => object)[] = [
-        () => ({}),
-        () => () => 0,
-        () => (new TCP(0) as { _externalStream: object })._externalStream, // a napi_external, as addons make them
-      ];
-      for (const makeOwner of owners) {
-        const make = (): [WeakRef<object>, Tensor] => {
-          const owner = makeOwner();
-          return [new WeakRef(owner), Tensor.fromDevicePointer(pointer, { shape: 10, dtype: 'float32', owner })];
-        };
-        const [owner, tensor] = make();
-        const collect = async (): Promise<void> => {
-          for (let i = 0; i < 5; i++) {
-            await setImmediate();
-            collectGarbage?.();
-          }
-        };
-        await collect();
-        expect(owner.deref()).to.not.equal(undefined);
-        tensor.dispose();
-        await collect();
-        expect(owner.deref()).to.equal(undefined);
-      }
-      free(pointer);
-    },
-  );
-});
+const driverCalls = useDriverCalls();
 
 /** A model with all its arrays on a GPU. */
 function toDevice(model: Model): Model {
@@ -384,22 +31,22 @@ function toDevice(model: Model): Model {
 }
 
 const OPTIONS = { learningRate: 0.01, wd: 0.05, clipGradient: 3 };
-const SPECS: readonly (readonly [Layout, number])[] = ALL_LAYOUTS.flatMap((layout, i) => [
-  [layout, 100 + i] as const,
-  [layout, 9000 + i] as const,
+const SPECS: readonly (readonly [DTypeConfig, number])[] = DTYPE_CONFIGS.flatMap((config, i) => [
+  [config, 100 + i] as const,
+  [config, 9000 + i] as const,
 ]);
 
 describe('a step on a GPU', () => {
   itUnless(noCuda, 'should make states that lie there, with the bits of those on the CPU', () => {
-    for (const layout of ALL_LAYOUTS) {
-      const { dtype, stateDType, hasMaster } = dtypesOf(layout);
+    for (const config of DTYPE_CONFIGS) {
+      const { dtype, stateDType, hasMaster } = dtypesOf(config);
       const options = { ...OPTIONS, multiPrecision: hasMaster, stateDtype: 'float32' } as const;
       const random = randomFrom(5);
       const weight = Tensor.zeros(777, { dtype }).set(randomWeights(random, 777));
       const grad = Tensor.zeros(777, { dtype }).set(randomGrads(random, 777));
       const results = [weight.to('cuda'), weight].map((w) => {
         const optimizer = new AdamW(
-          layout === dtype && dtype.includes('16') ? { ...options, stateDtype: dtype as 'float16' } : options,
+          config === dtype && dtype.includes('16') ? { ...options, stateDtype: dtype as 'float16' } : options,
         );
         const state = quietly(() => optimizer.createState('w', w));
         expect((state.mean as Tensor).dtype).to.equal(stateDType);
@@ -408,7 +55,7 @@ describe('a step on a GPU', () => {
         expect(optimizer.updateCount('w', w.device)).to.equal(3);
         return { indices: [0], weights: [w], states: [state] };
       });
-      expectSameModel(results[0], results[1], layout);
+      expectSameModel(results[0], results[1], config);
     }
   });
 
@@ -527,15 +174,15 @@ describe('a step on a GPU', () => {
 
   itUnless(noCuda, 'should take 10,000 tensors, with as many counts', () => {
     const random = randomFrom(11);
-    const layouts: Layout[] = ['float32', 'bfloat16+master', 'float64'];
-    const specs = Array.from({ length: 10_000 }, (_, i) => [layouts[i % 3], 1 + (i % 70)] as const);
+    const configs: DTypeConfig[] = ['float32', 'bfloat16+master', 'float64'];
+    const specs = Array.from({ length: 10_000 }, (_, i) => [configs[i % 3], 1 + (i % 70)] as const);
     const host = makeModel(specs, random);
     const grads = makeGrads(host, random);
     const device = toDevice(host);
     const there = grads.map((grad) => (grad as Tensor).to('cuda'));
     const [onHost, onDevice] = [new AdamW(OPTIONS), new AdamW(OPTIONS)];
     for (const optimizer of [onHost, onDevice]) {
-      optimizer.setLrMult(new Map(host.indices.map((i) => [i, 1 + i / 10_000])));
+      optimizer.setLrMult(new Map(host.indices.map((index, i) => [index, 1 + i / 10_000])));
     }
     for (let t = 0; t < 2; t++) {
       onHost.fusedStep(host.indices, host.weights, grads, host.states);
@@ -593,7 +240,7 @@ describe('a step on a GPU', () => {
   itUnless(noCuda, 'should update by the operator', () => {
     const random = randomFrom(14);
     const host = makeModel(
-      SPECS.filter(([layout]) => !layout.endsWith('master')),
+      SPECS.filter(([config]) => !config.endsWith('master')),
       random,
     );
     const grads = makeGrads(host, random);
@@ -630,10 +277,7 @@ describe('a step on a GPU', () => {
     const state = optimizer.createState(0, weight);
     const before = weight.toArray();
     optimizer.rescaleGrad = NaN;
-    expect(optimizer.update(0, weight, weight.to('cpu').to('cuda'), state)).to.deep.equal({
-      skipped: true,
-      reason: 'rescaleGrad',
-    });
+    expect(optimizer.update(0, weight, weight.to('cpu').to('cuda'), state)).to.deep.equal(SKIPPED);
     expect(weight.toArray()).to.deep.equal(before);
     expect(optimizer.numUpdate).to.equal(0);
   });
@@ -749,11 +393,8 @@ describe('a step on a GPU', () => {
           fail(call, after);
           let error: unknown;
           for (let i = 0; i < 3 && !error; i++) {
-            try {
-              bound.step();
-            } catch (thrown) {
-              error = thrown;
-            }
+            const outcome = attempt(() => bound.step());
+            if ('error' in outcome) error = outcome.error;
           }
           expect(error).to.be.an('error').with.property('code', 'CUDA_ERROR_OUT_OF_MEMORY');
           expect(() => bound.step())
@@ -774,7 +415,7 @@ describe('a step on a GPU', () => {
     const optimizer = new AdamW();
     const before = freeBytes();
     for (let i = 0; i < 200; i++) {
-      expect(() => optimizer.update(indices, weights, weights, states)).to.throw(RangeError, 'memory of its own');
+      expectError(() => optimizer.update(indices, weights, weights, states), RangeError, /memory of its own/);
     }
     synchronize();
     expect(Number(before - freeBytes())).to.be.below(8 * 2 ** 20);

@@ -1,0 +1,233 @@
+/** States of tensors: createState(), the warning of half precision, and syncMaster(). */
+import { expect } from 'chai';
+import { AdamW, type AdamWOptions, type AdamWState, syncMaster, Tensor, type TensorLike } from '../lib/index.js';
+import { expectSameBits } from './support/bits.js';
+import { expectError, itRefuses } from './support/errors.js';
+import { copyOf, tensorOf, valuesIn } from './support/memory.js';
+import { type DTypeConfig, expectSameModel, type Model, makeGrads, makeModel } from './support/model.js';
+import { randomFrom } from './support/random.js';
+import { CALLS, stepper } from './support/steps.js';
+import { quietly, warningsOf } from './support/warnings.js';
+
+const POOR_ACCURACY =
+  'Accumulating with float16 in optimizer can lead to poor accuracy or slow convergence. ' +
+  'Consider using multiPrecision: true option of the optimizer';
+
+describe('createState', () => {
+  const weightOf = (config: DTypeConfig) => makeModel([[config, 6]], randomFrom(5)).weights[0];
+
+  it("should be zeros of the weight's dtype and shape", () => {
+    for (const dtype of ['float32', 'float64'] as const) {
+      const { mean, variance, master } = new AdamW({ multiPrecision: true }).createState(
+        0,
+        Tensor.zeros([2, 3], { dtype }),
+      );
+      for (const moment of [mean, variance]) {
+        expect(moment).to.be.an.instanceOf(Tensor);
+        expect(tensorOf(moment)).to.include({ dtype, length: 6 });
+        expect(tensorOf(moment).shape).to.deep.equal([2, 3]);
+        expect([...valuesIn(moment)]).to.deep.equal([0, 0, 0, 0, 0, 0]);
+      }
+      expect(master).to.equal(undefined);
+      expect(mean).not.to.equal(variance);
+    }
+  });
+
+  it('should have a master of a half-precision weight with multiPrecision', () => {
+    for (const dtype of ['float16', 'bfloat16'] as const) {
+      const weight = Tensor.zeros([2, 3], { dtype }).set([1, -2, 0.1, NaN, Infinity, 1e-7]);
+      const warnings = warningsOf(() => {
+        const { mean, variance, master } = new AdamW({ multiPrecision: true }).createState('w', weight);
+        if (!master) throw new Error('no master');
+        for (const array of [mean, variance, master]) {
+          expect(tensorOf(array).dtype).to.equal('float32');
+          expect(tensorOf(array).shape).to.deep.equal([2, 3]);
+        }
+        expectSameBits(valuesIn(master), weight.toArray(), 'master');
+      });
+      expect(warnings).to.deep.equal([]);
+    }
+  });
+
+  const dtypes: readonly [weight: DTypeConfig, stateDtype: AdamWOptions['stateDtype'], expected: string][] = [
+    ['float16', undefined, 'float16'],
+    ['float16', 'float16', 'float16'],
+    ['float16', 'float32', 'float32'],
+    ['bfloat16', undefined, 'float32'],
+    ['bfloat16', 'bfloat16', 'bfloat16'],
+    ['bfloat16', 'float32', 'float32'],
+    ['float32', 'float16', 'float32'],
+    ['float64', 'bfloat16', 'float64'],
+  ];
+  for (const [config, stateDtype, expected] of dtypes) {
+    it(`should be ${expected} for ${config} without a master where stateDtype is ${stateDtype}`, () => {
+      const { mean, variance, master } = quietly(() => new AdamW({ stateDtype }).createState(0, weightOf(config)));
+      expect([tensorOf(mean).dtype, tensorOf(variance).dtype, master]).to.deep.equal([expected, expected, undefined]);
+    });
+  }
+
+  it('should be the same as createStateMultiPrecision', () => {
+    const optimizer = new AdamW({ multiPrecision: true });
+    const weight = weightOf('float16');
+    const state = optimizer.createStateMultiPrecision(0, weight);
+    const other = optimizer.createState(0, weight);
+    const model = (one: AdamWState): Model => ({ indices: [0], weights: [weight], states: [one] });
+    expectSameModel(model(state), model(other), 'state');
+  });
+
+  itRefuses([
+    [
+      'an index that is none',
+      () => new AdamW().createState(-1, new Float32Array(1)),
+      TypeError,
+      'Expected a whole number of at least 0 or a string for index but received -1',
+    ],
+    [
+      'a weight that is none',
+      () => new AdamW().createState(0, [1] as never),
+      TypeError,
+      'Expected a Tensor, Float32Array, Float64Array or Float16Array for weight but received an array of length 1',
+    ],
+    [
+      'a Uint16Array',
+      () => new AdamW().createState(0, new Uint16Array(1) as never),
+      TypeError,
+      "Expected a Tensor (make one with Tensor.from(array, { dtype: 'float16' }) or 'bfloat16') for weight " +
+        'but received a Uint16Array, which does not say its dtype',
+    ],
+    [
+      'bfloat16 states of float16',
+      () => new AdamW({ stateDtype: 'bfloat16' }).createState(0, weightOf('float16')),
+      RangeError,
+      'Expected float32 or float16 beside a float16 weight for stateDtype but received bfloat16',
+    ],
+    [
+      'float16 states of bfloat16',
+      () => new AdamW({ stateDtype: 'float16' }).createState(0, weightOf('bfloat16')),
+      RangeError,
+      'Expected float32 or bfloat16 beside a bfloat16 weight for stateDtype but received float16',
+    ],
+  ]);
+});
+
+describe('The warning of half precision', () => {
+  for (const config of ['float16', 'float16+float32 states', 'bfloat16', 'bfloat16+float32 states'] as const) {
+    it(`should come once for each optimizer: ${config}`, () => {
+      const model = makeModel(
+        [
+          [config, 3],
+          [config, 4],
+        ],
+        randomFrom(8),
+      );
+      const grads = makeGrads(model, randomFrom(9));
+      expect(
+        warningsOf(() => {
+          const optimizer = new AdamW();
+          optimizer.createState(0, model.weights[0]);
+          optimizer.createState(1, model.weights[1]);
+          for (const call of CALLS) stepper(optimizer, model, call)(grads);
+        }),
+      ).to.deep.equal([POOR_ACCURACY]);
+      for (const call of CALLS) {
+        expect(warningsOf(() => stepper(new AdamW(), model, call)(grads))).to.deep.equal([POOR_ACCURACY]);
+      }
+    });
+  }
+
+  it('should not come where there are masters or wider weights', () => {
+    const configs: readonly DTypeConfig[] = ['float32', 'float64', 'float16+master', 'bfloat16+master'];
+    const model = makeModel(
+      configs.map((config) => [config, 3]),
+      randomFrom(8),
+    );
+    const grads = makeGrads(model, randomFrom(9));
+    const warnings = warningsOf(() => {
+      const optimizer = new AdamW({ multiPrecision: true });
+      model.weights.forEach((weight, i) => {
+        optimizer.createState(i, weight);
+      });
+      // What the state holds decides, not the option.
+      for (const multiPrecision of [true, false]) stepper(new AdamW({ multiPrecision }), model, 'fusedStep()')(grads);
+    });
+    expect(warnings).to.deep.equal([]);
+  });
+});
+
+describe('syncMaster', () => {
+  for (const config of ['float16+master', 'bfloat16+master'] as const) {
+    it(`should set the masters to the weights: ${config}`, () => {
+      const model = makeModel(
+        [
+          [config, 3],
+          [config, 2],
+          ['float32', 2],
+        ],
+        randomFrom(80),
+      );
+      const [first, second, third] = model.weights;
+      tensorOf(first).set([1, -2, 0.1]);
+      tensorOf(second).set([NaN, Infinity]);
+      const [mean, variance] = [copyOf(model.states[0].mean), copyOf(model.states[0].variance)];
+      syncMaster(model.weights, model.states);
+      model.states.slice(0, 2).forEach(({ master }, i) => {
+        if (!master) throw new Error('no master');
+        expectSameBits(valuesIn(master), tensorOf(model.weights[i]).toArray(), `master ${i}`);
+      });
+      expectSameBits(valuesIn(model.states[0].mean), mean, 'mean');
+      expectSameBits(valuesIn(model.states[0].variance), variance, 'variance');
+      expect(model.states[2].master).to.equal(undefined);
+      expect(third).to.equal(model.weights[2]);
+    });
+
+    it(`should take one weight with one state: ${config}`, () => {
+      const { weights, states } = makeModel([[config, 2]], randomFrom(81));
+      tensorOf(weights[0]).set([3, 4]);
+      syncMaster(weights[0], states[0]);
+      expect([...valuesIn(states[0].master as TensorLike)]).to.deep.equal([3, 4]);
+    });
+  }
+
+  const half = (length = 2) => Tensor.zeros(length, { dtype: 'float16' });
+  const state = (master: TensorLike): AdamWState => ({
+    mean: new Float32Array(2),
+    variance: new Float32Array(2),
+    master,
+  });
+  itRefuses([
+    [
+      'lists of different lengths',
+      () => syncMaster([half(), half()], [state(new Float32Array(2))]),
+      RangeError,
+      'Expected a list of length 2 for states but received one of length 1',
+    ],
+    [
+      'a master of another dtype',
+      () => syncMaster([half()], [state(new Float64Array(2))]),
+      TypeError,
+      'Expected float32 for states[0].master but received float64',
+    ],
+    [
+      'a master of another length',
+      () => syncMaster([half(3)], [state(new Float32Array(2))]),
+      RangeError,
+      'Expected length 3 for states[0].master but received length 2',
+    ],
+    [
+      'a state that is none',
+      () => syncMaster([half()], [null as never]),
+      TypeError,
+      'Expected a state with mean and variance for states[0] but received null',
+    ],
+  ]);
+
+  it('should have changed nothing where it throws', () => {
+    const master = Float32Array.of(5, 6);
+    expectError(
+      () => syncMaster([half(), half(3)], [state(master), state(new Float32Array(2))]),
+      RangeError,
+      'Expected length 3 for states[1].master but received length 2',
+    );
+    expect([...master]).to.deep.equal([5, 6]);
+  });
+});

@@ -1,0 +1,23 @@
+/** Learning rate schedules of a user's own. */
+import { LRScheduler } from '../../lib/index.js';
+
+/** The base rate over the square root of the count. */
+export class InverseRoot extends LRScheduler {
+  protected override afterWarmup(numUpdate: number, baseLr: number): number {
+    return baseLr / Math.sqrt(Math.max(1, numUpdate));
+  }
+}
+
+/** The schedule that a function gives. */
+export class Schedule extends LRScheduler {
+  readonly #rate: (numUpdate: number) => number;
+
+  constructor(rate: (numUpdate: number) => number) {
+    super({ baseLr: 0.1 });
+    this.#rate = rate;
+  }
+
+  protected override afterWarmup(numUpdate: number): number {
+    return this.#rate(numUpdate);
+  }
+}

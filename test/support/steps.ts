@@ -1,0 +1,28 @@
+/** The ways to make a step, and what it returns. */
+import type { AdamW, StepResult, TensorLike } from '../../lib/index.js';
+import type { Model } from './model.js';
+
+export const DONE: StepResult = { skipped: false };
+export const SKIPPED: StepResult = { skipped: true, reason: 'rescaleGrad' };
+
+/** The ways to make a step. */
+export const CALLS = ['fusedStep()', 'step()', 'bind()'] as const;
+export type Call = (typeof CALLS)[number];
+
+/** Runs the steps of a model through one of the ways; the function that is returned makes one by other gradients. */
+export function stepper(optimizer: AdamW, { indices, weights, states }: Model, call: Call) {
+  const bind = (grads: readonly TensorLike[]) => {
+    const bound = optimizer.bind(indices, weights, grads, states);
+    return (others: readonly TensorLike[]) => {
+      bound.setGrads(others);
+      return bound.step();
+    };
+  };
+  let boundStep: ReturnType<typeof bind> | undefined;
+  return (grads: readonly TensorLike[]) => {
+    if (call === 'fusedStep()') return optimizer.fusedStep(indices, weights, grads, states);
+    if (call === 'step()') return optimizer.step(indices, weights, grads, states);
+    boundStep ??= bind(grads);
+    return boundStep(grads);
+  };
+}
