@@ -2,12 +2,13 @@
 
 export { type BackendInfo, backendInfo, setNumThreads } from './backend/info.js';
 export type { DataOf, Device, DType, Float16ArrayLike } from './numerics/dtype.js';
-export { AdamW, type AdamWOptions, type AdamWState } from './optimizers/adamw.js';
+export { AdamW, type AdamWOptions, type AdamWState, type AdamWStateTensors } from './optimizers/adamw.js';
 export {
   CosineScheduler,
   type DecaySchedulerOptions,
   FactorScheduler,
   type FactorSchedulerOptions,
+  LR_SCHEDULER_OPTIONS,
   LRScheduler,
   type LRSchedulerOptions,
   MultiFactorScheduler,
@@ -15,13 +16,22 @@ export {
   PolyScheduler,
   type PolySchedulerOptions,
 } from './optimizers/lr-scheduler.js';
-export { type MultiAdamWUpdateOptions, multiAdamwUpdate } from './optimizers/multi-adamw-update.js';
-export { createOptimizer, type OneOrMany, Optimizer, type OptimizerOptions, register } from './optimizers/optimizer.js';
+export { type MultiAdamwUpdateOptions, multiAdamwUpdate } from './optimizers/multi-adamw-update.js';
+export {
+  createOptimizer,
+  OPTIMIZER_OPTIONS,
+  Optimizer,
+  type OptimizerOptions,
+  type OptimizerStateDict,
+  register,
+} from './optimizers/optimizer.js';
+export type { OneOrMany } from './optimizers/step-arguments.js';
 export { syncMaster } from './optimizers/sync-master.js';
 export type { BoundStep } from './step/bound-step.js';
-export type { ByParameter, Parameter } from './step/multipliers.js';
+export type { Index } from './step/indices.js';
+export type { ByParameter, ByParameterOrPattern, ParameterMultipliers } from './step/multipliers.js';
 export type { StepResult } from './step/run-step.js';
-export type { Index } from './step/update-counts.js';
+export type { DeviceCounts } from './step/update-counts.js';
 export { synchronize } from './tensor/synchronize.js';
 export {
   Tensor,

@@ -2,7 +2,7 @@ import { expect } from 'chai';
 import {
   AdamW,
   type AdamWState,
-  type MultiAdamWUpdateOptions,
+  type MultiAdamwUpdateOptions,
   multiAdamwUpdate,
   Tensor,
   type TensorLike,
@@ -49,7 +49,7 @@ interface Point {
 function reference(
   { w, m, v }: Point,
   grad: number,
-  options: MultiAdamWUpdateOptions,
+  options: MultiAdamwUpdateOptions,
   i: number,
   u: number,
 ): { result: Point; bound: Point } {
@@ -77,7 +77,7 @@ function reference(
 }
 
 describe('multiAdamwUpdate', () => {
-  const sets: readonly { name: string; options: Partial<MultiAdamWUpdateOptions> }[] = [
+  const sets: readonly { name: string; options: Partial<MultiAdamwUpdateOptions> }[] = [
     { name: 'defaults', options: {} },
     { name: 'rescaled', options: { rescaleGrad: 0.7, epsilon: 1e-3 } },
     { name: 'clipped', options: { clipGradient: 0.3, beta1: 0.5, beta2: 0.8 } },
@@ -87,7 +87,7 @@ describe('multiAdamwUpdate', () => {
   function expectByFormula(
     config: DTypeConfig,
     size: number,
-    set: Partial<MultiAdamWUpdateOptions>,
+    set: Partial<MultiAdamwUpdateOptions>,
     seed: number,
   ): void {
     const random = randomFrom(seed);
@@ -97,7 +97,7 @@ describe('multiAdamwUpdate', () => {
       lengths.map((length) => [config, length]),
       random,
     );
-    const options: MultiAdamWUpdateOptions = {
+    const options: MultiAdamwUpdateOptions = {
       ...set,
       etas: lengths.map(() => random()),
       lrs: lengths.map(() => 0.1 * random()),

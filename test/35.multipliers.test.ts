@@ -102,7 +102,11 @@ describe('multipliers', () => {
       set: (o) => o.setLrMult({ '01': 5, '1.0': 5, ' 1': 5, '-1': 5, '2': 0.5 }),
       lr: [1, 1, 0.5],
     },
-    { what: "not by a Map's keys that are strings", set: (o) => o.setLrMult(new Map([['1', 5]])) },
+    {
+      what: "by a Map's keys that are strings of whole numbers",
+      set: (o) => o.setLrMult(new Map([['1', 5]])),
+      lr: [1, 5, 1],
+    },
     {
       what: 'what was set last, in place of all before',
       set: (o) => {

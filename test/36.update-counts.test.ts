@@ -113,7 +113,7 @@ describe('counts', () => {
   const sixGrads = makeGrads(six, randomFrom(32));
   const indicesOf: readonly (readonly Index[])[] = [
     [0, 1, 2, 3, 4, 5],
-    ['a', 'b', 0, '0', 'c', 7],
+    ['a', 'b', 0, '01', 'c', 7],
   ];
 
   interface Action {

@@ -254,7 +254,7 @@ for (const environment of environments()) {
         step({ seed: 1 }, 0),
         step({ seed: 2 ** 32 - 1 }, 0),
         step({}, 1),
-        step({}, '0'),
+        step({}, '00'),
         step({}, 2 ** 32),
         step({ beginNumUpdate: 1 }, 0),
       ];

@@ -123,7 +123,7 @@ const ofLists: Row[] = (['weights', 'grads', 'states'] as const).flatMap((name):
       (lists as unknown as Record<string, unknown>)[name] = lists[name][0];
     },
     error: TypeError,
-    message: `Expected a list, as of indices, for ${name} but received ${name === 'states' ? 'an object' : 'a Tensor'}`,
+    message: `Expected a list, since indices is one, for ${name} but received ${name === 'states' ? 'an object' : 'a Tensor'}`,
   },
   {
     title: `${name} that is undefined`,
@@ -132,7 +132,7 @@ const ofLists: Row[] = (['weights', 'grads', 'states'] as const).flatMap((name):
       (lists as unknown as Record<string, unknown>)[name] = undefined;
     },
     error: TypeError,
-    message: `Expected a list, as of indices, for ${name} but received undefined`,
+    message: `Expected a list, since indices is one, for ${name} but received undefined`,
   },
   {
     title: `${name} that are one too few`,
@@ -160,7 +160,7 @@ const ofLists: Row[] = (['weights', 'grads', 'states'] as const).flatMap((name):
       Object.assign(lists, { ...one, [name]: lists[name] });
     },
     error: TypeError,
-    message: `Expected one, as of indices, for ${name} but received an array of length 1`,
+    message: `Expected one ${name === 'states' ? 'state' : 'Tensor'}, since indices is one index, for ${name} but received an array of length 1`,
   },
 ]);
 ofLists.push(

@@ -187,7 +187,7 @@ describeOnEachBackend('errors of bound steps', (run) => {
             expectError(
               attempt,
               RangeError,
-              'Expected a step after the last one for this but received one inside another of the same optimizer',
+              'Expected a call outside of its steps for this but received one inside a step of this optimizer',
             );
           }
         };
@@ -226,7 +226,8 @@ describeOnEachBackend('errors of bound steps', (run) => {
         const boundStep = scene.optimizer.bind(indices, weights, grads, states);
         scene.goodStep();
         const before = scene.snapshot();
-        const message = 'Expected a live BoundStep for this but received one that was disposed of';
+        const message =
+          'Expected a call outside of its steps for this but received one inside a step of this optimizer';
         call = () => scene.optimizer.dispose();
         expectError(() => scene.goodStep(), RangeError, message);
         call = () => boundStep.dispose();

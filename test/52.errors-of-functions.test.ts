@@ -3,7 +3,7 @@ import { expect } from 'chai';
 import {
   AdamW,
   type DType,
-  type MultiAdamWUpdateOptions,
+  type MultiAdamwUpdateOptions,
   multiAdamwUpdate,
   syncMaster,
   type Tensor,
@@ -267,7 +267,7 @@ function callMulti({ weights, grads, means, variances, options }: MultiArguments
     grads as TensorLike[],
     means as TensorLike[],
     variances as TensorLike[],
-    options as MultiAdamWUpdateOptions,
+    options as MultiAdamwUpdateOptions,
   );
 }
 
@@ -289,19 +289,17 @@ describeOnEachBackend('errors of multiAdamwUpdate', (run) => {
     });
   }
 
-  it('should refuse a list whose length is another when it is read', () => {
+  it('should read each element of a list once, whatever its iterator says', () => {
     run(() => {
       const weight = Float32Array.of(1);
       const [grads, means, variances] = [1, 0, 0].map((value) => [Float32Array.of(value)]);
       const etas = new Proxy([1], {
         get: (list, key, receiver) => (key === Symbol.iterator ? () => [].values() : Reflect.get(list, key, receiver)),
       });
-      expectError(
-        () => multiAdamwUpdate([weight], grads, means, variances, { etas, lrs: [1], wds: [0] }),
-        RangeError,
-        'Expected a list of length 1 for etas but received one of length 0',
-      );
-      expect([...weight]).to.deep.equal([1]);
+      const twin = Float32Array.of(1);
+      multiAdamwUpdate([weight], grads, means, variances, { etas, lrs: [1], wds: [0] });
+      multiAdamwUpdate([twin], grads, [Float32Array.of(0)], [Float32Array.of(0)], { etas: [1], lrs: [1], wds: [0] });
+      expect([...weight]).to.deep.equal([...twin]);
     });
   });
 

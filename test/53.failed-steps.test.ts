@@ -47,13 +47,13 @@ describe('A step that throws', () => {
       'states that are no list',
       (args) => Object.assign(args, { states: args.states[0] }),
       TypeError,
-      'Expected a list, as of indices, for states but received an object',
+      'Expected a list, since indices is one, for states but received an object',
     ],
     [
       'one index for lists',
       (args) => Object.assign(args, { indices: 0 }),
       TypeError,
-      'Expected one, as of indices, for weights but received an array of length 4',
+      'Expected one Tensor, since indices is one index, for weights but received an array of length 4',
     ],
     [
       'no index',

@@ -372,10 +372,11 @@ describe('properties of a step over random lists', () => {
   it('should have the same bits with multiAdamwUpdate', () => {
     fc.assert(
       fc.property(plan, someEnvironment, (plan, environment) => {
-        const { beta1 = 0, beta2 = 0, learningRate, wd = 0, beginNumUpdate = 0, seed, ...rest } = plan.options;
+        const { beta1 = 0, beta2 = 0, learningRate, wd = 0, beginNumUpdate = 0, seed } = plan.options;
+        const { correctBias, epsilon, rescaleGrad, clipGradient } = plan.options;
         const way: Way = ({ weights, grads, means, variances, masters }, _, indices, step) => {
           const t = beginNumUpdate + step + 1;
-          const [root, mean] = rest.correctBias
+          const [root, mean] = correctBias
             ? [Math.sqrt(1 - nearlyExactPower(beta2, t)), 1 - nearlyExactPower(beta1, t)]
             : [1, 1];
           // The operator takes masters for all tensors or for none.
@@ -387,7 +388,9 @@ describe('properties of a step over random lists', () => {
               part.map((i) => means[i]),
               part.map((i) => variances[i]),
               {
-                ...rest,
+                epsilon,
+                rescaleGrad,
+                clipGradient,
                 beta1,
                 beta2,
                 etas: part.map((i) => ((learningRate ?? 0) * (i === 1 ? plan.lrMult : 1) * root) / mean),

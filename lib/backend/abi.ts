@@ -57,7 +57,7 @@ export const DTYPE_CONFIGS = [
 export type DTypeConfigName = (typeof DTYPE_CONFIGS)[number]['name'];
 
 /** The scalars that all tensors of a step share (`StepScalars` in native/core/dtypes.h). */
-export const STEP_SCALARS = ['rescale', 'clip', 'beta1', 'beta2'] as const;
+export const STEP_SCALARS = ['rescale', 'clip', 'beta1', 'beta2', 'progress'] as const;
 /** The scalars of a group of tensors (`ScalarGroup` there). */
 export const GROUP_SCALARS = ['eta', 'lr', 'wd', 'epsilon', 'root', 'count'] as const;
 

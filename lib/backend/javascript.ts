@@ -16,7 +16,7 @@ import {
 } from '../numerics/typed-arrays.js';
 import { DTYPE_CONFIGS, type DTypeConfig, type EveryRole, ROLES, type Role, type Rule } from './abi.js';
 import type { BackendTensorList, HostBackend, Overlap, TensorArrays } from './backend.js';
-import { readGroup, readStep } from './scalar-table.js';
+import { addProgress, readGroup, readStep } from './scalar-table.js';
 
 type Round = (value: number) => number;
 
@@ -139,10 +139,16 @@ class JavascriptTensorList implements BackendTensorList<Storage> {
     this.#scalars = scalars;
   }
 
-  begin(): void {}
+  begin(): void {
+    reserveStack(FRAMES);
+  }
 
   step(first: number, last: number): void {
-    for (let i = first; i < last; i++) this.#stepTensor(i);
+    for (let i = first; i < last; i++) {
+      addProgress(this.#scalars, 0.5);
+      this.#stepTensor(i);
+      addProgress(this.#scalars, 0.5);
+    }
   }
 
   dispose(): void {
@@ -193,6 +199,14 @@ class JavascriptTensorList implements BackendTensorList<Storage> {
         : varianceCodec.write(e.variance);
     }
   }
+}
+
+/** More frames than an update of a tensor needs. */
+const FRAMES = 64;
+
+/** Throws the engine's RangeError now if the stack has no room for so many calls, rather than amid an update. */
+function reserveStack(frames: number): number {
+  return frames === 0 ? 0 : 1 + reserveStack(frames - 1);
 }
 
 function arraysOf({ lists }: TensorArrays<Storage>, grads: readonly Storage[], i: number): ArraysByRole {

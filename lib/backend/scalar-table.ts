@@ -25,7 +25,7 @@ export interface GroupScalars {
   readonly count: number;
 }
 
-const [RESCALE, CLIP, BETA1, BETA2] = STEP_SCALARS.keys();
+const [RESCALE, CLIP, BETA1, BETA2, PROGRESS] = STEP_SCALARS.keys();
 const [ETA, LR, WD, EPSILON, ROOT, COUNT] = GROUP_SCALARS.keys();
 
 export class ScalarTable {
@@ -35,12 +35,21 @@ export class ScalarTable {
     this.values = new Float64Array(STEP_SCALARS.length + groups * GROUP_SCALARS.length);
   }
 
+  /**
+   * How many tensors the step has updated, written by whatever updates them: 0
+   * before the first, 0.5 more for one that has been begun.
+   */
+  get progress(): number {
+    return this.values[PROGRESS];
+  }
+
   writeStep({ rescale, clip, beta1, beta2 }: StepScalars): void {
     const { values } = this;
     values[RESCALE] = rescale;
     values[CLIP] = clip;
     values[BETA1] = beta1;
     values[BETA2] = beta2;
+    values[PROGRESS] = 0;
   }
 
   writeGroup(group: number, { eta, lr, wd, epsilon, root, count }: GroupScalars): void {
@@ -71,4 +80,9 @@ export function readGroup(values: Float64Array, group: number): GroupScalars {
     root: values[at + ROOT],
     count: values[at + COUNT],
   };
+}
+
+/** Notes in the array of a table that so many more tensors are updated. */
+export function addProgress(values: Float64Array, tensors: number): void {
+  values[PROGRESS] += tensors;
 }

@@ -18,6 +18,7 @@ const REMEMBERED = 256;
  * computed once; a power is then a few products more, which allocate nothing.
  */
 export class Powers {
+  readonly base: number;
   /** base ** (2 ** k), each an unevaluated sum high + low. */
   readonly #highs: number[];
   readonly #lows: number[] = [0];
@@ -28,6 +29,7 @@ export class Powers {
   #low = 0;
 
   constructor(base: number) {
+    this.base = base;
     this.#highs = [base];
   }
 

@@ -2,21 +2,24 @@
 
 import type { Rule } from '../backend/abi.js';
 import { loadBackend } from '../backend/index.js';
+import type { StepScalars } from '../backend/scalar-table.js';
 import {
   checkBoolean,
   checkNumber,
-  checkObject,
   checkOneOf,
   checkPointer,
   outOfRange,
   outOfRangeIn,
   wrongKind,
+  wrongKindIn,
 } from '../errors.js';
+import { copyList, filledList } from '../lists.js';
 import { type DType, isHalf } from '../numerics/dtype.js';
 import { Powers } from '../numerics/power.js';
 import { tensorKey } from '../numerics/stochastic-rounding.js';
+import { readOptions } from '../options.js';
 import { BoundStep } from '../step/bound-step.js';
-import { checkIndex } from '../step/multipliers.js';
+import { checkIndex, type Index } from '../step/indices.js';
 import { runStep, type StepResult } from '../step/run-step.js';
 import {
   type ArithmeticTypes,
@@ -29,10 +32,10 @@ import {
 } from '../step/scalar-checks.js';
 import { ScalarGroups } from '../step/scalar-groups.js';
 import { TensorList } from '../step/tensor-list.js';
-import type { Index } from '../step/update-counts.js';
 import { Tensor } from '../tensor/tensor.js';
 import { deviceOf, resolve, type TensorLike, zerosBeside } from '../tensor/tensor-like.js';
-import { type OneOrMany, Optimizer, type OptimizerOptions, register, type StepLists, toLists } from './optimizer.js';
+import { OPTIMIZER_OPTIONS, OPTION_SYNONYMS, Optimizer, type OptimizerOptions, register } from './optimizer.js';
+import { type OneOrMany, type StepArguments, toLists } from './step-arguments.js';
 
 /** The moments of one weight, and its float32 master where it has one. A step uses what is there. */
 export interface AdamWState {
@@ -44,6 +47,13 @@ export interface AdamWState {
   readonly master?: TensorLike | null;
 }
 
+/** What createState() makes. */
+export interface AdamWStateTensors<D extends DType = DType> extends AdamWState {
+  readonly mean: Tensor<D>;
+  readonly variance: Tensor<D>;
+  readonly master?: Tensor<'float32'>;
+}
+
 export interface AdamWOptions extends OptimizerOptions {
   /** Default 0.001; beside a scheduler by default the scheduler's own base. */
   readonly learningRate?: number | null;
@@ -51,8 +61,10 @@ export interface AdamWOptions extends OptimizerOptions {
   readonly beta1?: number;
   /** Decay rate of the second moment, in [0, 1). Default 0.999. */
   readonly beta2?: number;
-  /** Keeps the quotient of the moments finite. Default 1e-6. */
+  /** Keeps the quotient of the moments finite. Default 1e-6; 1e-8 with rule 'pytorch'. */
   readonly epsilon?: number;
+  /** Weight decay. Default 0; 0.01 with rule 'pytorch'. */
+  readonly wd?: number;
   /** Correct the moments' bias towards zero. Default true. */
   readonly correctBias?: boolean;
   /** Default true. */
@@ -64,7 +76,7 @@ export interface AdamWOptions extends OptimizerOptions {
    * `correct_bias=False`. Needs correctBias: false. Default false.
    */
   readonly coupledWeightDecay?: boolean;
-  /** dtype of new states of half-precision weights without masters. Default: float16 for float16, float32 for bfloat16. */
+  /** dtype of new states of half-precision weights without masters. Default: float32. */
   readonly stateDtype?: 'float32' | 'float16' | 'bfloat16' | null;
   /** Of the stochastic rounding of bfloat16 variances; a whole number below 2**32. Default 0. */
   readonly seed?: number;
@@ -75,11 +87,11 @@ export interface AdamWOptions extends OptimizerOptions {
   readonly stream?: bigint | number | null;
 }
 
-/** What the last fusedStep() or step() was called with, so that the same lists are not looked at again. */
-interface LastStep extends StepLists<AdamWState> {
+/** What the last fusedStep() or step() was called with, so that the same lists are not validated again. */
+interface LastStep extends StepArguments<AdamWState> {
   readonly bound: BoundStep;
-  readonly means: readonly TensorLike[];
-  readonly variances: readonly TensorLike[];
+  readonly means: readonly (TensorLike | undefined)[];
+  readonly variances: readonly (TensorLike | undefined)[];
   readonly masters: readonly (TensorLike | undefined)[];
 }
 
@@ -96,59 +108,124 @@ interface LastStep extends StepLists<AdamWState> {
  * where eta is the learning rate itself without `correctBias`.
  */
 export class AdamW extends Optimizer<AdamWState> {
-  readonly beta1: number;
-  readonly beta2: number;
-  readonly epsilon: number;
-  readonly correctBias: boolean;
-  readonly rule: 'mxnet' | 'pytorch';
-  readonly coupledWeightDecay: boolean;
-  readonly stateDtype: DType | null;
-  readonly seed: number;
-  /** 0 is the legacy default stream. */
-  readonly stream: bigint;
+  readonly #rule: 'mxnet' | 'pytorch';
+  readonly #coupledWeightDecay: boolean;
+  readonly #stateDtype: DType | null;
+  readonly #seed: number;
+  readonly #stream: bigint;
+  #beta1: Powers;
+  #beta2: Powers;
+  #epsilon: number;
+  #correctBias: boolean;
 
-  readonly #beta1Powers: Powers;
-  readonly #beta2Powers: Powers;
   #last: LastStep | null = null;
   /** Why no step can be made any more. */
   #failure: unknown;
-  /** Whether a step is on its way: schedulers and parameters are the caller's code, which may call anything. */
-  #isStepping = false;
-  #warnedOfHalf = false;
+  /** The warnings of half precision that were given. */
+  readonly #warned = new Set<string>();
 
-  /** @throws TypeError for options of the wrong kind, RangeError for values out of range */
-  constructor(options: AdamWOptions = {}) {
-    super(withDefaults(options));
-    this.beta1 = checkDecayRate(options.beta1 ?? 0.9, 'beta1');
-    this.beta2 = checkDecayRate(options.beta2 ?? 0.999, 'beta2');
-    this.epsilon = checkNumber(options.epsilon ?? 1e-6, 'epsilon');
-    this.correctBias = checkBoolean(options.correctBias ?? true, 'correctBias');
-    this.rule = checkOneOf(options.rule ?? 'mxnet', 'rule', ['mxnet', 'pytorch']);
-    this.coupledWeightDecay = checkBoolean(options.coupledWeightDecay ?? false, 'coupledWeightDecay');
-    if (this.coupledWeightDecay && (this.correctBias || this.rule !== 'mxnet')) {
+  /**
+   * @throws TypeError for options of the wrong kind or that are not known, RangeError for values out of range
+   */
+  constructor(options: AdamWOptions = {}, known: readonly string[] = ADAMW_OPTIONS) {
+    if (Array.isArray(options)) {
+      throw wrongKindIn('an object', 'options', 'a list: parameters are given to each step, not to the constructor');
+    }
+    const given = withDefaults(options, known);
+    super(given, known);
+    this.#beta1 = new Powers(checkDecayRate(given.beta1 ?? 0.9, 'beta1'));
+    this.#beta2 = new Powers(checkDecayRate(given.beta2 ?? 0.999, 'beta2'));
+    this.#epsilon = checkNumber(given.epsilon, 'epsilon');
+    this.#correctBias = checkBoolean(given.correctBias ?? true, 'correctBias');
+    this.#rule = checkOneOf(given.rule, 'rule', ['mxnet', 'pytorch']);
+    this.#coupledWeightDecay = checkBoolean(given.coupledWeightDecay ?? false, 'coupledWeightDecay');
+    if (this.#coupledWeightDecay && (this.#correctBias || this.#rule !== 'mxnet')) {
       throw outOfRange("false unless correctBias is false and rule is 'mxnet'", 'coupledWeightDecay', true);
     }
-    this.stateDtype =
-      (options.stateDtype ?? null) === null ? null : checkOneOf(options.stateDtype, 'stateDtype', STATE_DTYPES);
-    this.seed = checkSeed(options.seed ?? 0);
-    this.stream = checkPointer(options.stream ?? 0, 'stream');
-    this.#beta1Powers = new Powers(this.beta1);
-    this.#beta2Powers = new Powers(this.beta2);
+    const stateDtype = given.stateDtype ?? null;
+    this.#stateDtype = stateDtype === null ? null : checkOneOf(stateDtype, 'stateDtype', STATE_DTYPES);
+    this.#seed = checkSeed(given.seed ?? 0);
+    this.#stream = checkPointer(given.stream ?? 0, 'stream');
+  }
+
+  /** Decay rate of the first moment, in [0, 1). May be assigned between steps, as may beta2, epsilon and correctBias. */
+  get beta1(): number {
+    return this.#beta1.base;
+  }
+
+  set beta1(value: number) {
+    this.#beta1 = new Powers(checkDecayRate(value, 'beta1'));
+  }
+
+  /** Decay rate of the second moment, in [0, 1). */
+  get beta2(): number {
+    return this.#beta2.base;
+  }
+
+  set beta2(value: number) {
+    this.#beta2 = new Powers(checkDecayRate(value, 'beta2'));
+  }
+
+  /** Keeps the quotient of the moments finite. */
+  get epsilon(): number {
+    return this.#epsilon;
+  }
+
+  set epsilon(value: number) {
+    this.#epsilon = checkNumber(value, 'epsilon');
+  }
+
+  /** Whether the moments' bias towards zero is corrected. */
+  get correctBias(): boolean {
+    return this.#correctBias;
+  }
+
+  set correctBias(value: boolean) {
+    const correctBias = checkBoolean(value, 'correctBias');
+    if (correctBias && this.#coupledWeightDecay) {
+      throw outOfRange('false beside coupledWeightDecay', 'correctBias', correctBias);
+    }
+    this.#correctBias = correctBias;
+  }
+
+  /** Which recurrences a step follows. */
+  get rule(): 'mxnet' | 'pytorch' {
+    return this.#rule;
+  }
+
+  /** Whether the decay is in the gradient too. */
+  get coupledWeightDecay(): boolean {
+    return this.#coupledWeightDecay;
+  }
+
+  /** dtype of new states of half-precision weights without masters; null for the default. */
+  get stateDtype(): DType | null {
+    return this.#stateDtype;
+  }
+
+  /** Of the stochastic rounding of bfloat16 variances. */
+  get seed(): number {
+    return this.#seed;
+  }
+
+  /** CUDA stream of steps on a GPU; 0 is the legacy default stream. */
+  get stream(): bigint {
+    return this.#stream;
   }
 
   /**
    * Zero moments for a weight, of its shape and on its device, and a float32
    * master where `multiPrecision` asks for one and the weight is half precision.
    */
-  override createState(index: Index, weight: TensorLike): AdamWState {
-    checkIndex(index, 'index');
+  override createState(index: Index, weight: TensorLike): AdamWStateTensors {
+    this.multipliers.meet(checkIndex(index, 'index'));
     const { dtype, memory } = resolve(weight, { name: 'weight' });
     const hasMaster = this.multiPrecision && isHalf(dtype);
     const stateDType = hasMaster ? 'float32' : this.#stateDTypeOf(dtype);
     const mean = zerosBeside(weight, stateDType);
     const variance = zerosBeside(weight, stateDType);
     if (!hasMaster) {
-      if (isHalf(dtype)) this.#warnOfHalf();
+      if (isHalf(dtype)) this.#warnOfHalf(dtype, stateDType);
       return { mean, variance };
     }
     const tensor = weight instanceof Tensor ? weight : Tensor.from(memory as Uint16Array, { dtype: 'float16' });
@@ -162,7 +239,10 @@ export class AdamW extends Optimizer<AdamWState> {
     grads: OneOrMany<TensorLike>,
     states: OneOrMany<AdamWState>,
   ): StepResult {
-    return this.#step(this.#bindCached(toLists(indices, weights, grads, states)), 1);
+    return this.exclusive.run(() => {
+      const bound = this.#bindCached(toLists(indices, weights, grads, states));
+      return this.#step(bound, 1);
+    });
   }
 
   /**
@@ -187,7 +267,10 @@ export class AdamW extends Optimizer<AdamWState> {
     grads: OneOrMany<TensorLike>,
     states: OneOrMany<AdamWState>,
   ): StepResult {
-    return this.#step(this.#bindCached(toLists(indices, weights, grads, states)), this.aggregateNum);
+    return this.exclusive.run(() => {
+      const bound = this.#bindCached(toLists(indices, weights, grads, states));
+      return this.#step(bound, this.aggregateNum);
+    });
   }
 
   /**
@@ -202,16 +285,22 @@ export class AdamW extends Optimizer<AdamWState> {
     grads: OneOrMany<TensorLike>,
     states: OneOrMany<AdamWState>,
   ): BoundStep {
+    this.exclusive.check();
     return this.#bind(toLists(indices, weights, grads, states)).bound;
   }
 
   /** Lets go of the arrays of the last step. The optimizer can be used again. */
   dispose(): void {
-    this.#last?.bound.dispose();
+    this.exclusive.check();
+    this.#letGo();
+  }
+
+  #letGo(): void {
+    this.#last?.bound.letGo();
     this.#last = null;
   }
 
-  #bindCached(lists: StepLists<AdamWState>): BoundStep {
+  #bindCached(lists: StepArguments<AdamWState>): BoundStep {
     const last = this.#last;
     if (last && isSameBut(last, lists)) {
       if (!isSame(last.grads, lists.grads)) {
@@ -222,25 +311,33 @@ export class AdamW extends Optimizer<AdamWState> {
       return last.bound;
     }
     const next = this.#bind(lists);
-    this.dispose();
+    this.#letGo();
     this.#last = next;
     return next.bound;
   }
 
-  #bind(lists: StepLists<AdamWState>): LastStep {
-    const indices = lists.indices.map((index: unknown, i) => checkIndex(index, `indices[${i}]`));
-    checkDistinct(indices, lists.weights);
-    lists.states.forEach(checkState);
+  #bind(lists: StepArguments<AdamWState>): LastStep {
+    const size = lists.indices.length;
+    const indices = copyList(lists.indices, size);
+    for (let i = 0; i < size; i++) indices[i] = checkIndex(indices[i], `indices[${i}]`);
     const kept = {
       indices,
-      weights: [...lists.weights],
-      grads: [...lists.grads],
-      states: [...lists.states],
-      means: lists.states.map((state) => state.mean),
-      variances: lists.states.map((state) => state.variance),
-      masters: lists.states.map((state) => state.master ?? undefined),
+      weights: copyList(lists.weights, size),
+      grads: copyList(lists.grads, size),
+      states: copyList(lists.states, size),
+      means: filledList<TensorLike | undefined>(size, undefined),
+      variances: filledList<TensorLike | undefined>(size, undefined),
+      masters: filledList<TensorLike | undefined>(size, undefined),
     };
-    const rule: Rule = this.coupledWeightDecay ? 'coupled' : this.rule;
+    checkDistinct(indices, kept.weights);
+    for (let i = 0; i < size; i++) {
+      checkState(kept.states[i], i);
+      const { mean, variance, master } = kept.states[i];
+      kept.means[i] = mean;
+      kept.variances[i] = variance;
+      kept.masters[i] = master ?? undefined;
+    }
+    const rule: Rule = this.#coupledWeightDecay ? 'coupled' : this.#rule;
     const tensors = new TensorList(
       loadBackend().backend,
       rule,
@@ -250,8 +347,8 @@ export class AdamW extends Optimizer<AdamWState> {
         variance: { name: 'states', field: '.variance', values: kept.variances },
         master: { name: 'states', field: '.master', values: kept.masters },
       },
-      Uint32Array.from(indices, (index) => tensorKey(this.seed, index)),
-      this.stream,
+      Uint32Array.from(indices, (index) => tensorKey(this.#seed, index)),
+      this.#stream,
     );
     try {
       tensors.setGrads({ name: 'grads', values: kept.grads });
@@ -259,109 +356,151 @@ export class AdamW extends Optimizer<AdamWState> {
       tensors.dispose();
       throw error;
     }
-    if (tensors.halfWithoutMaster) this.#warnOfHalf();
-    const step = (bound: BoundStep): StepResult => this.#step(bound, this.aggregateNum);
-    return { ...kept, bound: new BoundStep(tensors, new ScalarGroups(indices), step) };
+    const { halfWithoutMaster } = tensors;
+    if (halfWithoutMaster) this.#warnOfHalf(halfWithoutMaster.weight, halfWithoutMaster.mean);
+    const step = (bound: BoundStep): StepResult => this.exclusive.run(() => this.#step(bound, this.aggregateNum));
+    return { ...kept, bound: new BoundStep(tensors, new ScalarGroups(indices), this.exclusive, step) };
+  }
+
+  /**
+   * Goes on after a step that was interrupted (worker.terminate(), a timeout of vm, an overflow of the stack) when some
+   * of its tensors were updated and others not; until then every step throws. Load a checkpoint before it, or accept
+   * the weights as they are: the step then counts.
+   */
+  recover(): void {
+    this.exclusive.check();
+    this.counts.recover();
   }
 
   /** A step over what is bound, `aggregateNum` tensors in one native call. */
   #step(bound: BoundStep, aggregateNum: number): StepResult {
-    if (this.#isStepping) {
-      throw outOfRangeIn('a step after the last one', 'this', 'one inside another of the same optimizer');
+    const { tensors, groups } = bound;
+    if (this.#failure !== undefined) throw this.#failure;
+    if (this.counts.isBroken) throw interrupted();
+    if (isSkipped(this.rescaleGrad, tensors)) {
+      this.#scalars(tensors);
+      return runStep(tensors, { skips: true, aggregateNum });
     }
-    let isCommitted = false;
-    this.#isStepping = true;
+    // Schedulers and parameters are the caller's code: whatever they assign is read after both.
+    groups.update(tensors, this.counts, this.multipliers);
+    const learningRate = this.learningRateAt(this.counts.numUpdateAfter(groups.counters));
+    const skips = !this.#writeScalars(groups, learningRate, tensors);
+    const isRepeated = this.multipliers.hasUnmet && groups.counters.some(({ count }) => count > this.counts.begin);
+    const { counts } = this;
+    let hasBegun = false;
     try {
-      const { groups } = bound;
-      const skips = this.#skips(bound.tensors);
-      if (!skips) {
-        groups.update(bound.tensors, this.counts, this.multipliers);
-        this.#writeScalars(groups, bound.tensors);
-      }
-      return runStep(bound.tensors, {
+      const result = runStep(bound.tensors, {
         skips,
         aggregateNum,
-        commit: () => {
-          isCommitted = true;
-          this.counts.advance(groups.counters);
+        begin: () => {
+          counts.announce(groups.counters, tensors.size, groups.table);
+          hasBegun = true;
         },
       });
+      counts.settle();
+      if (isRepeated) this.multipliers.tellUnmet();
+      return result;
     } catch (error) {
-      if (isCommitted) this.#failure = error;
+      // A device that failed after it was given work fails for good.
+      if (hasBegun && tensors.usesDevice) this.#failure = error;
       throw error;
-    } finally {
-      this.#isStepping = false;
     }
   }
 
-  /** Whether the step is skipped. Throws for scalars that the arithmetic type cannot hold. */
-  #skips(types: ArithmeticTypes): boolean {
-    if (this.#failure !== undefined) throw this.#failure;
-    checkBeta(this.beta1, 'beta1', types);
-    checkBeta(this.beta2, 'beta2', types);
-    checkHolds(this.epsilon, 'epsilon', types);
-    checkClip(this.clipGradient, types);
-    return isSkipped(this.rescaleGrad, types);
+  /** The scalars that all groups share, as they are now. */
+  #scalars(types: ArithmeticTypes): StepScalars & { readonly epsilon: number; readonly wd: number } {
+    const { beta1, beta2, epsilon, clipGradient, rescaleGrad, wd } = this;
+    checkBeta(beta1, 'beta1', types);
+    checkBeta(beta2, 'beta2', types);
+    checkHolds(epsilon, 'epsilon', types);
+    checkClip(clipGradient, types);
+    return { rescale: rescaleGrad, clip: clipGradient ?? Infinity, beta1, beta2, epsilon, wd };
   }
 
-  /** Computes the scalars of the next update of each group. */
-  #writeScalars({ groups, counters, table }: ScalarGroups, types: ArithmeticTypes): void {
-    const learningRate = this.learningRateAt(this.counts.numUpdateAfter(counters));
-    const { epsilon } = this;
-    table.writeStep({
-      rescale: this.rescaleGrad,
-      clip: this.clipGradient ?? Infinity,
-      beta1: this.beta1,
-      beta2: this.beta2,
-    });
-    const isPytorch = this.rule === 'pytorch';
+  /** Computes the scalars of the next update of each group; false if the step is skipped. */
+  #writeScalars({ groups, table }: ScalarGroups, learningRate: number, types: ArithmeticTypes): boolean {
+    const scalars = this.#scalars(types);
+    if (isSkipped(scalars.rescale, types)) return false;
+    table.writeStep(scalars);
+    const { epsilon } = scalars;
+    const isPytorch = this.#rule === 'pytorch';
     for (let i = 0; i < groups.length; i++) {
       const { counter, lrMult, wdMult } = groups[i];
       const count = counter.count + 1;
       // The corrections of the moments' bias.
-      const mean = this.correctBias ? 1 - this.#beta1Powers.of(count) : 1;
-      const root = this.correctBias ? Math.sqrt(1 - this.#beta2Powers.of(count)) : 1;
+      const mean = this.#correctBias ? 1 - this.#beta1.of(count) : 1;
+      const root = this.#correctBias ? Math.sqrt(1 - this.#beta2.of(count)) : 1;
       const lr = learningRate * lrMult;
-      const wd = this.wd * wdMult;
+      const wd = scalars.wd * wdMult;
       const eta = isPytorch ? lr / mean : (lr * root) / mean;
       checkHolds(eta, 'learningRate', types);
       checkHolds(wd, 'wd', types);
       if (isPytorch) checkHolds(lr * wd, 'learningRate * wd', types);
       table.writeGroup(i, { eta, lr: isPytorch ? lr : 1, wd, epsilon, root: isPytorch ? root : 1, count });
     }
+    return true;
   }
 
   #stateDTypeOf(weight: DType): DType {
     if (!isHalf(weight)) return weight;
-    const wanted = this.stateDtype ?? (weight === 'float16' ? 'float16' : 'float32');
+    const wanted = this.#stateDtype ?? 'float32';
     if (wanted !== 'float32' && wanted !== weight) {
       throw outOfRangeIn(`float32 or ${weight} beside a ${weight} weight`, 'stateDtype', wanted);
     }
     return wanted;
   }
 
-  #warnOfHalf(): void {
-    if (this.#warnedOfHalf) return;
-    this.#warnedOfHalf = true;
-    process.emitWarning(
-      'Accumulating with float16 in optimizer can lead to poor accuracy or slow convergence. ' +
-        'Consider using multiPrecision: true option of the optimizer',
-    );
+  #warnOfHalf(weight: DType, state: DType): void {
+    const loss = `${weight} weights without float32 masters lose updates below half a unit of their last place`;
+    const walk =
+      state === 'float16'
+        ? '. Their float16 variances underflow for gradients below about 1e-3, and steps then become up to 30 times too large'
+        : '';
+    const warning = `${loss}${walk}. Use multiPrecision: true`;
+    if (this.#warned.has(warning)) return;
+    this.#warned.add(warning);
+    process.emitWarning(warning, { code: 'FUSED_ADAMW_HALF_PRECISION' });
   }
 }
 
 register(AdamW);
 
+/** The names of all options of AdamW. */
+const ADAMW_OPTIONS = [
+  ...OPTIMIZER_OPTIONS,
+  'beta1',
+  'beta2',
+  'epsilon',
+  'correctBias',
+  'rule',
+  'coupledWeightDecay',
+  'stateDtype',
+  'seed',
+  'stream',
+] as const satisfies readonly (keyof AdamWOptions)[];
+
 const STATE_DTYPES = ['float32', 'float16', 'bfloat16'] as const;
 
-function withDefaults(options: AdamWOptions): OptimizerOptions {
-  checkObject(options, 'options');
-  const { learningRate, lrScheduler, useFusedStep } = options;
+/** The options, each read once, with the defaults of the rule: those of MXNet's AdamW or of torch.optim.AdamW. */
+function withDefaults(options: AdamWOptions, known: readonly string[]) {
+  const given: AdamWOptions = readOptions(options, 'options', known as typeof ADAMW_OPTIONS, OPTION_SYNONYMS);
+  const rule = given.rule ?? 'mxnet';
+  const isPytorch = rule === 'pytorch';
   return {
-    ...options,
-    learningRate: learningRate === undefined && !lrScheduler ? 0.001 : learningRate,
-    useFusedStep: useFusedStep ?? true,
+    ...given,
+    rule,
+    learningRate: given.learningRate === undefined && !given.lrScheduler ? 0.001 : given.learningRate,
+    useFusedStep: given.useFusedStep ?? true,
+    epsilon: given.epsilon ?? (isPytorch ? 1e-8 : 1e-6),
+    wd: given.wd ?? (isPytorch ? 0.01 : 0),
   };
+}
+
+function interrupted(): Error {
+  return new Error(
+    'The last step was interrupted after it had updated some of its tensors and others not: load a checkpoint, ' +
+      'then call recover() to go on',
+  );
 }
 
 /** An index comes once on each device: replicas of a tensor share theirs. */
@@ -397,7 +536,7 @@ function isSame(a: readonly unknown[], b: readonly unknown[]): boolean {
 }
 
 /** Whether all lists but the gradients hold what they held in the last step. */
-function isSameBut(last: LastStep, lists: StepLists<AdamWState>): boolean {
+function isSameBut(last: LastStep, lists: StepArguments<AdamWState>): boolean {
   return (
     isSame(last.indices, lists.indices) &&
     isSame(last.weights, lists.weights) &&

@@ -3,7 +3,9 @@
  * (python/mxnet/lr_scheduler.py). A schedule here is a pure function of the
  * number of updates: it can be asked in any order and at any time.
  */
-import { checkInteger, checkNumber, checkObject, checkOneOf, outOfRange, wrongKind } from '../errors.js';
+import { checkInteger, checkNumber, checkOneOf, outOfRange, wrongKind } from '../errors.js';
+import { copyList } from '../lists.js';
+import { readOptions } from '../options.js';
 
 export interface LRSchedulerOptions {
   /** Learning rate at the start, and at the end of the warm-up. Default 0.01. */
@@ -16,6 +18,34 @@ export interface LRSchedulerOptions {
   readonly warmupMode?: 'linear' | 'constant';
 }
 
+/** The options of every schedule: what a subclass adds to for its own. */
+export const LR_SCHEDULER_OPTIONS = [
+  'baseLr',
+  'warmupSteps',
+  'warmupBeginLr',
+  'warmupMode',
+] as const satisfies readonly (keyof LRSchedulerOptions)[];
+
+const SYNONYMS = {
+  lr: 'baseLr',
+  base_lr: 'baseLr',
+  learningRate: 'baseLr',
+  warmup: 'warmupSteps',
+  warmup_steps: 'warmupSteps',
+  warmup_begin_lr: 'warmupBeginLr',
+  warmup_mode: 'warmupMode',
+  minLr: 'finalLr',
+  eta_min: 'finalLr',
+  final_lr: 'finalLr',
+  max_update: 'maxUpdate',
+  T_max: 'maxUpdate',
+  pwr: 'power',
+  gamma: 'factor',
+  step_size: 'step',
+  milestones: 'step',
+  stop_factor_lr: 'stopFactorLr',
+};
+
 /** The base of all schedules: the warm-up, and what comes after it in a subclass. */
 export abstract class LRScheduler {
   /** Learning rate at the start, and at the end of the warm-up. */
@@ -24,13 +54,17 @@ export abstract class LRScheduler {
   readonly warmupBeginLr: number;
   readonly warmupMode: 'linear' | 'constant';
 
-  /** @throws RangeError for a negative rate or count, or a warm-up that begins above baseLr */
-  constructor(options: LRSchedulerOptions = {}) {
-    checkObject(options, 'options');
-    this.baseLr = checkNumber(options.baseLr ?? 0.01, 'baseLr');
-    this.warmupSteps = checkInteger(options.warmupSteps ?? 0, 'warmupSteps');
-    this.warmupBeginLr = checkNumber(options.warmupBeginLr ?? 0, 'warmupBeginLr');
-    this.warmupMode = checkOneOf(options.warmupMode ?? 'linear', 'warmupMode', ['linear', 'constant']);
+  /**
+   * @param known names of all options: a subclass that has more adds its own to LR_SCHEDULER_OPTIONS
+   * @throws TypeError for an option that is not known, RangeError for a negative rate or count, or a warm-up that begins
+   *   above baseLr
+   */
+  constructor(options: LRSchedulerOptions = {}, known: readonly string[] = LR_SCHEDULER_OPTIONS) {
+    const given = readOptions(options, 'options', known as typeof LR_SCHEDULER_OPTIONS, SYNONYMS);
+    this.baseLr = checkNumber(given.baseLr ?? 0.01, 'baseLr');
+    this.warmupSteps = checkInteger(given.warmupSteps ?? 0, 'warmupSteps');
+    this.warmupBeginLr = checkNumber(given.warmupBeginLr ?? 0, 'warmupBeginLr');
+    this.warmupMode = checkOneOf(given.warmupMode ?? 'linear', 'warmupMode', ['linear', 'constant']);
     if (this.warmupBeginLr > this.baseLr) {
       throw outOfRange(`at most baseLr (${this.baseLr})`, 'warmupBeginLr', this.warmupBeginLr);
     }
@@ -67,6 +101,8 @@ export interface FactorSchedulerOptions extends LRSchedulerOptions {
   readonly stopFactorLr?: number;
 }
 
+const FACTOR_OPTIONS = [...LR_SCHEDULER_OPTIONS, 'step', 'factor', 'stopFactorLr'] as const;
+
 /** Multiplies the learning rate by `factor` every `step` updates. */
 export class FactorScheduler extends LRScheduler {
   readonly step: number;
@@ -75,11 +111,12 @@ export class FactorScheduler extends LRScheduler {
   // The last rate that was asked for, since the next is often a few products on.
   #last = { baseLr: 0, reductions: 0, rate: 0 };
 
-  constructor(options: FactorSchedulerOptions) {
-    super(checkObject(options, 'options'));
-    this.step = checkInteger(options.step, 'step', 1);
-    this.factor = checkFactor(options.factor);
-    this.stopFactorLr = checkNumber(options.stopFactorLr ?? 1e-8, 'stopFactorLr');
+  constructor(options: FactorSchedulerOptions, known: readonly string[] = FACTOR_OPTIONS) {
+    const given = readOptions(options, 'options', known as typeof FACTOR_OPTIONS, SYNONYMS);
+    super(given, known);
+    this.step = checkInteger(given.step, 'step', 1);
+    this.factor = checkFactor(given.factor);
+    this.stopFactorLr = checkNumber(given.stopFactorLr ?? 1e-8, 'stopFactorLr');
   }
 
   protected override afterWarmup(numUpdate: number, baseLr: number): number {
@@ -106,21 +143,24 @@ export interface MultiFactorSchedulerOptions extends LRSchedulerOptions {
   readonly factor?: number;
 }
 
+const MULTI_FACTOR_OPTIONS = [...LR_SCHEDULER_OPTIONS, 'step', 'factor'] as const;
+
 /** Multiplies the learning rate by `factor` after each of a list of updates. */
 export class MultiFactorScheduler extends LRScheduler {
   readonly step: readonly number[];
   readonly factor: number;
 
-  constructor(options: MultiFactorSchedulerOptions) {
-    super(checkObject(options, 'options'));
-    if (!Array.isArray(options.step) || options.step.length === 0) {
-      throw wrongKind('a list of at least one number', 'step', options.step);
+  constructor(options: MultiFactorSchedulerOptions, known: readonly string[] = MULTI_FACTOR_OPTIONS) {
+    const given = readOptions(options, 'options', known as typeof MULTI_FACTOR_OPTIONS, SYNONYMS);
+    super(given, known);
+    const steps = Array.isArray(given.step) ? copyList(given.step) : [];
+    if (steps.length === 0) throw wrongKind('a list of at least one number', 'step', given.step);
+    for (let i = 0; i < steps.length; i++) {
+      checkInteger(steps[i], `step[${i}]`, 1);
+      if (i > 0 && steps[i] <= steps[i - 1]) throw outOfRange(`more than step[${i - 1}]`, `step[${i}]`, steps[i]);
     }
-    this.step = options.step.map((step: unknown, i) => checkInteger(step, `step[${i}]`, 1));
-    this.step.forEach((step, i) => {
-      if (i > 0 && step <= this.step[i - 1]) throw outOfRange(`more than step[${i - 1}]`, `step[${i}]`, step);
-    });
-    this.factor = checkFactor(options.factor);
+    this.step = Object.freeze(steps);
+    this.factor = checkFactor(given.factor);
   }
 
   protected override afterWarmup(numUpdate: number, baseLr: number): number {
@@ -137,15 +177,18 @@ export interface DecaySchedulerOptions extends LRSchedulerOptions {
   readonly finalLr?: number;
 }
 
+const DECAY_OPTIONS = [...LR_SCHEDULER_OPTIONS, 'maxUpdate', 'finalLr'] as const;
+
 /** Schedules that fall from baseLr to finalLr between the warm-up and maxUpdate. */
 abstract class DecayScheduler extends LRScheduler {
   readonly maxUpdate: number;
   readonly finalLr: number;
 
-  constructor(options: DecaySchedulerOptions) {
-    super(checkObject(options, 'options'));
-    this.maxUpdate = checkInteger(options.maxUpdate, 'maxUpdate', 1);
-    this.finalLr = checkNumber(options.finalLr ?? 0, 'finalLr');
+  constructor(options: DecaySchedulerOptions, known: readonly string[] = DECAY_OPTIONS) {
+    const given = readOptions(options, 'options', known as typeof DECAY_OPTIONS, SYNONYMS);
+    super(given, known);
+    this.maxUpdate = checkInteger(given.maxUpdate, 'maxUpdate', 1);
+    this.finalLr = checkNumber(given.finalLr ?? 0, 'finalLr');
     if (this.maxUpdate <= this.warmupSteps) {
       throw outOfRange(`more than warmupSteps (${this.warmupSteps})`, 'maxUpdate', this.maxUpdate);
     }
@@ -166,13 +209,16 @@ export interface PolySchedulerOptions extends DecaySchedulerOptions {
   readonly power?: number;
 }
 
+const POLY_OPTIONS = [...DECAY_OPTIONS, 'power'] as const;
+
 /** `finalLr + (baseLr - finalLr) * (1 - progress) ** power` */
 export class PolyScheduler extends DecayScheduler {
   readonly power: number;
 
-  constructor(options: PolySchedulerOptions) {
-    super(checkObject(options, 'options'));
-    this.power = checkNumber(options.power ?? 2, 'power');
+  constructor(options: PolySchedulerOptions, known: readonly string[] = POLY_OPTIONS) {
+    const given = readOptions(options, 'options', known as typeof POLY_OPTIONS, SYNONYMS);
+    super(given, known);
+    this.power = checkNumber(given.power ?? 2, 'power');
   }
 
   protected override remaining(progress: number): number {

@@ -2,8 +2,10 @@
 
 import { loadBackend } from '../backend/index.js';
 import { ScalarTable } from '../backend/scalar-table.js';
-import { checkInteger, checkNumber, checkObject, checkPointer, outOfRangeIn, wrongKind } from '../errors.js';
+import { checkInteger, checkNumber, checkPointer, outOfRangeIn, wrongKind } from '../errors.js';
+import { copyList, filledList } from '../lists.js';
 import { tensorKey } from '../numerics/stochastic-rounding.js';
+import { readOptions } from '../options.js';
 import { runStep, type StepResult } from '../step/run-step.js';
 import {
   type ArithmeticTypes,
@@ -19,7 +21,7 @@ import {
 import { TensorList } from '../step/tensor-list.js';
 import type { TensorLike } from '../tensor/tensor-like.js';
 
-export interface MultiAdamWUpdateOptions {
+export interface MultiAdamwUpdateOptions {
   /** Learning rate schedule multipliers, one for each tensor. */
   readonly etas: readonly number[];
   /** Learning rates, one for each tensor. */
@@ -62,12 +64,11 @@ export function multiAdamwUpdate(
   grads: readonly TensorLike[],
   means: readonly TensorLike[],
   variances: readonly TensorLike[],
-  options: MultiAdamWUpdateOptions,
+  options: MultiAdamwUpdateOptions,
 ): StepResult {
   // Everything of the caller's is read once, here: an option's getter may do anything.
-  checkObject(options, 'options');
   const { etas, lrs, wds, masters, beta1, beta2, epsilon, rescaleGrad, clipGradient, seed, updateCount, stream } =
-    options;
+    readOptions(options, 'options', OPTIONS, SYNONYMS);
   const lists = copyLists({ weights, grads, means, variances, etas, lrs, wds }, masters);
   const size = lists.weights.length;
   const rescale = checkRescaleGrad(rescaleGrad ?? 1);
@@ -114,6 +115,33 @@ export function multiAdamwUpdate(
   }
 }
 
+const OPTIONS = [
+  'etas',
+  'lrs',
+  'wds',
+  'beta1',
+  'beta2',
+  'epsilon',
+  'rescaleGrad',
+  'clipGradient',
+  'masters',
+  'seed',
+  'updateCount',
+  'stream',
+] as const satisfies readonly (keyof MultiAdamwUpdateOptions)[];
+
+const SYNONYMS = {
+  eps: 'epsilon',
+  betas: 'beta1 and beta2',
+  eta: 'etas',
+  lr: 'lrs',
+  learningRate: 'lrs',
+  wd: 'wds',
+  weightDecay: 'wds',
+  rescale_grad: 'rescaleGrad',
+  clip_gradient: 'clipGradient',
+};
+
 /** Checks one scalar of every tensor. */
 function checkEach(values: readonly number[], name: string, types: ArithmeticTypes): void {
   for (let i = 0; i < values.length; i++) {
@@ -142,23 +170,18 @@ function copyLists(
   masters: readonly TensorLike[] | undefined,
 ): Lists & { readonly masters: readonly (TensorLike | undefined)[] } {
   if (!Array.isArray(lists.weights)) throw wrongKind('a list', 'weights', lists.weights);
-  for (const [name, list] of Object.entries({ ...lists, masters: masters ?? [] })) {
+  const copies: Record<string, unknown[]> = {};
+  for (const [name, list] of Object.entries({ ...lists, masters })) {
+    if (name === 'masters' && list === undefined) continue;
     if (!Array.isArray(list)) throw wrongKind('a list, as of weights,', name, list);
+    copies[name] = copyList(list);
   }
-  const weights = [...lists.weights];
-  const copies = {
-    weights,
-    grads: [...lists.grads],
-    means: [...lists.means],
-    variances: [...lists.variances],
-    etas: [...lists.etas],
-    lrs: [...lists.lrs],
-    wds: [...lists.wds],
-    masters: masters ? [...masters] : new Array<undefined>(weights.length).fill(undefined),
+  const { length } = copies.weights;
+  for (const [name, list] of Object.entries(copies)) {
+    if (list.length !== length) throw outOfRangeIn(`a list of length ${length}`, name, `one of length ${list.length}`);
+  }
+  return {
+    ...(copies as unknown as Lists),
+    masters: (copies.masters ?? filledList(length, undefined)) as TensorLike[],
   };
-  for (const [name, { length }] of Object.entries(copies)) {
-    if (length !== weights.length)
-      throw outOfRangeIn(`a list of length ${weights.length}`, name, `one of length ${length}`);
-  }
-  return copies;
 }

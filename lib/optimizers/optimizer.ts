@@ -3,24 +3,23 @@
  * The interface is that of MXNet's `mxnet.optimizer.Optimizer`.
  */
 
+import { checkBoolean, checkInteger, checkNumber, outOfRange, wrongKind } from '../errors.js';
+import { copyList } from '../lists.js';
+import { readOptions } from '../options.js';
+import { Exclusive } from '../step/exclusive.js';
+import { checkIndex, type Index } from '../step/indices.js';
 import {
-  checkBoolean,
-  checkInteger,
-  checkNumber,
-  checkObject,
-  outOfRange,
-  outOfRangeIn,
-  wrongKind,
-} from '../errors.js';
-import { type ByParameter, checkIndex, Multipliers, type Parameter } from '../step/multipliers.js';
+  type ByParameter,
+  type ByParameterOrPattern,
+  Multipliers,
+  type ParameterMultipliers,
+} from '../step/multipliers.js';
 import type { StepResult } from '../step/run-step.js';
 import { checkClipGradient, checkRescaleGrad } from '../step/scalar-checks.js';
-import { type Index, UpdateCounts } from '../step/update-counts.js';
+import { type DeviceCounts, UpdateCounts } from '../step/update-counts.js';
 import type { TensorLike } from '../tensor/tensor-like.js';
 import { LRScheduler } from './lr-scheduler.js';
-
-/** One, or a list of as many as there are indices. */
-export type OneOrMany<T> = T | readonly T[];
+import type { OneOrMany } from './step-arguments.js';
 
 export interface OptimizerOptions {
   /** Multiplies the gradient before the update, often 1 / batch size. Default 1. */
@@ -39,7 +38,7 @@ export interface OptimizerOptions {
   /** Keep float32 masters of half-precision weights. Default false. */
   readonly multiPrecision?: boolean;
   /** Multipliers by index, which win over setLrMult() and setWdMult(); read at each step. */
-  readonly paramDict?: ByParameter<Parameter> | null;
+  readonly paramDict?: ByParameter<ParameterMultipliers> | null;
   /** Tensors of one native call in fusedStep(); 0 and 1 are one. Default: all. */
   readonly aggregateNum?: number | null;
   /** Whether update() calls fusedStep() rather than step(). */
@@ -50,39 +49,95 @@ type OptimizerClass = new (options: never) => Optimizer;
 
 const registry = new Map<string, OptimizerClass>();
 
+/** The options of every optimizer: what a subclass adds to for its own. */
+export const OPTIMIZER_OPTIONS = [
+  'rescaleGrad',
+  'paramIdx2name',
+  'wd',
+  'clipGradient',
+  'learningRate',
+  'lrScheduler',
+  'beginNumUpdate',
+  'multiPrecision',
+  'paramDict',
+  'aggregateNum',
+  'useFusedStep',
+] as const satisfies readonly (keyof OptimizerOptions)[];
+
+/** What the same options are called in PyTorch, optax and MXNet's Python. */
+export const OPTION_SYNONYMS = {
+  lr: 'learningRate',
+  learning_rate: 'learningRate',
+  weightDecay: 'wd',
+  weight_decay: 'wd',
+  betas: 'beta1 and beta2',
+  eps: 'epsilon',
+  b1: 'beta1',
+  b2: 'beta2',
+  rescale_grad: 'rescaleGrad',
+  clip_gradient: 'clipGradient',
+  lr_scheduler: 'lrScheduler',
+  scheduler: 'lrScheduler',
+  param_dict: 'paramDict',
+  param_idx2name: 'paramIdx2name',
+  multi_precision: 'multiPrecision',
+  begin_num_update: 'beginNumUpdate',
+  aggregate_num: 'aggregateNum',
+  use_fused_step: 'useFusedStep',
+  correct_bias: 'correctBias',
+};
+
+/** What resumes an optimizer beside its states: plain data, for JSON. */
+export interface OptimizerStateDict {
+  readonly version: 1;
+  /** The largest number of updates of any index on any device. */
+  readonly numUpdate: number;
+  /** How often each index was updated, by device: `{ cpu: { '0': 52, head: 2 } }`. */
+  readonly counts: DeviceCounts;
+  /** What the constructor or setLearningRate() set; null where the scheduler's own base holds. */
+  readonly learningRate: number | null;
+}
+
 export abstract class Optimizer<State = unknown> {
   readonly lrScheduler: LRScheduler | null;
-  readonly wd: number;
-  readonly clipGradient: number | null;
-  readonly multiPrecision: boolean;
-  readonly aggregateNum: number;
-  readonly useFusedStep: boolean;
 
   /** @internal */
   protected readonly counts: UpdateCounts;
   /** @internal */
   protected readonly multipliers: Multipliers;
+  /** @internal */
+  protected readonly exclusive = new Exclusive();
   #rescaleGrad: number;
+  #wd: number;
+  #clipGradient: number | null;
+  #multiPrecision: boolean;
+  #aggregateNum: number;
+  #useFusedStep: boolean;
   /** Without a scheduler the rate; beside one what it takes for its base, or null for its own. */
   #learningRate: number | null;
+  /** The scheduler's base when #learningRate replaced it: a base that is assigned later counts again. */
+  #replacedBaseLr: number | null = null;
 
-  /** @throws TypeError for options of the wrong kind, RangeError for values out of range */
-  constructor(options: OptimizerOptions = {}) {
-    checkObject(options, 'options');
-    const { lrScheduler, clipGradient, aggregateNum } = options;
+  /**
+   * @param known names of all options: a subclass that has more adds its own to OPTIMIZER_OPTIONS
+   * @throws TypeError for options of the wrong kind or that are not known, RangeError for values out of range
+   */
+  constructor(options: OptimizerOptions = {}, known: readonly string[] = OPTIMIZER_OPTIONS) {
+    const given = readOptions(options, 'options', known as typeof OPTIMIZER_OPTIONS, OPTION_SYNONYMS);
+    const { lrScheduler } = given;
     if (lrScheduler !== undefined && lrScheduler !== null && !(lrScheduler instanceof LRScheduler)) {
       throw wrongKind('an LRScheduler', 'lrScheduler', lrScheduler);
     }
     this.lrScheduler = lrScheduler ?? null;
-    this.wd = checkNumber(options.wd ?? 0, 'wd');
-    this.clipGradient = checkClipGradient(clipGradient);
-    this.multiPrecision = checkBoolean(options.multiPrecision ?? false, 'multiPrecision');
-    this.aggregateNum = checkAggregateNum(aggregateNum ?? Infinity);
-    this.useFusedStep = checkBoolean(options.useFusedStep ?? false, 'useFusedStep');
-    this.counts = new UpdateCounts(checkInteger(options.beginNumUpdate ?? 0, 'beginNumUpdate'));
-    this.multipliers = new Multipliers(options.paramIdx2name, options.paramDict);
-    this.#rescaleGrad = checkRescaleGrad(options.rescaleGrad ?? 1);
-    this.#learningRate = this.#initialLearningRate(options.learningRate ?? null);
+    this.#wd = checkNumber(given.wd ?? 0, 'wd');
+    this.#clipGradient = checkClipGradient(given.clipGradient);
+    this.#multiPrecision = checkBoolean(given.multiPrecision ?? false, 'multiPrecision');
+    this.#aggregateNum = checkAggregateNum(given.aggregateNum ?? Infinity);
+    this.#useFusedStep = checkBoolean(given.useFusedStep ?? false, 'useFusedStep');
+    this.counts = new UpdateCounts(checkInteger(given.beginNumUpdate ?? 0, 'beginNumUpdate'));
+    this.multipliers = new Multipliers(given.paramIdx2name, given.paramDict);
+    this.#rescaleGrad = checkRescaleGrad(given.rescaleGrad ?? 1);
+    this.#learningRate = this.#initialLearningRate(given.learningRate ?? null);
   }
 
   /** The state of a weight: what createState() of the optimizer makes, once for each weight. */
@@ -146,6 +201,51 @@ export abstract class Optimizer<State = unknown> {
     this.#learningRate = checkNumber(learningRate, 'learningRate');
   }
 
+  /** Weight decay, before multipliers; as every option below it may be assigned between steps. */
+  get wd(): number {
+    return this.#wd;
+  }
+
+  set wd(value: number) {
+    this.#wd = checkNumber(value, 'wd');
+  }
+
+  /** The bound that rescaled gradients are clipped to, or null for none. */
+  get clipGradient(): number | null {
+    return this.#clipGradient;
+  }
+
+  set clipGradient(value: number | null) {
+    this.#clipGradient = checkClipGradient(value);
+  }
+
+  /** Whether createState() makes float32 masters of half-precision weights. */
+  get multiPrecision(): boolean {
+    return this.#multiPrecision;
+  }
+
+  set multiPrecision(value: boolean) {
+    this.#multiPrecision = checkBoolean(value, 'multiPrecision');
+  }
+
+  /** Tensors of one native call in fusedStep(); Infinity is all. */
+  get aggregateNum(): number {
+    return this.#aggregateNum;
+  }
+
+  set aggregateNum(value: number | null) {
+    this.#aggregateNum = checkAggregateNum(value ?? Infinity);
+  }
+
+  /** Whether update() calls fusedStep() rather than step(). */
+  get useFusedStep(): boolean {
+    return this.#useFusedStep;
+  }
+
+  set useFusedStep(value: boolean) {
+    this.#useFusedStep = checkBoolean(value, 'useFusedStep');
+  }
+
   /** Multiplies the gradient before the update. A step with NaN, an infinity or 0 is skipped. */
   get rescaleGrad(): number {
     return this.#rescaleGrad;
@@ -156,16 +256,21 @@ export abstract class Optimizer<State = unknown> {
   }
 
   /**
-   * Sets the multipliers of the learning rate, by index or by name, in place of all that were set before.
+   * Sets the multipliers of the learning rate, by index or by name, in place of all that were set before. The keys of
+   * a Map may be regular expressions too, which match names: `new Map([[/bias|norm/i, 0]])`. An index wins over a name,
+   * a name over a pattern, and of patterns the first. A key that no parameter has by the time that one is updated again
+   * is reported by a process warning (code FUSED_ADAMW_UNMET_MULTIPLIER).
    *
    * @throws TypeError or RangeError for anything but numbers of at least 0
    */
-  setLrMult(lrMult: ByParameter<number>): void {
+  setLrMult(lrMult: ByParameterOrPattern<number>): void {
+    this.exclusive.check();
     this.multipliers.setLr(lrMult);
   }
 
   /** The same for the weight decay. */
-  setWdMult(wdMult: ByParameter<number>): void {
+  setWdMult(wdMult: ByParameterOrPattern<number>): void {
+    this.exclusive.check();
     this.multipliers.setWd(wdMult);
   }
 
@@ -176,28 +281,61 @@ export abstract class Optimizer<State = unknown> {
 
   /** How often an index was updated on a device, `beginNumUpdate` included. */
   updateCount(index: Index, device = 'cpu'): number {
-    return this.counts.get(index, device);
+    return this.counts.get(checkIndex(index, 'index'), device);
+  }
+
+  /**
+   * What resumes this optimizer beside its states, as plain data for JSON: all update counts, and the learning rate.
+   * Options and multipliers are given to the new optimizer as they were to this one.
+   */
+  stateDict(): OptimizerStateDict {
+    return { version: 1, ...this.counts.toJSON(), learningRate: this.#learningRate };
+  }
+
+  /**
+   * Takes what stateDict() gave: every count of before is replaced.
+   *
+   * @throws TypeError or RangeError for anything else; then nothing has changed
+   */
+  loadStateDict(stateDict: OptimizerStateDict): void {
+    this.exclusive.check();
+    const { version, numUpdate, counts, learningRate } = readOptions(stateDict, 'stateDict', STATE_DICT_KEYS);
+    if (version !== 1) throw outOfRange('1', 'stateDict.version', version);
+    const checkedRate = learningRate === null ? null : checkNumber(learningRate, 'stateDict.learningRate');
+    if (checkedRate === null && !this.lrScheduler) {
+      throw outOfRange('a number, since there is no lrScheduler,', 'stateDict.learningRate', learningRate);
+    }
+    this.counts.load(numUpdate, counts, 'stateDict');
+    this.#learningRate = checkedRate;
+  }
+
+  /** As stateDict(): options are not part of it. */
+  toJSON(): OptimizerStateDict {
+    return this.stateDict();
   }
 
   /** For subclasses: counts one more update of each index; MXNet's `_update_count`. */
   protected advanceCounts(indices: readonly Index[], device = 'cpu'): void {
-    this.counts.advance([...new Set(this.counts.claim(indices, device))]);
+    this.exclusive.check();
+    const checked = copyList(indices).map((index, i) => checkIndex(index, `indices[${i}]`));
+    this.counts.advance([...new Set(this.counts.claim(checked, device))]);
   }
 
   /** For subclasses: the learning rate of an index, its multiplier included; MXNet's `_get_lr`. */
   protected learningRateOf(index: Index): number {
-    return this.learningRate * this.multipliers.lr(index);
+    return this.learningRate * this.multipliers.lr(checkIndex(index, 'index'));
   }
 
   /** For subclasses: the weight decay of an index, its multiplier included; MXNet's `_get_wd`. */
   protected weightDecayOf(index: Index): number {
-    return this.wd * this.multipliers.wd(index);
+    return this.wd * this.multipliers.wd(checkIndex(index, 'index'));
   }
 
   /** The learning rate, before multipliers, once numUpdate is what is given. */
   protected learningRateAt(numUpdate: number): number {
     if (!this.lrScheduler) return this.#learningRate as number;
-    const base = this.#learningRate ?? this.lrScheduler.baseLr;
+    const { baseLr } = this.lrScheduler;
+    const base = this.#learningRate === null || baseLr !== this.#replacedBaseLr ? baseLr : this.#learningRate;
     return checkNumber(this.lrScheduler.learningRateAt(numUpdate, base), 'the learning rate of lrScheduler');
   }
 
@@ -205,6 +343,7 @@ export abstract class Optimizer<State = unknown> {
     if (!this.lrScheduler) return given === null ? 0.01 : checkNumber(given, 'learningRate');
     if (given === null) return null;
     const { baseLr, warmupBeginLr } = this.lrScheduler;
+    this.#replacedBaseLr = baseLr;
     checkNumber(given, 'learningRate');
     if (given < warmupBeginLr) throw outOfRange(`at least warmupBeginLr (${warmupBeginLr})`, 'learningRate', given);
     if (given !== baseLr) {
@@ -252,56 +391,9 @@ export const register: typeof Optimizer.register = (optimizer, name) => Optimize
 export const createOptimizer: typeof Optimizer.createOptimizer = (name, options) =>
   Optimizer.createOptimizer(name, options);
 
+const STATE_DICT_KEYS = ['version', 'numUpdate', 'counts', 'learningRate'] as const;
+
 function checkAggregateNum(value: unknown): number {
   if (value === Infinity) return Infinity;
   return Math.max(1, checkInteger(value, 'aggregateNum'));
-}
-
-/**
- * The arguments of a step as lists of the same length.
- *
- * @internal
- */
-export interface StepLists<State> {
-  readonly indices: readonly Index[];
-  readonly weights: readonly TensorLike[];
-  readonly grads: readonly TensorLike[];
-  readonly states: readonly State[];
-}
-
-/**
- * One index with one tensor, or lists, as lists.
- *
- * @internal
- */
-export function toLists<State>(
-  indices: OneOrMany<Index>,
-  weights: OneOrMany<TensorLike>,
-  grads: OneOrMany<TensorLike>,
-  states: OneOrMany<State>,
-): StepLists<State> {
-  if (!Array.isArray(indices)) {
-    checkIndex(indices, 'indices');
-    for (const [name, value] of Object.entries({ weights, grads, states })) {
-      if (Array.isArray(value)) throw wrongKind('one, as of indices,', name, value);
-    }
-    return {
-      indices: [indices as Index],
-      weights: [weights as TensorLike],
-      grads: [grads as TensorLike],
-      states: [states as State],
-    };
-  }
-  for (const [name, value] of Object.entries({ weights, grads, states })) {
-    if (!Array.isArray(value)) throw wrongKind('a list, as of indices,', name, value);
-    if (value.length !== indices.length) {
-      throw outOfRangeIn(`a list of length ${indices.length}`, name, `one of length ${value.length}`);
-    }
-  }
-  return {
-    indices,
-    weights: weights as readonly TensorLike[],
-    grads: grads as readonly TensorLike[],
-    states: states as readonly State[],
-  };
 }

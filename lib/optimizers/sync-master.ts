@@ -5,7 +5,7 @@ import { setTypedArray } from '../numerics/typed-arrays.js';
 import { Tensor } from '../tensor/tensor.js';
 import { type ResolvedTensor, resolve, type TensorLike } from '../tensor/tensor-like.js';
 import { type AdamWState, checkState } from './adamw.js';
-import type { OneOrMany } from './optimizer.js';
+import type { OneOrMany } from './step-arguments.js';
 
 /**
  * Sets the float32 master of each state to the value of its weight. States

@@ -21,7 +21,7 @@ export class BoundArrays implements Named {
   readonly #storages: readonly (Storage | undefined)[];
   /** From the second check on: the last element of each buffer, which is there as long as the others are. */
   #lastElements: readonly Storage[] | null = null;
-  #checks = 0;
+  #preparations = 0;
 
   constructor({ name, field, values }: Named & { readonly values: Arrays<TensorLike> }, memories: Arrays<Memory>) {
     this.name = name;
@@ -34,6 +34,11 @@ export class BoundArrays implements Named {
       : memories.map((memory) => (isOnHost(memory) ? memory : undefined));
   }
 
+  /** Before each checkStorages(): makes it cheaper from the second time on. */
+  prepareCheck(lengths: readonly number[]): void {
+    if (++this.#preparations === 2) this.#lastElements = lastElementsOf(this.#storages, lengths);
+  }
+
   /** @throws RangeError where the buffer of an array was detached */
   checkStorages(lengths: readonly number[]): void {
     if (this.#lastElements && areThere(this.#lastElements)) return;
@@ -44,7 +49,6 @@ export class BoundArrays implements Named {
         throw detached(nameOf(this, i));
       }
     }
-    if (++this.#checks === 2) this.#lastElements = lastElementsOf(storages);
   }
 
   /** @throws RangeError where a Tensor was disposed of */
@@ -70,16 +74,17 @@ function areThere(elements: readonly Storage[]): boolean {
   return true;
 }
 
-/** The last element of each buffer that arrays lie in; null where that saves little. */
-function lastElementsOf(storages: readonly (Storage | undefined)[]): Storage[] | null {
-  const lasts = new Map<ArrayBufferLike, { storage: Storage; end: number }>();
-  for (const storage of storages) {
-    if (storage === undefined || typedArrayLength(storage) === 0) continue;
+/** The last element of each buffer that arrays lie in; null where that saves little, or where one is gone. */
+function lastElementsOf(storages: readonly (Storage | undefined)[], lengths: readonly number[]): Storage[] | null {
+  const lasts = new Map<ArrayBufferLike, number>();
+  for (let i = 0; i < storages.length; i++) {
+    const storage = storages[i];
+    if (storage === undefined || lengths[i] === 0) continue;
+    if (typedArrayLength(storage) !== lengths[i]) return null;
     const buffer = typedArrayBuffer(storage);
     const end = typedArrayByteOffset(storage) + typedArrayByteLength(storage);
-    const last = lasts.get(buffer);
-    if (last === undefined || last.end < end) lasts.set(buffer, { storage, end });
+    lasts.set(buffer, Math.max(end, lasts.get(buffer) ?? 0));
   }
   if (lasts.size > storages.length / 2 && storages.length > 1) return null;
-  return [...lasts].map(([buffer, { end }]) => new Uint16Array(buffer, end - 2, 1));
+  return Array.from(lasts, ([buffer, end]) => new Uint16Array(buffer, end - 2, 1));
 }

@@ -1,6 +1,8 @@
 /** The tensors of an AdamW step, bound: they are validated once, not at each step. */
 import { outOfRangeIn, wrongKind } from '../errors.js';
+import { copyList } from '../lists.js';
 import type { TensorLike } from '../tensor/tensor-like.js';
+import type { Exclusive } from './exclusive.js';
 import type { StepResult } from './run-step.js';
 import type { ScalarGroups } from './scalar-groups.js';
 import type { NamedList, TensorList } from './tensor-list.js';
@@ -14,15 +16,18 @@ import type { NamedList, TensorList } from './tensor-list.js';
 export class BoundStep {
   #tensors: TensorList | null;
   readonly #groups: ScalarGroups;
+  readonly #exclusive: Exclusive;
   readonly #step: (bound: BoundStep) => StepResult;
 
   /**
+   * @param exclusive the optimizer's: nothing is changed inside a step of it
    * @param step the optimizer's step over what is bound
    * @internal
    */
-  constructor(tensors: TensorList, groups: ScalarGroups, step: (bound: BoundStep) => StepResult) {
+  constructor(tensors: TensorList, groups: ScalarGroups, exclusive: Exclusive, step: (bound: BoundStep) => StepResult) {
     this.#tensors = tensors;
     this.#groups = groups;
+    this.#exclusive = exclusive;
     this.#step = step;
   }
 
@@ -42,16 +47,23 @@ export class BoundStep {
    * @throws as AdamW.bind(); then the last gradients stay
    */
   setGrads(grads: readonly TensorLike[]): void {
+    this.#exclusive.check();
     const { tensors } = this;
     if (!Array.isArray(grads)) throw wrongKind('a list', 'grads', grads);
     if (grads.length !== tensors.size) {
       throw outOfRangeIn(`a list of length ${tensors.size}`, 'grads', `one of length ${grads.length}`);
     }
-    this.takeGrads({ name: 'grads', values: [...grads] });
+    this.takeGrads({ name: 'grads', values: copyList(grads, tensors.size) });
   }
 
   /** Lets go of the arrays; every later use throws. A second call does nothing. */
   dispose(): void {
+    this.#exclusive.check();
+    this.letGo();
+  }
+
+  /** @internal */
+  letGo(): void {
     this.#tensors?.dispose();
     this.#tensors = null;
   }

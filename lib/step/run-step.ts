@@ -13,19 +13,20 @@ export type StepResult =
  *
  * @param skips whether nothing is to be updated
  * @param aggregateNum tensors of one native call
- * @param commit called when nothing can fail any more but a device, before the first tensor is updated
- * @throws RangeError where memory is gone, and what a device reports; before `commit` nothing has changed
+ * @param begin called when nothing can fail any more but a device, before the first tensor is updated
+ * @throws RangeError where memory is gone, and what a device reports; before `begin` nothing has changed
  */
 export function runStep(
   tensors: TensorList,
-  { skips, aggregateNum, commit }: { skips: boolean; aggregateNum: number; commit?: () => void },
+  { skips, aggregateNum, begin }: { skips: boolean; aggregateNum: number; begin?: () => void },
 ): StepResult {
+  tensors.prepareCheck();
   warnOfFallback();
   // Code of the caller's (schedulers, parameters) may detach memory: none of it runs between this and the kernels.
   tensors.checkMemory();
   if (skips) return { skipped: true, reason: 'rescaleGrad' };
   tensors.begin();
-  commit?.();
+  begin?.();
   tensors.step(aggregateNum);
   return { skipped: false };
 }

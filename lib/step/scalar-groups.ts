@@ -3,9 +3,10 @@
  * update count and the same multipliers.
  */
 import { ScalarTable } from '../backend/scalar-table.js';
+import type { Index } from './indices.js';
 import type { Multipliers } from './multipliers.js';
 import type { TensorList } from './tensor-list.js';
-import type { Counter, Index, UpdateCounts } from './update-counts.js';
+import type { Counter, UpdateCounts } from './update-counts.js';
 
 export interface ScalarGroup {
   readonly counter: Counter;
@@ -50,6 +51,7 @@ export class ScalarGroups {
     const known = new Map<Counter, Map<string, number>>();
     for (let i = 0; i < groupOf.length; i++) {
       const counter = counterOf[i];
+      multipliers.meet(this.#indices[i]);
       const lrMult = multipliers.lr(this.#indices[i]);
       const wdMult = multipliers.wd(this.#indices[i]);
       let ofCounter = known.get(counter);

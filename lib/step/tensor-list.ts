@@ -10,6 +10,7 @@ import type { Arrays, BackendTensorList, HostBackend, Memory, Overlap, TensorArr
 import { cudaTensorListClass } from '../backend/cuda.js';
 import type { DeviceMemory } from '../backend/cuda-addon.js';
 import { type Named, nameOf, outOfRangeIn, wrongKind, wrongKindIn } from '../errors.js';
+import { filledList } from '../lists.js';
 import { type DType, isHalf, type Storage } from '../numerics/dtype.js';
 import { ordinalOf, type ResolvedDevice } from '../tensor/device.js';
 import { disposalCount } from '../tensor/tensor.js';
@@ -43,8 +44,10 @@ export class TensorList {
   /** Whether any tensor is updated in float32, or in float64. */
   readonly usesFloat32: boolean;
   readonly usesFloat64: boolean;
-  /** The dtype of a half-precision weight that is updated without a master; undefined if there is none. */
-  readonly halfWithoutMaster: DType | undefined;
+  /** Whether any tensor is on a GPU. */
+  readonly usesDevice: boolean;
+  /** The dtypes of the first half-precision weight that is updated without a master, if there is one. */
+  readonly halfWithoutMaster: DTypeConfig | undefined;
 
   readonly #configs: readonly DTypeConfig[];
   readonly #devices: readonly ResolvedDevice[];
@@ -52,6 +55,8 @@ export class TensorList {
   readonly #partitions: BackendPartition[] = [];
   /** In the order of ROLES; the last gradients among them. */
   readonly #arrays: (BoundArrays | undefined)[];
+  /** Whether every backend has the gradients that #arrays has. */
+  #hasAllGrads = true;
   #disposals = disposalCount();
 
   /**
@@ -65,10 +70,10 @@ export class TensorList {
   constructor(backend: HostBackend, rule: Rule, lists: StepLists, keys: Uint32Array, stream: bigint) {
     const size = lists.weight.values.length;
     const configs = new Uint8Array(size);
-    const devices = new Array<ResolvedDevice>(size);
-    const lengths = new Array<number>(size);
+    const devices = filledList<ResolvedDevice>(size, 'cpu');
+    const lengths = filledList(size, 0);
     const memories = ROLES.map(({ name }) =>
-      name === 'grad' || !lists[name] ? undefined : new Array<Memory | undefined>(size).fill(undefined),
+      name === 'grad' || !lists[name] ? undefined : filledList<Memory | undefined>(size, undefined),
     );
     for (let i = 0; i < size; i++) {
       const weight = resolve(lists.weight.values[i], lists.weight, i);
@@ -88,7 +93,8 @@ export class TensorList {
     this.#configs = Array.from(configs, (config) => DTYPE_CONFIGS[config]);
     this.usesFloat64 = this.#configs.some(({ weight }) => weight === 'float64');
     this.usesFloat32 = this.#configs.some(({ weight }) => weight !== 'float64');
-    this.halfWithoutMaster = this.#configs.find(({ weight, master }) => isHalf(weight) && !master)?.weight;
+    this.halfWithoutMaster = this.#configs.find(({ weight, master }) => isHalf(weight) && !master);
+    this.usesDevice = devices.some((device) => device !== 'cpu');
     this.#devices = devices;
     this.#lengths = lengths;
     this.#arrays = ROLES.map(({ name }, role) => {
@@ -120,17 +126,26 @@ export class TensorList {
    *   which one is written; then the last gradients stay
    */
   setGrads(list: NamedList): void {
-    const memories = new Array<Memory>(this.size);
+    const memories = filledList<Memory | undefined>(this.size, undefined);
     for (let i = 0; i < this.size; i++) {
       memories[i] = memoryOf(list, i, this.#configs[i].grad, this.#devices[i], this.#lengths[i]);
     }
-    this.#partitions.forEach((partition, k) => {
-      const overlap = partition.tensors.setGrads(this.#pick(memories, partition) as readonly Memory[]);
-      if (!overlap) return;
-      this.#restoreGrads(this.#partitions.slice(0, k));
+    this.#takeGrads(list, new BoundArrays(list, memories));
+  }
+
+  /** Gives the backends new gradients, all or none of them. */
+  #takeGrads(list: NamedList, grads: BoundArrays): void {
+    const last = this.#arrays[GRAD];
+    this.#arrays[GRAD] = grads;
+    this.#hasAllGrads = false; // until every backend has them: JavaScript can be interrupted anywhere
+    for (const partition of this.#partitions) {
+      const overlap = partition.tensors.setGrads(this.#pick(grads.memories, partition) as readonly Memory[]);
+      if (!overlap) continue;
+      this.#arrays[GRAD] = last;
+      if (last) this.#restoreGrads(last);
       throw this.#shared(overlap, partition, list);
-    });
-    this.#arrays[GRAD] = new BoundArrays(list, memories);
+    }
+    this.#hasAllGrads = true;
   }
 
   /** The group of each tensor, and the array that holds the scalars of all later steps (scalar-table.ts). */
@@ -141,24 +156,40 @@ export class TensorList {
     }
   }
 
-  /** @throws RangeError where the memory of an array is gone: detached, or its Tensor disposed of */
+  /** What checkMemory() needs, and what an interrupted setGrads() has left to do. */
+  prepareCheck(): void {
+    const grads = this.#arrays[GRAD];
+    if (!this.#hasAllGrads && grads) this.#restoreGrads(grads);
+    for (const arrays of this.#arrays) arrays?.prepareCheck(this.#lengths);
+  }
+
+  /**
+   * prepareCheck() comes before it. From here to the end of step() nothing is called that
+   * other code may have replaced (a function of the engine's, an iterator): it could
+   * detach memory.
+   *
+   * @throws RangeError where the memory of an array is gone: detached, or its Tensor disposed of
+   */
   checkMemory(): void {
-    for (const arrays of this.#arrays) arrays?.checkStorages(this.#lengths);
+    for (let role = 0; role < ROLES.length; role++) this.#arrays[role]?.checkStorages(this.#lengths);
     if (this.#disposals === disposalCount()) return;
-    for (const arrays of this.#arrays) arrays?.checkDisposed();
+    for (let role = 0; role < ROLES.length; role++) this.#arrays[role]?.checkDisposed();
     this.#disposals = disposalCount();
   }
 
   /** Does whatever may fail in a step, before anything is changed; checkMemory() comes before it. */
   begin(): void {
-    for (const { tensors } of this.#partitions) tensors.begin();
+    for (let k = 0; k < this.#partitions.length; k++) this.#partitions[k].tensors.begin();
   }
 
   /** Updates all tensors in place, `aggregateNum` in one native call; begin() comes before it. */
   step(aggregateNum: number): void {
-    for (const { positions, tensors } of this.#partitions) {
+    for (let k = 0; k < this.#partitions.length; k++) {
+      const { positions, tensors } = this.#partitions[k];
       for (let first = 0; first < positions.length; first += aggregateNum) {
-        tensors.step(first, Math.min(positions.length, first + aggregateNum));
+        const last = first + aggregateNum;
+        // biome-ignore lint/complexity/useMathMinMax: Math.min may have been replaced
+        tensors.step(first, last < positions.length ? last : positions.length);
       }
     }
   }
@@ -172,17 +203,16 @@ export class TensorList {
     return positions.length === this.size ? memories : positions.map((i) => memories[i]);
   }
 
-  /** Gives partitions their last gradients again. */
-  #restoreGrads(partitions: readonly BackendPartition[]): void {
-    const last = this.#arrays[GRAD];
-    if (!last) return;
-    for (const partition of partitions) {
+  /** Gives the backends gradients that they had before. */
+  #restoreGrads(grads: BoundArrays): void {
+    for (const partition of this.#partitions) {
       try {
-        partition.tensors.setGrads(this.#pick(last.memories, partition) as readonly Memory[]);
+        partition.tensors.setGrads(this.#pick(grads.memories, partition) as readonly Memory[]);
       } catch {
         // Their memory is gone, which checkMemory() reports before the next step.
       }
     }
+    this.#hasAllGrads = true;
   }
 
   #shared(

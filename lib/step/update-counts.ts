@@ -5,8 +5,8 @@
  * over ten thousand of them advances one number. Where only some of a counter's
  * indices are claimed for a step, they move to a counter of their own.
  */
-
-export type Index = number | string;
+import { checkInteger, outOfRangeIn, wrongKind } from '../errors.js';
+import { type Index, indexOfKey } from './indices.js';
 
 export interface Counter {
   count: number;
@@ -14,30 +14,54 @@ export interface Counter {
   members: number;
 }
 
+/** The counts of each device, by index. */
+export type DeviceCounts = Readonly<Record<string, Readonly<Record<string, number>>>>;
+
+/** A step that was announced. */
+interface PendingStep {
+  readonly counters: readonly Counter[];
+  readonly tensors: number;
+  /** How many of the tensors are updated, as of ScalarTable. */
+  readonly table: { readonly progress: number };
+  /** How many counters have advanced. */
+  advanced: number;
+}
+
 export class UpdateCounts {
-  readonly #begin: number;
-  readonly #devices = new Map<string, Map<Index, Counter>>();
+  /** The count of an index that was never updated. */
+  readonly begin: number;
+  #devices = new Map<string, Map<Index, Counter>>();
   #numUpdate: number;
   #version = 0;
+  #pending: PendingStep | null = null;
+  #isBroken = false;
 
   /** @param begin the count of an index that was never updated */
   constructor(begin: number) {
-    this.#begin = begin;
+    this.begin = begin;
     this.#numUpdate = begin;
   }
 
   /** The largest count of all. */
   get numUpdate(): number {
+    this.settle();
     return this.#numUpdate;
   }
 
-  /** Moves whenever an index gets another counter: what claim() returned before may be stale. */
+  /** Changes whenever an index gets another counter: what claim() returned before may be stale. */
   get version(): number {
     return this.#version;
   }
 
+  /** Whether a step was interrupted after it had updated some of its tensors, and others not. */
+  get isBroken(): boolean {
+    this.settle();
+    return this.#isBroken;
+  }
+
   get(index: Index, device: string): number {
-    return this.#devices.get(device)?.get(index)?.count ?? this.#begin;
+    this.settle();
+    return this.#devices.get(device)?.get(index)?.count ?? this.begin;
   }
 
   /**
@@ -47,6 +71,7 @@ export class UpdateCounts {
    * @returns the counter of each index
    */
   claim(indices: readonly Index[], device: string): Counter[] {
+    this.settle();
     let counters = this.#devices.get(device);
     if (!counters) {
       counters = new Map();
@@ -55,7 +80,7 @@ export class UpdateCounts {
     const claimed = new Map<number, { counter: Counter | undefined; indices: Index[]; mixed: boolean }>();
     for (const index of indices) {
       const counter = counters.get(index);
-      const count = counter?.count ?? this.#begin;
+      const count = counter?.count ?? this.begin;
       const group = claimed.get(count);
       if (!group) {
         claimed.set(count, { counter, indices: [index], mixed: false });
@@ -79,13 +104,97 @@ export class UpdateCounts {
 
   /** What numUpdate will be once these counters are advanced. */
   numUpdateAfter(counters: readonly Counter[]): number {
+    this.settle();
     let most = this.#numUpdate;
     for (const { count } of counters) most = Math.max(most, count + 1);
     return most;
   }
 
   advance(counters: readonly Counter[]): void {
-    this.#numUpdate = this.numUpdateAfter(counters);
-    for (const counter of counters) counter.count++;
+    this.settle();
+    for (const counter of counters) this.#numUpdate = Math.max(this.#numUpdate, ++counter.count);
   }
+
+  /**
+   * Announces a step, before its first tensor is updated. JavaScript can be
+   * interrupted between any two operations (worker.terminate(), a timeout of vm, an
+   * overflow of the stack), and then no `finally` runs. So counts advance by what
+   * the step has done, which settle() looks at now or whenever somebody asks.
+   */
+  announce(counters: readonly Counter[], tensors: number, table: { readonly progress: number }): void {
+    this.#pending = { counters, tensors, table, advanced: 0 };
+  }
+
+  /** Advances the counters of a step that is complete, drops one that never began, and notes one that broke off. */
+  settle(): void {
+    const pending = this.#pending;
+    if (pending === null) return;
+    const { progress } = pending.table;
+    if (progress > 0) {
+      if (progress < pending.tensors) this.#isBroken = true;
+      // Between advancing a counter and noting it nothing can interrupt.
+      while (pending.advanced < pending.counters.length) {
+        const count = ++pending.counters[pending.advanced++].count;
+        if (count > this.#numUpdate) this.#numUpdate = count;
+      }
+    }
+    this.#pending = null;
+  }
+
+  /** Goes on after a step that broke off, which then counts. */
+  recover(): void {
+    this.settle();
+    this.#isBroken = false;
+  }
+
+  /** All counts, as plain data. */
+  toJSON(): { numUpdate: number; counts: DeviceCounts } {
+    const counts = Object.fromEntries(
+      Array.from(this.#devices, ([device, counters]) => [
+        device,
+        Object.fromEntries(Array.from(counters, ([index, { count }]) => [String(index), count])),
+      ]),
+    );
+    return { numUpdate: this.numUpdate, counts };
+  }
+
+  /**
+   * Replaces all counts by what toJSON() gave; then nothing of before counts.
+   *
+   * @throws TypeError or RangeError for anything else; then nothing has changed
+   */
+  load(numUpdate: unknown, counts: unknown, name: string): void {
+    const checkedNumUpdate = checkInteger(numUpdate, `${name}.numUpdate`);
+    const devices = new Map<string, Map<Index, Counter>>();
+    for (const [device, ofDevice] of entriesOf(counts, `${name}.counts`)) {
+      if (!/^(cpu|cuda:\d+)$/.test(device)) {
+        throw outOfRangeIn("'cpu' or 'cuda:N'", `a device of ${name}.counts`, JSON.stringify(device));
+      }
+      const counters = new Map<Index, Counter>();
+      // Equal counts share a counter again, as after the steps that led to them.
+      const byCount = new Map<number, Counter>();
+      for (const [key, value] of entriesOf(ofDevice, `${name}.counts.${device}`)) {
+        const count = checkInteger(value, `${name}.counts.${device}[${JSON.stringify(key)}]`);
+        if (count > checkedNumUpdate) {
+          const of = `${name}.counts.${device}[${JSON.stringify(key)}]`;
+          throw outOfRangeIn(`at most numUpdate (${checkedNumUpdate})`, of, `${count}`);
+        }
+        const counter = byCount.get(count) ?? { count, members: 0 };
+        byCount.set(count, counter);
+        counter.members++;
+        counters.set(indexOfKey(key), counter);
+      }
+      devices.set(device, counters);
+    }
+    this.#devices = devices;
+    this.#numUpdate = checkedNumUpdate;
+    this.#version++;
+    this.#pending = null;
+    this.#isBroken = false;
+  }
+}
+
+function entriesOf(value: unknown, name: string): [string, unknown][] {
+  if (typeof value !== 'object' || value === null || Array.isArray(value)) throw wrongKind('an object', name, value);
+  return Object.entries(value);
 }
