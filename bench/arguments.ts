@@ -42,8 +42,8 @@ export const USAGE = `Measures AdamW steps, taking turns with what they are comp
   --list              prints the cases and the contenders, then exits
   --help              prints this text
 
-npm run bench:roof builds the streams that show the machine's limits (npm run bench does it first); npm run bench:peers creates
-the Python environments for PyTorch, DeepSpeed and MXNet. A contender that is missing is listed with the reason.`;
+npm run bench:roof builds the streams that show the machine's limits (npm run bench does it first); npm run bench:peers
+creates the Python environments for PyTorch, DeepSpeed and MXNet. A contender that is missing is listed with the reason.`;
 
 const OPTIONS = {
   cases: { type: 'string' },

@@ -68,7 +68,10 @@ export function elementsOf({ lengths }: Case): number {
   return lengths.reduce((sum, length) => sum + length, 0);
 }
 
-/** The parameters of GPT-2 small (Radford et al., "Language Models are Unsupervised Multitask Learners", 2019): 12 layers, width 768, 1,024 positions, 50,257 tokens. */
+/**
+ * The parameters of GPT-2 small: 12 layers, width 768, 1,024 positions, 50,257 tokens (Radford et al., "Language Models
+ * are Unsupervised Multitask Learners", 2019).
+ */
 function gpt2Small(): number[] {
   const width = 768;
   const layer = [

@@ -13,7 +13,7 @@ export interface Layer {
   readonly biasGradient: Float32Array;
 }
 
-/** Small random weights with variance 2 / inputs (He et al., "Delving Deep into Rectifiers", 2015), and a bias of zeros. */
+/** Random weights with variance 2 / inputs (He et al., "Delving Deep into Rectifiers", 2015), and a bias of zeros. */
 export function createLayer(inputs: number, outputs: number, random: Random): Layer {
   const limit = Math.sqrt(6 / inputs);
   return {
