@@ -8,17 +8,17 @@ export interface Arguments {
   readonly cases: readonly Case[];
   readonly contenders: readonly Contender[];
   readonly rounds: number;
-  /** Of every contender; null is what this package takes by itself. */
+  /** Threads of every contender; null for this package's default. */
   readonly threads: number | null;
-  /** A file. */
+  /** File to write the measurements to. */
   readonly json: string | null;
-  /** A folder. */
+  /** Folder to write the charts to. */
   readonly charts: string | null;
   readonly list: boolean;
   readonly help: boolean;
 }
 
-/** What was typed is not what the benchmark takes; the message says both. */
+/** An argument that the benchmark does not accept; the message says what it accepts. */
 export class ArgumentError extends Error {
   /** @param received undefined where a value is missing */
   constructor(expected: string, name: string, received: string | undefined) {
@@ -29,21 +29,21 @@ export class ArgumentError extends Error {
 
 const DEFAULT_ROUNDS = '15';
 
-export const USAGE = `Measures AdamW steps, interleaved with what they compare with.
+export const USAGE = `Measures AdamW steps, taking turns with what they are compared with.
 
   npm run bench -- [options]
 
-  --cases LIST        names or parts of names, with commas, or all; default: those marked * by --list
+  --cases LIST        names or parts of names, separated by commas, or all; default: those marked * by --list
   --contenders LIST   the same for contenders
-  --rounds N          turns that each contender has in a case; default ${DEFAULT_ROUNDS}
-  --threads N         threads of every contender; default: the processors there are
-  --json FILE         writes what was measured
+  --rounds N          turns of each contender in a case; default ${DEFAULT_ROUNDS}
+  --threads N         threads of every contender; default: the available processors
+  --json FILE         writes the measurements
   --charts FOLDER     writes speed-large.svg and speed-small.svg
-  --list              prints the cases and the contenders and ends
-  --help              this text
+  --list              prints the cases and the contenders, then exits
+  --help              prints this text
 
-npm run bench:roof builds what the steps are limited by (npm run bench does it first); npm run bench:peers makes the
-Python environments of PyTorch, DeepSpeed and MXNet. What is not there is listed with its reason.`;
+npm run bench:roof builds the streams that show the machine's limits (npm run bench does it first); npm run bench:peers
+creates the Python environments for PyTorch, DeepSpeed and MXNet. A contender that is missing is listed with the reason.`;
 
 const OPTIONS = {
   cases: { type: 'string' },
@@ -71,7 +71,7 @@ export function readArguments(args: string[]): Arguments {
   };
 }
 
-/** The text of each option that was given. Not `strict`: its messages have another shape than ours. */
+/** The text of each option that was given. Not `strict`, because its messages have another form than ours. */
 function readOptions(args: string[]): Map<string, string | undefined> {
   const { tokens } = parseArgs({ args, options: OPTIONS, strict: false, allowPositionals: true, tokens: true });
   const given = new Map<string, string | undefined>();
@@ -86,8 +86,8 @@ function readOptions(args: string[]): Map<string, string | undefined> {
 }
 
 /**
- * Those whose name is one of a list or, where there is none of that name,
- * has it for a part; without a list the default ones.
+ * Those that a list names. An entry that is nobody's name selects all whose names contain it. Without a list, the
+ * default ones.
  */
 function choose<T extends { name: string; byDefault: boolean }>(
   all: readonly T[],

@@ -32,7 +32,7 @@ export function tensorArrays({ lengths, layout }: Case, device: Device | 'auto' 
   return { weights, grads, states: statesOf(layout, weights) };
 }
 
-/** Arrays as the engine and malloc place them; halves are Tensors over Uint16Arrays. */
+/** Arrays where the engine and malloc place them; half-precision ones are Tensors over Uint16Arrays. */
 export function plainArrays({ lengths, layout }: Case): Arrays {
   const zeros = (length: number, dtype: 'float32' | 'float64' | 'bfloat16' | 'float16'): TensorLike => {
     if (dtype === 'float32') return new Float32Array(length);
@@ -70,7 +70,7 @@ function statesOf(layout: Layout, weights: readonly TensorLike[]): AdamWState[] 
   return states;
 }
 
-/** The memory of an array: halves as bits. */
+/** The memory of an array: half-precision values as bits. */
 export function dataOf(array: TensorLike): Float32Array | Float64Array | Uint16Array {
   return (array instanceof Tensor ? array.data : array) as Float32Array | Float64Array | Uint16Array;
 }
@@ -89,13 +89,13 @@ function fill<A extends TensorLike>(array: A, pattern: Float32Array): A {
   return array;
 }
 
-/** Writes zeros: memory of the host that nobody has written to is one page of zeros, many times over. */
+/** Writes zeros, because the pages of host memory that was never written to are all the same page of zeros. */
 function touch<A extends TensorLike>(array: A): A {
   if (!(array instanceof Tensor) || array.device === 'cpu') dataOf(array).fill(0);
   return array;
 }
 
-/** SHA-256 of all weights after so many steps, which change them. */
+/** SHA-256 of all weights after a number of steps, which change them. */
 export function hashAfter(steps: number, { weights, grads, states }: Arrays): string {
   const optimizer = new AdamW(OPTIONS);
   const indices = weights.map((_, i) => i);

@@ -1,4 +1,4 @@
-/** What is measured: lists of tensors, in each layout of their arrays. */
+/** What is measured: lists of tensors, in each dtype configuration. */
 
 export const LAYOUTS = ['float32', 'bfloat16', 'float16+master', 'float64'] as const;
 export type Layout = (typeof LAYOUTS)[number] | 'bfloat16+master';
@@ -6,11 +6,11 @@ export type Layout = (typeof LAYOUTS)[number] | 'bfloat16+master';
 export interface Case {
   /** On the command line: '10000x64-float32'. */
   readonly name: string;
-  /** For people: '10,000 x 64 float32'. */
+  /** In reports: '10,000 x 64 float32'. */
   readonly title: string;
   /** Elements of each tensor. */
   readonly lengths: readonly number[];
-  /** dtypes of the arrays: bfloat16 has bfloat16 states, '+master' float32 states and masters. */
+  /** Dtype configuration: bfloat16 has bfloat16 states, '+master' float32 states and masters. */
   readonly layout: Layout;
   /** Whether it runs when no cases are named. */
   readonly byDefault: boolean;
@@ -37,7 +37,7 @@ export const CASES: readonly Case[] = LAYOUTS.flatMap((layout) =>
   })),
 );
 
-/** Those of npm run bench:cuda. */
+/** The cases of npm run bench:cuda. */
 export const CUDA_CASES: readonly Case[] = (['float32', 'bfloat16+master'] as const).flatMap((layout) =>
   [
     { name: '256Mi', title: '1 x 256 Mi', lengths: [256 * Mi] },
@@ -49,7 +49,7 @@ function caseOf({ name, title, lengths }: (typeof LISTS)[number], layout: Layout
   return { name: `${name}-${layout}`, title: `${title} ${layout}`, lengths, layout, byDefault: true };
 }
 
-/** Bytes that a step moves for each element: all arrays are read and all but the gradient written. */
+/** Bytes that a step moves per element: all arrays are read, and all but the gradient are written. */
 export function bytesPerElement(layout: Layout): number {
   switch (layout) {
     case 'float32':
@@ -68,7 +68,10 @@ export function elementsOf({ lengths }: Case): number {
   return lengths.reduce((sum, length) => sum + length, 0);
 }
 
-/** The parameters of GPT-2 small (Radford et al. 2019): 12 layers, width 768, 1,024 positions, 50,257 tokens. */
+/**
+ * The parameters of GPT-2 small: 12 layers, width 768, 1,024 positions, 50,257 tokens (Radford et al., "Language Models
+ * are Unsupervised Multitask Learners", 2019).
+ */
 function gpt2Small(): number[] {
   const width = 768;
   const layer = [

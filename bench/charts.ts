@@ -4,7 +4,7 @@ import { BARE_LOOP, EMPTY_CALL, isStream } from './contenders/roof.js';
 import { BOUND_STEP } from './contenders/this.js';
 import { type CaseReport, digits, type Report, type Row } from './report.js';
 
-/** The part of echarts that is used: its own declarations need a browser's. */
+/** The part of echarts that is used here: its own declarations need those of a browser. */
 interface Echarts {
   init(element: null, theme: null, options: { renderer: 'svg'; ssr: true; width: number; height: number }): Chart;
 }
@@ -21,10 +21,10 @@ const TEXT = '#3d4451';
 const GRID = '#e7e9ee';
 const COLORS: Readonly<Record<Row['kind'], string>> = { this: '#2563eb', roof: '#9aa1ae', peer: '#d9480f' };
 
-// Above this many elements a case is one of memory's bandwidth.
+// Cases with more elements than this are limited by memory bandwidth.
 const LARGE = 2 ** 23;
 
-/** SVGs by the names of their files; each has a background of its own, for light and dark pages. */
+/** SVGs by file name; each has its own background, for light and dark pages. */
 export function drawCharts(report: Report): Map<string, string> {
   const charts = new Map<string, string>();
   const large = report.cases.filter(({ elements }) => elements >= LARGE);
@@ -43,9 +43,9 @@ interface Quantity {
   textOf(value: number): string;
 }
 
-// Not bytes per second: those of contenders with turns in other rounds met another machine.
+// Not bytes per second: contenders that ran in other rounds met another load on the machine.
 const speed: Quantity = {
-  title: `Large tensors: speed of a step, by that of ${BOUND_STEP}`,
+  title: `Large tensors: speed of a step relative to ${BOUND_STEP}`,
   subtitle: 'longer is better; grey is a plain in-place stream of the same bytes',
   axis: { type: 'value', min: 0 },
   valueOf: ({ ratio }) => (ratio === undefined ? undefined : 1 / ratio.median),
@@ -53,7 +53,7 @@ const speed: Quantity = {
 };
 
 const slowness: Quantity = {
-  title: `Many and small tensors: time of a step, by that of ${BOUND_STEP}`,
+  title: `Many and small tensors: time of a step relative to ${BOUND_STEP}`,
   subtitle: 'shorter is better; the axis is logarithmic',
   axis: { type: 'log', min: 0.1 },
   valueOf: ({ ratio }) => ratio?.median,
@@ -122,10 +122,10 @@ function drawBars(cases: readonly CaseReport[], report: Report, quantity: Quanti
   return svg;
 }
 
-/** Ways to call this package that docs/performance.md has figures of, and what only serves to be added up. */
+/** Not in the charts: other ways to call this package (docs/performance.md has the figures), and parts of a sum. */
 const LEFT_OUT = new Set(['step(lists), tensor by tensor', 'multiAdamwUpdate, fresh lists', BARE_LOOP, EMPTY_CALL]);
 
-/** Of the streams only the best. */
+/** Keeps only the best of the streams. */
 function rowsOf({ rows }: CaseReport): Row[] {
   const hasBest = rows.some(({ name }) => name.startsWith('best stream'));
   return rows.filter(({ name }) => !LEFT_OUT.has(name) && (!isStream(name) || !hasBest));

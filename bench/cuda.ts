@@ -1,5 +1,5 @@
 /**
- * npm run bench:cuda: steps on a GPU, in turns with a copy on the device and PyTorch.
+ * npm run bench:cuda: steps on a GPU, taking turns with a copy on the device and PyTorch.
  *
  *     npm run bench:cuda -- [--rounds N] [--json FILE] [--cases LIST]
  */

@@ -1,4 +1,4 @@
-/** npm run bench: measures every case and says what came out. */
+/** npm run bench: measures the cases and reports the results. */
 import { mkdirSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { backendInfo, setNumThreads } from '../lib/index.js';

@@ -1,4 +1,4 @@
-/** Runs the contenders of a case in turns: a turn each, round after round, so that what the machine does meets all. */
+/** Runs the contenders of a case in turns, round after round, so that changes of the machine's speed affect all. */
 import { Bench } from 'tinybench';
 import type { Device } from '../lib/index.js';
 import { type Arrays, hashAfter, plainArrays, tensorArrays } from './arrays.js';
@@ -15,9 +15,9 @@ const WARM_UP_BELOW = 20e6; // a step that takes longer needs no warm-up in each
 export interface Measurement {
   readonly name: string;
   readonly kind: Contender['kind'];
-  /** Nanoseconds of a step: the median of each round's turn, undefined where it had none. */
+  /** Nanoseconds per step: the median of its turn in each round, undefined where it had none. */
   readonly rounds: readonly (number | undefined)[];
-  /** Whether its weights are those of this package, where they must be. */
+  /** Whether its weights equal those of this package; undefined where they need not. */
   readonly sameBits?: boolean;
 }
 
@@ -35,7 +35,7 @@ export interface Watcher {
 interface Ready {
   readonly contender: Contender;
   readonly runner: Runner;
-  /** Nanoseconds of a step, roughly. */
+  /** Approximate nanoseconds per step. */
   readonly estimate: number;
   readonly rounds: (number | undefined)[];
 }
@@ -57,7 +57,7 @@ export async function measureCase(
     else ready.push({ contender, ...opened, rounds: [] });
   }
   for (let round = 0; round < options.rounds; round++) {
-    // In another order each round, so that none always runs after the same one: what runs leaves caches behind it.
+    // In a different order each round, so that none always runs with the caches that the same other one left behind.
     for (const [i, next] of shuffle(ready, round).entries()) {
       watcher.turn(contenders.length + round * contenders.length + i, total, next.contender.name);
       const stride = Math.min(options.rounds, Math.ceil(next.estimate / SLOW_STEP));
@@ -74,7 +74,7 @@ export async function measureCase(
   return { case: of, measurements, absent };
 }
 
-/** Fisher and Yates's shuffle by a linear congruential generator, the same in every run. */
+/** Fisher-Yates shuffle with a linear congruential generator, the same in every run. */
 function shuffle<T>(list: readonly T[], seed: number): T[] {
   const shuffled = [...list];
   let state = seed + 1;
@@ -111,7 +111,7 @@ function createContext(of: Case, threads: number, device: Device | 'auto'): Case
   };
 }
 
-/** Opens a contender and looks how long its steps take; a string is the reason why it does not run. */
+/** Opens a contender and estimates the time of a step; returns the reason as a string if it cannot run. */
 async function openRunner(
   contender: Contender,
   context: CaseContext,
@@ -124,7 +124,7 @@ async function openRunner(
       await runner.close?.();
       return `a step takes ${(first / 1e9).toFixed(0)} s`;
     }
-    // A first step may make what later ones find.
+    // The first step may create what later ones reuse.
     if (first > SLOW_STEP) return { runner, estimate: await runner.run(1) };
     return { runner, estimate: await runner.run(Math.max(1, Math.min(100, Math.round(SAMPLE / first)))) };
   } catch (error) {
@@ -132,7 +132,7 @@ async function openRunner(
   }
 }
 
-/** The median of the samples of a turn, each of as many steps as a clock needs. */
+/** The median of the samples of a turn, each of enough steps for the resolution of the clock. */
 async function takeTurn({ contender, runner, estimate }: Ready): Promise<number> {
   const steps = Math.max(1, Math.round(SAMPLE / estimate));
   const bench = new Bench({

@@ -1,4 +1,4 @@
-/** What was measured, as a table for people and as JSON for programs. */
+/** The measurements, as a table to read and as JSON. */
 import { cpus } from 'node:os';
 import { backendInfo } from '../lib/index.js';
 import { bytesPerElement, elementsOf } from './cases.js';
@@ -11,11 +11,11 @@ import { type Summary, summarise, summariseRatio } from './statistics.js';
 export interface Row {
   readonly name: string;
   readonly kind: Measurement['kind'];
-  /** Nanoseconds of a step. */
+  /** Nanoseconds per step. */
   readonly time: Summary;
-  /** Bytes that the step has to move, by the median. */
+  /** Bytes that the step must move, divided by the median time. */
   readonly bytesPerSecond: number;
-  /** Time by that of bound.step(), round by round; absent without it. */
+  /** Ratio to the time of bound.step(), round by round; absent if that was not measured. */
   readonly ratio?: Summary;
   readonly sameBits?: boolean;
 }
@@ -72,7 +72,7 @@ export function reportCase(result: CaseResult): CaseReport {
   return { name: of.name, title: of.title, tensors: of.lengths.length, elements, rows, absent };
 }
 
-/** The best of the streams, and the bare loop together with a call. */
+/** The best of the streams, and the sum of the bare loop and an empty call. */
 function derived(measurements: readonly Measurement[]): Measurement[] {
   const streams = measurements.filter(({ name }) => isStream(name));
   const best = streams.sort((a, b) => summarise(a.rounds).median - summarise(b.rounds).median)[0];

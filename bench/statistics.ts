@@ -1,4 +1,4 @@
-/** The middle of what was measured, and how far it spreads. */
+/** Median and quartiles of measurements. */
 
 export interface Summary {
   readonly median: number;
@@ -11,7 +11,7 @@ export function summarise(values: readonly (number | undefined)[]): Summary {
   return { median: quantile(sorted, 0.5), quartiles: [quantile(sorted, 0.25), quantile(sorted, 0.75)] };
 }
 
-/** Of each round's ratio, in which both were measured. */
+/** Of the ratios of all rounds in which both were measured. */
 export function summariseRatio(
   values: readonly (number | undefined)[],
   reference: readonly (number | undefined)[],

@@ -1,8 +1,8 @@
-/** Progress of a case. */
+/** Shows the progress of a case. */
 import { SingleBar } from 'cli-progress';
 import type { Watcher } from './measure.js';
 
-/** A progress bar on a terminal, nothing elsewhere. */
+/** A progress bar on a terminal, otherwise nothing. */
 export function createWatcher(title: string): Watcher & { stop(): void } {
   if (!process.stderr.isTTY) return { turn() {}, stop() {} };
   const bar = new SingleBar({

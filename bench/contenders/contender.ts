@@ -1,12 +1,12 @@
-/** What is measured against what. */
+/** The interface of what is measured: this package, the machine's limits, other libraries. */
 import type { Arrays } from '../arrays.js';
 import type { Case } from '../cases.js';
 
 /** A contender with the arrays of a case, ready to run. */
 export interface Runner {
-  /** Makes so many steps and returns the nanoseconds of one, on average. */
+  /** Makes a number of steps and returns the mean nanoseconds of one. */
   run(steps: number): number | Promise<number>;
-  /** SHA-256 of the weights after HASHED_STEPS steps, where they must be those of this package. */
+  /** SHA-256 of the weights after HASHED_STEPS steps, if they must equal those of this package. */
   readonly hash?: string;
   close?(): void | Promise<void>;
 }
@@ -17,9 +17,9 @@ export const HASHED_STEPS = 2;
 export interface CaseContext {
   readonly case: Case;
   readonly threads: number;
-  /** Arrays in memory of this package. */
+  /** Arrays in memory that this package allocates. */
   tensors(): Arrays;
-  /** Arrays as the engine and malloc place them. */
+  /** Arrays where the engine and malloc place them. */
   plain(): Arrays;
   /** SHA-256 of this package's weights after HASHED_STEPS steps. */
   hash(): string;
@@ -27,17 +27,17 @@ export interface CaseContext {
 
 export interface Contender {
   readonly name: string;
-  /** 'this': this package; 'roof': what limits it; 'peer': another library. */
+  /** 'this': this package; 'roof': the machine's limits; 'peer': another library. */
   readonly kind: 'this' | 'roof' | 'peer';
-  /** Whether it runs when no contenders are named. */
+  /** Whether it runs if no contenders are named. */
   readonly byDefault: boolean;
-  /** @returns a string, the reason, where it cannot run this case here */
+  /** @returns the reason as a string if it cannot run this case here */
   open(context: CaseContext): Promise<Runner | string>;
-  /** At the end of the benchmark. */
+  /** Called at the end of the benchmark. */
   end?(): Promise<void>;
 }
 
-/** Nanoseconds of one of so many calls, on average. */
+/** Mean nanoseconds of a number of calls. */
 export function timed(steps: number, step: () => void): number {
   const start = process.hrtime.bigint();
   for (let i = 0; i < steps; i++) step();

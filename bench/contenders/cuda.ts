@@ -1,4 +1,4 @@
-/** Steps on a GPU, and what they compare with there: a copy of as many bytes, PyTorch. */
+/** Steps on a GPU, and what they are compared with: a copy of as many bytes, PyTorch. */
 import { AdamW, synchronize, Tensor } from '../../lib/index.js';
 import { OPTIONS } from '../arrays.js';
 import { bytesPerElement, elementsOf } from '../cases.js';
@@ -6,7 +6,7 @@ import { type CaseContext, type Contender, type Runner, timed } from './contende
 import { TORCH_ON_CUDA } from './peer.js';
 import { BOUND_STEP } from './this.js';
 
-/** Steps are launched one after the other; what is waited for at the end counts. */
+/** Launches the steps one after another, and counts the time until all have finished. */
 function onDevice(step: () => void, close?: () => void): Runner {
   return {
     run(steps) {

@@ -1,4 +1,4 @@
-/** Other libraries, each in a process of its own that answers JSON lines (peers/peers.py, peers/tfjs.ts). */
+/** Other libraries, each in its own process, which answers requests in JSON lines (peers/peers.py, peers/tfjs.ts). */
 import { type ChildProcessWithoutNullStreams, spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { existsSync } from 'node:fs';
@@ -23,9 +23,9 @@ class Peer {
   readonly #device: string;
   #child: ChildProcessWithoutNullStreams | null = null;
   #lines: Interface | null = null;
-  /** The answer to all that is asked once it ended. */
+  /** The answer to every request once the process has ended. */
   #ended: Promise<Answer> = new Promise(() => {});
-  /** The last line that it wrote to standard error. */
+  /** The last line of its standard error. */
   #said = '';
   #versions: Readonly<Record<string, string>> = {};
   /** Names of the contenders that use the arrays. */
@@ -42,7 +42,7 @@ class Peer {
     return this.#versions;
   }
 
-  /** @returns a string, the reason, where the contender cannot run this case here */
+  /** @returns the reason as a string if the contender cannot run this case here */
   async open(name: string, context: CaseContext): Promise<Runner | string> {
     const { file, remedy } = this.#requirement;
     if (!existsSync(file)) return remedy;
@@ -85,11 +85,11 @@ class Peer {
   #start(threads: number): void {
     if (this.#child) return;
     const [file, ...rest] = this.#command;
-    // DeepSpeed compiles itself with the ninja of its environment.
+    // DeepSpeed compiles itself with the ninja in its environment.
     const PATH = [dirname(file), process.env.PATH].join(delimiter);
     const env = { ...process.env, PATH, OMP_NUM_THREADS: String(threads) };
     this.#child = spawn(file, rest, { env });
-    this.#child.stdin.on('error', () => {}); // it ended, which the answer says
+    this.#child.stdin.on('error', () => {}); // the process ended, as the answer says
     this.#child.stderr.on('data', (data) => {
       this.#said = String(data).trim().split('\n').at(-1) ?? '';
     });
@@ -113,10 +113,10 @@ class Peer {
 interface PeerContender {
   readonly name: string;
   readonly peer: Peer;
-  /** What the peer calls it. */
+  /** The peer's name for it. */
   readonly contender: string;
   readonly byDefault?: boolean;
-  /** Whether its weights must be those of this package, bit for bit. */
+  /** Whether its weights must equal those of this package bit for bit. */
   readonly hasSameBits?: boolean;
   readonly mostElements?: number;
 }
@@ -173,7 +173,7 @@ export const PEERS: readonly Contender[] = [
   contender({ name: 'tf.js wasm', peer: tfjsWasm, contender: 'adam', mostElements: 16 * 2 ** 20 }),
 ];
 
-/** PyTorch on a GPU: of the environment that was made, or of the python3 that the machine has. */
+/** PyTorch on a GPU: from the environment that bench:peers made, or else the machine's python3. */
 const torchOnCuda = (() => {
   const script = join(root, 'bench/peers/peers.py');
   const made = pythonOf('torch');
@@ -186,7 +186,7 @@ export const TORCH_ON_CUDA: readonly Contender[] = [
   contender({ name: 'PyTorch foreach', peer: torchOnCuda, contender: 'foreach' }),
 ];
 
-/** Of the libraries that ran. */
+/** Versions of the libraries that ran. */
 export function peerVersions(): Readonly<Record<string, string>> {
   return Object.assign({}, ...[...ALL_PEERS, torchOnCuda].map((peer) => peer.versions));
 }

@@ -1,4 +1,4 @@
-/** The limits: a stream of the same bytes over the same arrays, the bare loop, a call that does nothing. */
+/** The machine's limits: a stream of the same bytes over the same arrays, the bare loop, an empty call. */
 import { existsSync } from 'node:fs';
 import { createRequire } from 'node:module';
 import { fileURLToPath } from 'node:url';
@@ -51,7 +51,7 @@ export function isStream(name: string): boolean {
 export const BARE_LOOP = 'bare C++ loop';
 export const EMPTY_CALL = 'call that does nothing';
 
-/** @returns a string, the reason, where there is none */
+/** @returns the reason as a string if there is none */
 function loadRoof(): Roof | string {
   if (!existsSync(PATH)) return 'its addon is not built: npm run bench:roof';
   const roof = createRequire(import.meta.url)(PATH) as Roof;
@@ -94,7 +94,7 @@ function stream(variant: number): Contender {
   });
 }
 
-/** The kernel of the instruction set that runs, over the arrays on one thread. */
+/** The kernel of the active instruction set, over the arrays on one thread. */
 const bareLoop = contender(BARE_LOOP, (roof, context) => {
   if (context.case.lengths.length !== 1 || context.case.lengths[0] > 2 ** 16) return 'only for 1 x 4,096';
   const { addon, reason } = loadBackend();

@@ -1,11 +1,11 @@
-/** This package, by each of its ways to make a step. */
+/** This package, through each of its ways to make a step. */
 import { loadBackend, switchBackend } from '../../lib/backend/index.js';
 import { AdamW, multiAdamwUpdate } from '../../lib/index.js';
 import { type Arrays, dataOf, OPTIONS } from '../arrays.js';
 import { elementsOf } from '../cases.js';
 import { type CaseContext, type Contender, type Runner, timed } from './contender.js';
 
-// Above this the TypeScript backend takes seconds a step.
+// With more elements than this, the TypeScript backend takes seconds per step.
 const MOST_ELEMENTS_OF_TYPESCRIPT = 64 * 2 ** 20;
 
 /** A contender that runs natively in this process. */
@@ -27,7 +27,7 @@ function bind({ weights, grads, states }: Arrays): Runner {
   return { run: (steps) => timed(steps, () => bound.step()), close: () => bound.dispose() };
 }
 
-/** A method of the optimizer, called with the same lists again and again. */
+/** A method of the optimizer, called repeatedly with the same lists. */
 function withLists(method: 'fusedStep' | 'step', { weights, grads, states }: Arrays): Runner {
   const indices = weights.map((_, i) => i);
   const optimizer = new AdamW(OPTIONS);
@@ -37,7 +37,7 @@ function withLists(method: 'fusedStep' | 'step', { weights, grads, states }: Arr
   };
 }
 
-/** New gradient arrays for every step; making them is the caller's part and not timed. */
+/** New gradient arrays for every step; creating them is the caller's work and not timed. */
 function withFreshGradients({ weights, grads, states }: Arrays): Runner {
   const indices = weights.map((_, i) => i);
   const optimizer = new AdamW(OPTIONS);

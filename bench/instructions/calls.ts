@@ -1,5 +1,5 @@
 /**
- * So many calls of one path through the package, for scripts/check-instructions.mjs to count instructions of:
+ * Makes a number of calls of one path through the package; scripts/check-instructions.mjs counts their instructions.
  *
  *     node dist/bench/instructions/calls.js PATH CALLS
  */
@@ -21,7 +21,7 @@ const bound = optimizer.bind(indices, weights, grads, states);
 const otherGrads = [lists(), lists()];
 let call = 0;
 
-/** Each is a call as a user makes it. */
+/** Calls as a user makes them. */
 const PATHS: Readonly<Record<string, () => unknown>> = {
   'bound.step()': () => bound.step(),
   'fusedStep(lists)': () => optimizer.fusedStep(indices, weights, grads, states),

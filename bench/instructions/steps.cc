@@ -1,5 +1,5 @@
-// So many steps of one case on one thread, for scripts/check-instructions.mjs
-// to count instructions of:
+// Makes a number of steps of one case on one thread; scripts/check-instructions.mjs
+// counts their instructions.
 //
 //     count_steps ISA LAYOUT TENSORS LENGTH STEPS
 #include <cstdio>
@@ -26,7 +26,7 @@ int main(int count, char** arguments) {
     return 1;
   }
 
-  // Doubles are wide enough for every array, and zeros are numbers of every dtype.
+  // Doubles are large enough for the elements of every dtype, and zero bytes are zeros in all of them.
   std::vector<std::vector<double>> arrays(5 * size, std::vector<double>(length));
   std::vector<TensorArrays> tensors(size);
   std::vector<const void*> grads(size);

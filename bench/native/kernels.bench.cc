@@ -8,13 +8,13 @@
 //   --threads=LIST  default: 1 and all processors
 //   --sizes=LIST    elements of each tensor; default: 4096,1048576,16777216
 //   --tensors=N     tensors of that size; default: 1
-//   --layouts=LIST  dtypes (native/core/dtypes.h); default: float32
-//   --memory=NAME   ours (default): placed as lib/tensor/tensor.ts does; malloc: as it comes
+//   --layouts=LIST  dtype configurations (native/core/dtype-configs.def); default: float32
+//   --memory=NAME   ours (default): placed as lib/tensor/allocator.ts does; malloc: where malloc puts it
 //   --rule=NAME     mxnet (default), coupled or pytorch
 //
 // and Google Benchmark's own options, such as --benchmark_repetitions=9 or
 // --benchmark_enable_random_interleaving=true. Each size is measured with every
-// instruction set and with the roof, a plain stream of the same bytes.
+// instruction set and, as the machine's limit, with plain streams of the same bytes.
 #include <benchmark/benchmark.h>
 
 #include <algorithm>
@@ -68,7 +68,7 @@ struct Options {
   bool plain_malloc = false;
 };
 
-/// Takes ours out of the arguments and leaves Google Benchmark's.
+/// Removes our options from the arguments and leaves Google Benchmark's.
 Options read_options(int& count, char** arguments) {
   Options options;
   int kept = 1;
@@ -114,7 +114,7 @@ Options read_options(int& count, char** arguments) {
   return options;
 }
 
-/// Arrays placed as lib/tensor/tensor.ts places them: aligned, staggered by 16 KiB, on huge pages where there are; or
+/// Arrays placed as lib/tensor/allocator.ts places them (aligned, staggered by 16 KiB, on huge pages if possible), or
 /// as malloc does.
 class Memory {
  public:

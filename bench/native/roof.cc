@@ -1,6 +1,6 @@
-// What the benchmarks compare a step with, for the process that the step runs
-// in: a stream of the same bytes over the same arrays, the bare loop, and a call
-// that does nothing. Not a part of the package.
+// The machine's limits that the benchmarks compare a step with, as an addon for the
+// same process: a stream of the same bytes over the same arrays, the bare loop, and
+// an empty call. Not part of the package.
 #include <napi.h>
 
 #include <algorithm>
@@ -13,7 +13,7 @@
 namespace fused_adamw::bench {
 namespace {
 
-/// The arrays of a step, which stay alive as long as this.
+/// The arrays of a step, which it keeps alive.
 class Arrays : public Napi::ObjectWrap<Arrays> {
  public:
   static Napi::Function Define(Napi::Env env) {
@@ -68,7 +68,7 @@ class Arrays : public Napi::ObjectWrap<Arrays> {
            info[1].As<Napi::Number>().Int32Value());
   }
 
-  /// loop(isa, passes): nanoseconds that one pass of the update takes on this thread, with nothing around it.
+  /// loop(isa, passes): nanoseconds of one pass of the bare update on this thread.
   Napi::Value Loop(const Napi::CallbackInfo& info) {
     const std::string isa = info[0].As<Napi::String>();
     const int passes = info[1].As<Napi::Number>().Int32Value();

@@ -55,7 +55,7 @@ ADAMW_INLINE void stream_bytes(char* w, const char* g, char* m, char* v, size_t 
   }
 }
 
-/// Halves beside float32 states, with or without masters.
+/// Half-precision weights with float32 states, with or without masters.
 template <bool has_master>
 ADAMW_INLINE void stream_mixed(uint16_t* __restrict w, const uint16_t* __restrict g, uint32_t* __restrict m,
                                uint32_t* __restrict v, uint32_t* __restrict master, size_t length) {
@@ -124,7 +124,7 @@ Kernel kernel_of(bool nontemporal, bool prefetch) {
   return nontemporal ? past_caches : prefetch ? prefetching : plain;
 }
 
-/// The same bytes in the place of the update: the step's own chunks and threads.
+/// The same bytes in place of the update, in the step's own chunks and threads.
 template <int layout>
 void stream_in_step(const cpu::Span& span, const cpu::GroupScalars&) {
   kernel_of(false, false)(span, kLayoutInfo[layout]);

@@ -1,6 +1,6 @@
-// The roof of the benchmarks: a plain in-place stream of the bytes of a step
-// (it reads weight, gradient, mean, variance and master, and writes all but the
-// gradient), with as little arithmetic as cannot be left out.
+// The limit that the benchmarks compare with: a plain in-place stream of the bytes of
+// a step. It reads weight, gradient, mean, variance and master, writes all but the
+// gradient, and does as little arithmetic as possible.
 #pragma once
 
 #include <vector>
@@ -10,17 +10,17 @@
 
 namespace fused_adamw::bench {
 
-/// How the elements are given out to threads.
+/// How the elements are distributed to threads.
 enum class Cut {
-  step,    // as the step does it
-  parts,   // one contiguous part a thread
+  step,    // as in a step
+  parts,   // one contiguous part per thread
   chunks,  // chunks of 1 Mi elements, first come, first served
 };
 
 struct StreamVariant {
   const char* name;
   Cut cut;
-  bool nontemporal;  // stores that pass the caches by
+  bool nontemporal;  // stores that bypass the caches
   bool prefetch;     // software prefetch some pages ahead
 };
 
@@ -33,8 +33,8 @@ inline constexpr StreamVariant kStreamVariants[] = {
     {"stream, 1 Mi chunks, non-temporal", Cut::chunks, true, false},
 };
 
-/// Streams over all tensors of a binding once. A layout with masters, and
-/// arrays that are not aligned to 64 bytes, have no non-temporal stores.
+/// Streams over all tensors of a list once. Arrays that are not aligned to 64
+/// bytes, and tensors with masters, take no non-temporal stores.
 void stream(const Binding& binding, const StreamVariant& variant, int threads);
 
 }  // namespace fused_adamw::bench

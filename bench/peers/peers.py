@@ -3,7 +3,7 @@
     python peers.py torch|deepspeed|mxnet
 
 Reads requests from standard input and writes answers to standard output, both
-one JSON object a line (bench/contenders/peer.ts is the other end):
+one JSON object per line (bench/contenders/peer.ts is the other end):
 
     {"do": "hello"}                                          -> {"versions": {...}, "contenders": [...]}
     {"do": "setup", "lengths": [...], "dtype": ..., "device": ..., "threads": n, "contenders": [...]}
@@ -12,8 +12,8 @@ one JSON object a line (bench/contenders/peer.ts is the other end):
     {"do": "hash"}                                           -> {"sha256": ...}, of all weights
     {"do": "release"}                                        -> {}
 
-An answer comes once the process is idle again: the threads of OpenMP spin for
-a while after a step, on the processors that the next contender needs.
+It answers once it is idle again, because OpenMP threads spin for a while after
+a step, on the processors that the next contender needs.
 """
 import gc
 import hashlib
@@ -46,7 +46,7 @@ def timed(step, count):
 
 
 def wait_until_idle(interval=0.004, patience=1.0):
-    """Until no thread of this process runs."""
+    """Waits until no thread of this process runs."""
     end = time.monotonic() + patience
     while time.monotonic() < end:
         before = time.process_time()
@@ -56,7 +56,7 @@ def wait_until_idle(interval=0.004, patience=1.0):
 
 
 class Torch:
-    """torch.optim.AdamW, fused and foreach: one optimizer, whose states both use."""
+    """torch.optim.AdamW, fused and foreach: one optimizer, so that both use the same states."""
 
     contenders = ["fused", "foreach"]
 
@@ -79,7 +79,7 @@ class Torch:
         for i, weight in enumerate(self.weights):
             weight.grad = self._tensor(values(lengths[i], i, 1), kind)
         self.make_optimizer()
-        # What a program keeps beside masters: weights and gradients in halves, copied before and after the step.
+        # What a program keeps beside masters: half-precision weights and gradients, copied before and after the step.
         self.halves = [w.to(torch.bfloat16) for w in self.weights] if halves else None
         self.half_grads = [w.grad.to(torch.bfloat16) for w in self.weights] if halves else None
         return {}
@@ -96,7 +96,7 @@ class Torch:
             group["fused"], group["foreach"] = contender == "fused", contender == "foreach"
         if self.device == "cpu":
             return timed(self.step, count)
-        # On a GPU steps are launched one after the other; what is waited for at the end counts.
+        # On a GPU, launch the steps one after another, and count the time until all have finished.
         self.torch.cuda.synchronize()
 
         def all_steps():
@@ -152,7 +152,7 @@ class DeepSpeed(Torch):
 
 
 class MXNet:
-    """mxnet.optimizer.AdamW with its fused step, as many tensors a call as the operator takes well."""
+    """mxnet.optimizer.AdamW with its fused step, with as many tensors per call as the operator handles well."""
 
     contenders = ["fused"]
 
@@ -218,7 +218,7 @@ def answer(peer, request):
 
 
 def main():
-    # Libraries print what they like: what they write to standard output goes to standard error.
+    # Libraries may print: what they write to standard output goes to standard error instead.
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     peer = None

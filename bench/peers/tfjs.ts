@@ -1,6 +1,6 @@
 /**
- * tf.train.adam of tf.js, what a Node user has without this package: a process
- * that answers the requests of peers.py.
+ * tf.train.adam of tf.js, which Node users have without this package, in a process
+ * that answers the same requests as peers.py.
  *
  *     node dist/bench/peers/tfjs.js cpu|wasm
  *
@@ -17,7 +17,7 @@ interface Variable {
   dispose(): void;
 }
 
-/** The part of tf.js that is used: its own declarations need a browser's. */
+/** The part of tf.js that is used here: its own declarations need those of a browser. */
 interface TensorFlow {
   setBackend(name: string): Promise<boolean>;
   ready(): Promise<void>;

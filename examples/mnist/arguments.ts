@@ -10,16 +10,16 @@ export interface Arguments {
   readonly learningRate: number;
   readonly seed: number;
   readonly device: Device | 'auto';
-  /** The folder for the pictures. */
+  /** Folder for the pictures. */
   readonly out: string;
   readonly help: boolean;
 }
 
-/** What was typed is not what the demo takes; the message says both. */
+/** An argument that the demo does not accept; the message says what it accepts. */
 export class ArgumentError extends Error {
   /**
    * @param received undefined where a value is missing
-   * @param why it is not what was expected, where that cannot be seen
+   * @param why the reason, where the value alone does not show it
    */
   constructor(expected: string, name: string, received: string | undefined, why?: string) {
     const text = received === undefined ? 'nothing' : JSON.stringify(received);
@@ -44,15 +44,15 @@ export const USAGE = `Trains a small network on 9,000 handwritten digits and tes
   npm run demo -- [options]
 
   --epochs N          times through the digits; default ${DEFAULTS.epochs}
-  --batch-size N      digits of one step; default ${DEFAULTS['batch-size']}
+  --batch-size N      digits per step; default ${DEFAULTS['batch-size']}
   --learning-rate X   highest learning rate, after the warm-up; default ${DEFAULTS['learning-rate']}
   --seed N            of the first weights and the order of the digits; default ${DEFAULTS.seed}
   --device D          cpu, cuda, cuda:N or auto, where AdamW runs; default ${DEFAULTS.device}
   --out DIR           folder for loss.svg and digits.svg; default ${DEFAULTS.out}
-  --help              this text
+  --help              prints this text
 
 FUSED_ADAMW_BACKEND=javascript, FUSED_ADAMW_ISA=baseline|avx2|avx512 and
-OMP_NUM_THREADS change how AdamW runs, and none of them the weights that it finds.`;
+OMP_NUM_THREADS change how AdamW runs, but not the weights that it finds.`;
 
 /** @throws ArgumentError */
 export function readArguments(args: string[]): Arguments {
@@ -79,7 +79,7 @@ const OPTIONS = {
   help: { type: 'boolean' },
 } as const;
 
-/** The text of each option that was given. Not `strict`: its messages have another shape than ours. */
+/** The text of each option that was given. Not `strict`, because its messages have another form than ours. */
 function readOptions(args: string[]): Map<string, string | undefined> {
   const { tokens } = parseArgs({ args, options: OPTIONS, strict: false, allowPositionals: true, tokens: true });
   const given = new Map<string, string | undefined>();

@@ -5,7 +5,7 @@ import { isRight, type Reading } from './evaluation.js';
 const GAP = '  ';
 const INK = 0.4;
 
-/** The bits of a braille character's dots, row by row. */
+/** The bits of the dots of a braille character, row by row. */
 const DOTS = [
   [0x01, 0x08],
   [0x02, 0x10],
@@ -13,7 +13,7 @@ const DOTS = [
   [0x40, 0x80],
 ];
 
-/** Digits side by side, 14 columns each, with what they were taken for below. */
+/** Digits side by side, 14 columns each, with the network's answers below. */
 export function printedDigits(readings: readonly Reading[]): string[] {
   const digits = readings.map(({ image }) => rowsOf(image));
   const rows = digits.length === 0 ? [] : digits[0].map((_, row) => digits.map((digit) => digit[row]).join(GAP));

@@ -5,19 +5,19 @@ export const SIDE = 28;
 export const PIXELS = SIDE * SIDE;
 export const CLASSES = 10;
 
-/** One digit in so many is kept for testing. */
+/** One digit out of this many is kept for testing. */
 const TEST_EVERY = 10;
 
 export interface Digits {
   /** Pixels of each digit, row by row, 0 (paper) to 1 (ink): PIXELS each. */
   readonly images: readonly Float32Array[];
-  /** What each digit is, 0 to 9. */
+  /** The right answer for each digit, 0 to 9. */
   readonly labels: Uint8Array;
 }
 
 export interface DigitSets {
   readonly training: Digits;
-  /** Never trained on; the same digits whatever the seed. */
+  /** Never trained on; the same digits for every seed. */
   readonly test: Digits;
 }
 

@@ -1,15 +1,15 @@
-/** What a network makes of digits that it was not trained on. */
+/** A network's answers for digits that it was not trained on. */
 import type { Digits } from './digits.js';
 import type { Network } from './network.js';
 
 export interface Reading {
   /** [PIXELS] */
   readonly image: Float32Array;
-  /** What the digit is. */
+  /** The right answer. */
   readonly label: number;
-  /** What the network takes it for. */
+  /** The network's answer. */
   readonly answer: number;
-  /** How sure the network is of its answer, 0 to 1. */
+  /** The network's probability for its answer, 0 to 1. */
   readonly probability: number;
 }
 

@@ -1,11 +1,11 @@
-/** A picture of test digits, with what the network takes them for. */
+/** A picture of test digits with the network's answers. */
 import { SIDE } from './digits.js';
 import { accuracyOf, isRight, type Reading } from './evaluation.js';
 import { firstRight, surestWrong } from './samples.js';
 
 const COLUMNS = 10;
 const CELL = { width: 86, height: 96 };
-/** Size of a digit's pixel. */
+/** Size of one pixel of a digit. */
 const PIXEL = 2;
 const MARGIN = 30;
 const HEADING = 44;
@@ -19,7 +19,7 @@ const PAPER = '#f3f4f7';
 const QUIET = '#5b6473';
 const WRONG = '#c92a2a';
 
-/** @returns an SVG with a background of its own, for light and dark pages */
+/** @returns an SVG with its own background, for light and dark pages */
 export function drawGallery(readings: readonly Reading[]): string {
   const wrong = surestWrong(readings, MOST_WRONG);
   const sections = [
@@ -58,7 +58,7 @@ function section(heading: string, readings: readonly Reading[]): { svg: string; 
   return { svg: [title, ...cells].join('\n'), height: HEADING + rows * CELL.height };
 }
 
-/** A digit, what it was taken for, and how surely. */
+/** A digit, the network's answer, and its probability. */
 function cell(reading: Reading): string {
   const { label, answer, probability, image } = reading;
   const size = SIDE * PIXEL;
@@ -74,7 +74,7 @@ function cell(reading: Reading): string {
   );
 }
 
-/** A path for each shade, of its runs along the rows. */
+/** A path for each shade, made of its runs along the rows. */
 function drawDigit(image: Float32Array): string {
   const runs = Array.from({ length: SHADES + 1 }, () => '');
   for (let y = 0; y < SIDE; y++) {

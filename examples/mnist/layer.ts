@@ -13,7 +13,7 @@ export interface Layer {
   readonly biasGradient: Float32Array;
 }
 
-/** Small random weights (He et al., 2015: variance 2 / inputs), and a bias of zeros. */
+/** Random weights with variance 2 / inputs (He et al., "Delving Deep into Rectifiers", 2015), and a bias of zeros. */
 export function createLayer(inputs: number, outputs: number, random: Random): Layer {
   const limit = Math.sqrt(6 / inputs);
   return {
@@ -26,9 +26,9 @@ export function createLayer(inputs: number, outputs: number, random: Random): La
   };
 }
 
-// In all three loops below the inner one runs along a row of the weight, which
-// is how it lies in memory. Most inputs are zero (blank paper, and what ReLU
-// cut off), and a row that a zero would multiply is skipped.
+// The inner loop of each function below runs along a row of the weight, which is
+// contiguous in memory. Most inputs are zero (blank paper, and what ReLU set to
+// zero), and rows that would be multiplied by zero are skipped.
 
 /** @param input [inputs] @param output [outputs], written */
 export function forward(layer: Layer, input: Float32Array, output: Float32Array): void {
@@ -60,7 +60,7 @@ export function addGradients(layer: Layer, input: Float32Array, outputGradient: 
 
 /**
  * Gradient of the loss with respect to the input, where the input is ReLU's
- * output: zero where that is zero.
+ * output: zero wherever that is zero.
  *
  * @param input [inputs] @param outputGradient [outputs] @param inputGradient [inputs], written
  */

@@ -2,7 +2,7 @@
 import { createRequire } from 'node:module';
 import type { History } from './training.js';
 
-/** The part of echarts that is used: its own declarations need a browser's. */
+/** The part of echarts that is used here: its own declarations need those of a browser. */
 interface Echarts {
   init(element: null, theme: null, options: { renderer: 'svg'; ssr: true; width: number; height: number }): Chart;
 }
@@ -15,13 +15,13 @@ interface Chart {
 
 const WIDTH = 860;
 const HEIGHT = 460;
-const FONT = 'system-ui, Helvetica, Arial, sans-serif'; // no quotes: echarts writes them as they are
+const FONT = 'system-ui, Helvetica, Arial, sans-serif'; // no quotes: echarts does not escape them
 const TEXT = '#3d4451';
 const GRID = '#e7e9ee';
 const LOSS = '#2563eb';
 const ACCURACY = '#d9480f';
 
-/** @returns an SVG with a background of its own, for light and dark pages */
+/** @returns an SVG with its own background, for light and dark pages */
 export function drawLossChart(history: History): string {
   const echarts: Echarts = createRequire(import.meta.url)('echarts');
   const chart = echarts.init(null, null, { renderer: 'svg', ssr: true, width: WIDTH, height: HEIGHT });
@@ -128,7 +128,7 @@ function line(name: string, data: readonly number[][], color: string): object {
   };
 }
 
-/** Three digits of a loss: 2, 0.5, 0.0625. */
+/** A loss with three digits: 2, 0.5, 0.0625. */
 function lossLabel(loss: number): string {
   return String(Number(loss.toPrecision(3)));
 }
@@ -138,13 +138,13 @@ function drawable(loss: number): number {
   return Math.max(loss, 2 ** -10);
 }
 
-/** The lower end of the axis: a multiple of ten with room for every epoch. */
+/** The lower end of the axis: a multiple of ten below every epoch's accuracy. */
 function lowestAccuracy(accuracies: readonly number[]): number {
   const lowest = accuracies.reduce((a, b) => Math.min(a, b));
   return Math.min(90, Math.floor(10 * lowest) * 10);
 }
 
-/** The mean of all values so far in which an older one counts for less, by a factor of 0.95 a step. */
+/** An exponential moving average: the weight of a value falls by a factor of 0.95 per step. */
 function smooth(values: readonly number[]): number[] {
   const decay = 0.95;
   let sum = 0;

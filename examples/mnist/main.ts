@@ -38,7 +38,7 @@ function run({ epochs, batchSize, learningRate, seed, device, out }: Arguments):
   printPictures(Object.entries(pictures).map(([name, svg]) => write(join(out, name), svg)));
 }
 
-/** Before the training, which would be in vain. */
+/** Called before the training, which would otherwise be wasted. */
 function makeFolder(path: string): void {
   try {
     mkdirSync(path, { recursive: true });

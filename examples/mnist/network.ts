@@ -14,7 +14,7 @@ export class Network {
   readonly sizes: readonly number[];
   readonly parameters: readonly Parameter[];
   readonly #layers: readonly Layer[];
-  /** What each layer gives for one example, after ReLU; the last one's are the scores of the classes. */
+  /** The output of each layer for one example, after ReLU; that of the last layer is the scores of the classes. */
   readonly #outputs: readonly Float32Array[];
   /** The gradient of the loss with respect to each of them. */
   readonly #gradients: readonly Float32Array[];
@@ -50,7 +50,7 @@ export class Network {
     const scores = this.#forward(image);
     const loss = softmax(scores, label);
     const last = this.#layers.length - 1;
-    // Cross-entropy after softmax: its gradient is what was predicted less what is true.
+    // The gradient of cross-entropy after softmax: the predicted probabilities minus the true ones.
     this.#gradients[last].set(scores);
     this.#gradients[last][label] -= 1;
     for (let i = last; i > 0; i--) {
@@ -89,7 +89,7 @@ function relu(values: Float32Array): void {
   for (let i = 0; i < values.length; i++) if (values[i] < 0) values[i] = 0;
 }
 
-/** Scores become probabilities, in place. Returns minus the logarithm of that of `label`. */
+/** Turns scores into probabilities, in place. Returns minus the logarithm of the probability of `label`. */
 function softmax(scores: Float32Array, label = 0): number {
   const highest = scores.reduce((a, b) => Math.max(a, b));
   const score = scores[label] - highest;

@@ -1,4 +1,4 @@
-/** How the training shows: a bar for each epoch on a terminal, a line for each elsewhere. */
+/** Shows the progress of the training: a bar for each epoch on a terminal, otherwise a line for each. */
 import { SingleBar } from 'cli-progress';
 
 export interface Progress {

@@ -1,14 +1,14 @@
-/** Random numbers from a seed: whole-number operations only, so every machine draws the same ones. */
+/** Random numbers from a seed, by integer operations only, so that every machine draws the same ones. */
 
 export class Random {
   #state: number;
 
-  /** @param seed a whole number below 2**32 */
+  /** @param seed an integer in [0, 2**32) */
   constructor(seed: number) {
     this.#state = seed | 0;
   }
 
-  /** A whole number in [0, 2**32): mulberry32 by Tommy Ettinger. */
+  /** An integer in [0, 2**32), by mulberry32 (Tommy Ettinger, 2017). */
   bits(): number {
     this.#state = (this.#state + 0x6d2b79f5) | 0;
     let z = this.#state;
@@ -17,7 +17,7 @@ export class Random {
     return (z ^ (z >>> 14)) >>> 0;
   }
 
-  /** A whole number in [0, limit). */
+  /** An integer in [0, limit). */
   below(limit: number): number {
     return Math.floor((this.bits() / 2 ** 32) * limit);
   }
@@ -27,7 +27,7 @@ export class Random {
     return ((this.bits() / 2 ** 32) * 2 - 1) * limit;
   }
 
-  /** Puts a list into a random order, in place (Fisher and Yates). */
+  /** Shuffles a list in place (Fisher-Yates). */
   shuffle(list: Uint32Array): void {
     for (let last = list.length - 1; last > 0; last--) {
       const other = this.below(last + 1);

@@ -1,4 +1,4 @@
-/** Which of the test digits are shown. */
+/** Selects the test digits that are shown. */
 import { CLASSES } from './digits.js';
 import { isRight, type Reading } from './evaluation.js';
 
@@ -10,7 +10,7 @@ export function firstRight(readings: readonly Reading[]): Reading[] {
   });
 }
 
-/** Those that were read wrong, the surest mistake first. */
+/** The digits that were read wrong, with the most confident mistake first. */
 export function surestWrong(readings: readonly Reading[], most: number): Reading[] {
   return readings
     .filter((reading) => !isRight(reading))

@@ -1,4 +1,4 @@
-/** A digit moved by a few pixels: the same digit, and one more to learn from. */
+/** Moves a digit by a few pixels, which makes one more example of the same digit. */
 import { SIDE } from './digits.js';
 
 /**

@@ -5,7 +5,7 @@ import type { Parameter } from './network.js';
 export interface TrainerOptions {
   /** Steps of the whole training; the learning rate is zero at its end. */
   readonly steps: number;
-  /** Highest learning rate, reached after a twentieth of the steps. */
+  /** Highest learning rate, reached after 5% of the steps. */
   readonly learningRate: number;
   readonly device: Device | 'auto';
 }
@@ -43,9 +43,9 @@ export class Trainer {
   }
 
   /**
-   * Updates the weights by the gradients that a batch has summed.
+   * Updates the weights by the summed gradients of a batch.
    *
-   * @param batchSize examples in the batch: their mean gradient counts
+   * @param batchSize examples in the batch, to divide the sums by
    */
   step(batchSize: number): void {
     const start = performance.now();
@@ -66,7 +66,7 @@ export class Trainer {
     return this.#steps;
   }
 
-  /** Time that all steps took together. */
+  /** Total time of all steps. */
   get milliseconds(): number {
     return this.#milliseconds;
   }

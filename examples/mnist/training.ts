@@ -1,4 +1,4 @@
-/** The training: epochs of batches, with a test after each epoch. */
+/** Trains for some epochs of batches, with a test after each epoch. */
 import { type DigitSets, type Digits, PIXELS } from './digits.js';
 import { accuracyOf, readDigits } from './evaluation.js';
 import type { Network } from './network.js';
@@ -10,7 +10,7 @@ import type { Trainer } from './trainer.js';
 export interface TrainOptions {
   readonly epochs: number;
   readonly batchSize: number;
-  /** Draws the order of the digits, and where they are moved to. */
+  /** Draws the order of the digits and how far they are moved. */
   readonly random: Random;
   readonly progress: Progress;
 }
@@ -20,11 +20,11 @@ export interface History {
   readonly losses: readonly number[];
   /** Share of the test digits that were read right after each epoch, 0 to 1. */
   readonly accuracies: readonly number[];
-  /** Time spent on training, the optimizer included and the tests not. */
+  /** Time spent on training, with the optimizer and without the tests. */
   readonly milliseconds: number;
 }
 
-/** Digits are moved at random by up to so many pixels, each time they are seen. */
+/** Digits are moved at random by up to this many pixels each time they are used. */
 const MOST_SHIFT = 1;
 
 export function train(network: Network, trainer: Trainer, digits: DigitSets, options: TrainOptions): History {
@@ -47,7 +47,7 @@ export function train(network: Network, trainer: Trainer, digits: DigitSets, opt
   return { losses, accuracies, milliseconds };
 }
 
-/** Every digit once, in the given order. Returns the loss of each step. */
+/** Trains on every digit once, in the given order. Returns the loss of each step. */
 function trainEpoch(
   network: Network,
   trainer: Trainer,

@@ -1,4 +1,4 @@
-/** One name for all the weights of a network: equal exactly where every bit is. */
+/** A hash of all the weights of a network, which is equal only if every bit is. */
 import { createHash } from 'node:crypto';
 import type { Network } from './network.js';
 
