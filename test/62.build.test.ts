@@ -14,8 +14,9 @@ import {
 } from 'node:fs';
 import { dirname, join } from 'node:path';
 import { expect } from 'chai';
-import { expectExit, expectedDigest, reportOf, repository, temporaryFolder } from './support/child.js';
-import { either, itUnless, noCompiler } from './support/conditions.js';
+import { loadBackend } from '../lib/backend/index.js';
+import { copyPackage, expectExit, expectedDigest, reportOf, repository, temporaryFolder } from './support/child.js';
+import { either, itUnless, noCompiler, noNative } from './support/conditions.js';
 
 const EXAMPLE = { length: 100 };
 
@@ -134,5 +135,16 @@ describe('the build', () => {
     expect(rejected.stderr).to.match(/dtypes\.h:.* error: .*planted\.h/);
     expectLine(build(root, {}, '--install'), NOT_BUILT);
     expectTypeScript(root);
+  });
+
+  itUnless(noNative, 'should be loaded from where FUSED_ADAMW_BINARY says', () => {
+    const place = 'build/Debug/fused_adamw.node';
+    const root = copyPackage(join(folder.path, 'debug'), loadBackend().path as string, place);
+    const source = `
+      const { backend, native: { path } } = (await import(libraryUrl)).backendInfo();
+      report({ backend, path });`;
+    const expected = { backend: 'native', path: join(root, place) };
+    for (const FUSED_ADAMW_BINARY of [place, expected.path])
+      expect(reportOf(source, { root, env: { FUSED_ADAMW_BACKEND: '', FUSED_ADAMW_BINARY } })).to.deep.equal(expected);
   });
 });
