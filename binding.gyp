@@ -22,9 +22,21 @@
       'cflags_cc!': ['-std=gnu++17', '-std=gnu++20', '-fno-rtti', '-O2'],
       # The contract on bits: no contraction to FMA, no fast-math.
       'cflags_cc': [
-        '-std=c++17', '-O3', '-ffp-contract=off', '-fno-math-errno', '-fno-trapping-math',
+        '-std=c++17', '-ffp-contract=off', '-fno-math-errno', '-fno-trapping-math',
         '-fvisibility=hidden', '-Wall', '-Wextra',
       ],
+      # npm run build:debug makes the other one.
+      'configurations': {
+        'Release': {
+          'cflags_cc': ['-O3'],
+          'xcode_settings': {'GCC_OPTIMIZATION_LEVEL': '3'},
+        },
+        'Debug': {
+          'defines': ['_GLIBCXX_ASSERTIONS'],
+          'cflags_cc': ['-O0', '-g'],
+          'xcode_settings': {'GCC_OPTIMIZATION_LEVEL': '0'},
+        },
+      },
       'conditions': [
         ['OS=="linux"', {
           'cflags_cc': ['-pthread'],
@@ -35,7 +47,6 @@
         ['OS=="mac"', {
           'xcode_settings': {
             'CLANG_CXX_LANGUAGE_STANDARD': 'c++17',
-            'GCC_OPTIMIZATION_LEVEL': '3',
             'MACOSX_DEPLOYMENT_TARGET': '11.0',
             'OTHER_CPLUSPLUSFLAGS': ['-ffp-contract=off', '-fno-math-errno', '-fno-trapping-math'],
           },

@@ -1,18 +1,23 @@
-// Builds the addon and then dist/. Without a compiler that is one clear line
-// and no failure: the TypeScript backend runs. The binary is also put where the
-// package carries it: it speaks Node-API, so one serves all versions of Node on
-// a platform.
+// Builds what changed: the addon, then dist/. Without a compiler that is one
+// clear line and no failure: the TypeScript backend runs. The binary is also put
+// where the package carries it: it speaks Node-API, so one binary serves all
+// versions of Node on a platform.
 //
-//   node scripts/build.mjs          both
-//   FUSED_ADAMW_SKIP_ADDON=1 ...    dist/ alone
+//   node scripts/build.mjs             both
+//   node scripts/build.mjs --debug     the addon alone, with -O0 -g and assertions, into build/Debug
+//   node scripts/build.mjs --install   both; sources that the compiler rejects are one clear line too
+//   FUSED_ADAMW_SKIP_ADDON=1 ...       dist/ alone
 import { spawnSync } from 'node:child_process';
-import { cpSync, existsSync, rmSync } from 'node:fs';
+import { createHash } from 'node:crypto';
+import { cpSync, existsSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { createRequire } from 'node:module';
-import { dirname, join } from 'node:path';
+import { dirname, join, relative } from 'node:path';
 import { fileURLToPath } from 'node:url';
 
 const require = createRequire(import.meta.url);
 const root = fileURLToPath(new URL('..', import.meta.url));
+const configuration = process.argv.includes('--debug') ? 'Debug' : 'Release';
+const isInstall = process.argv.includes('--install');
 
 /** The file that a package's command runs. */
 function binOf(name, command = name) {
@@ -33,8 +38,8 @@ function nodeDirectory() {
 }
 
 /** Why a build failed: the compiler's first error, else node-gyp's, in one line. */
-function reasonOf({ error, stdout, stderr }) {
-  const lines = `${error ?? ''}\n${stdout ?? ''}\n${stderr ?? ''}`.split('\n');
+function reasonOf({ error, output }) {
+  const lines = `${error ?? ''}\n${output}`.split('\n');
   const telling =
     lines.find((line) => /\berror:|fatal|not found|No such file/i.test(line) && !/gyp info/.test(line)) ??
     lines.find((line) => line.includes('gyp ERR! stack Error:')) ??
@@ -42,22 +47,85 @@ function reasonOf({ error, stdout, stderr }) {
   return (telling ?? 'unknown reason').replace(/gyp ERR! stack (Error: )?/, '').trim();
 }
 
-if (process.env.FUSED_ADAMW_SKIP_ADDON) {
-  console.log('fused-adamw: the addon was skipped (FUSED_ADAMW_SKIP_ADDON)');
-} else {
-  const result = run(binOf('node-gyp'), ['rebuild', ...nodeDirectory()]);
-  const carried = join(root, 'prebuilds', `${process.platform}-${process.arch}`);
-  rmSync(carried, { recursive: true, force: true });
-  if (result.status === 0) {
-    cpSync(join(root, 'build/Release/fused_adamw.node'), join(carried, 'fused_adamw.node'));
-  } else {
-    rmSync(join(root, 'build'), { recursive: true, force: true }); // half a build must not be loaded
-    console.log(
-      `fused-adamw: the addon was not built, the TypeScript backend will run with the same results (${reasonOf(result)})`,
-    );
-  }
+/** All that node-gyp's configuration depends on. */
+function configurationKey() {
+  const { version } = require('node-addon-api/package.json');
+  const gyp = readFileSync(join(root, 'binding.gyp'));
+  const parts = [root, process.execPath, process.version, process.arch, ...nodeDirectory(), version, gyp];
+  const hash = createHash('sha256');
+  for (const part of parts) hash.update(part).update('\0');
+  return hash.digest('hex');
 }
 
-rmSync(join(root, 'dist'), { recursive: true, force: true });
-const types = run(binOf('typescript', 'tsc'), ['--project', join(root, 'tsconfig.json')], { stdio: 'inherit' });
-process.exitCode = types.status ?? 1;
+function nodeGyp(command) {
+  const options = [`--${configuration.toLowerCase()}`, '--jobs=max', ...nodeDirectory()];
+  const { status, error, stdout, stderr } = run(binOf('node-gyp'), [command, ...options]);
+  return { succeeded: status === 0, error, output: `${stdout ?? ''}\n${stderr ?? ''}` };
+}
+
+/** Configures only if that could differ from the last time. */
+function configureAndBuild() {
+  const stamp = join(root, 'build/configured');
+  const key = configurationKey();
+  if (!existsSync(stamp) || readFileSync(stamp, 'utf8') !== key) {
+    const result = nodeGyp('configure');
+    if (!result.succeeded) return result;
+    writeFileSync(stamp, key);
+  }
+  return nodeGyp('build');
+}
+
+/** @returns whether the sources are right, as far as a compiler could tell */
+function buildAddon() {
+  const binary = join(root, 'build', configuration, 'fused_adamw.node');
+  const carried = join(root, 'prebuilds', `${process.platform}-${process.arch}`, 'fused_adamw.node');
+  const result = configureAndBuild();
+  if (result.succeeded) {
+    const isCarried = existsSync(carried) && readFileSync(carried).equals(readFileSync(binary));
+    if (configuration === 'Release' && !isCarried) {
+      rmSync(carried, { force: true }); // a process that runs the old binary keeps it
+      cpSync(binary, carried);
+    }
+    return true;
+  }
+  // An older binary must not stand for these sources.
+  rmSync(binary, { force: true });
+  if (configuration === 'Release') rmSync(carried, { force: true });
+  const isRejected = /\bnative[\\/].*\berror\b/.test(result.output); // else there is no compiler that works
+  if (configuration === 'Debug' || (isRejected && !isInstall)) {
+    process.stderr.write(result.output);
+    return false;
+  }
+  console.log(
+    `fused-adamw: the addon was not built, the TypeScript backend will run with the same results (${reasonOf(result)})`,
+  );
+  return true;
+}
+
+/** The files of a folder that end so, as paths from the root without the ending. */
+function filesIn(folder, ending) {
+  if (!existsSync(join(root, folder))) return [];
+  return readdirSync(join(root, folder), { recursive: true })
+    .filter((file) => ending.test(file))
+    .map((file) => join(folder, file.replace(ending, '')));
+}
+
+/** @returns whether the types are right */
+function buildDist() {
+  const project = join(root, 'tsconfig.json');
+  const { include, compilerOptions } = JSON.parse(readFileSync(project, 'utf8'));
+  // The compiler neither removes the output of sources that are gone nor notices that output is gone.
+  for (const output of filesIn('dist', /\.(js|d\.ts|js\.map)$/)) {
+    if (existsSync(join(root, `${relative('dist', output)}.ts`))) continue;
+    for (const ending of ['js', 'd.ts', 'js.map']) rmSync(join(root, `${output}.${ending}`), { force: true });
+  }
+  const sources = include.flatMap((folder) => filesIn(folder, /\.ts$/));
+  if (!sources.every((source) => existsSync(join(root, 'dist', `${source}.js`))))
+    rmSync(join(root, compilerOptions.tsBuildInfoFile), { force: true });
+  return run(binOf('typescript', 'tsc'), ['--project', project], { stdio: 'inherit' }).status === 0;
+}
+
+const skipsAddon = Boolean(process.env.FUSED_ADAMW_SKIP_ADDON);
+if (skipsAddon) console.log('fused-adamw: the addon was skipped (FUSED_ADAMW_SKIP_ADDON)');
+const isRight = (skipsAddon || buildAddon()) && (configuration === 'Debug' || buildDist());
+process.exitCode = isRight ? 0 : 1;

@@ -8,7 +8,7 @@
 set -uo pipefail
 cd "$(dirname "$0")/.." || exit 1
 node=${1:-node}
-mocha=(node_modules/mocha/bin/mocha.js --no-config --node-option "expose-gc,enable-source-maps" --timeout 600000)
+mocha=(node_modules/mocha/bin/mocha.js --timeout 600000)
 passed=0 failed=0
 
 check() { # name command...

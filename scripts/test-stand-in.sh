@@ -18,8 +18,8 @@ export FUSED_ADAMW_STAND_IN_DELAY=${FUSED_ADAMW_STAND_IN_DELAY:-20}
 node --input-type=module -e '
   const { cuda } = (await import("./dist/lib/index.js")).backendInfo();
   if (!cuda.available) throw new Error("the stand-in is not taken for a GPU: " + cuda.reason);'
-npx mocha --no-config --node-option expose-gc,enable-source-maps --timeout 300000 "$@" \
+npx mocha --timeout 300000 "$@" \
   dist/test/20.*.test.js dist/test/70.*.test.js dist/test/90.*.test.js
 # What needs a second device.
-FUSED_ADAMW_STAND_IN_DEVICES=2 npx mocha --no-config --node-option expose-gc --grep 'from one GPU to another|two GPUs' \
+FUSED_ADAMW_STAND_IN_DEVICES=2 npx mocha --grep 'from one GPU to another|two GPUs' \
   dist/test/90.*.test.js

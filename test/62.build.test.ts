@@ -1,14 +1,33 @@
-/** A build where there is no compiler: one clear line, and a package that runs. */
+/** The build: what it makes and leaves, and where there is no compiler one clear line and a package that runs. */
 import { type SpawnSyncReturns, spawnSync } from 'node:child_process';
-import { cpSync, existsSync, mkdirSync, readdirSync, symlinkSync } from 'node:fs';
+import {
+  appendFileSync,
+  cpSync,
+  existsSync,
+  mkdirSync,
+  readdirSync,
+  renameSync,
+  rmSync,
+  statSync,
+  symlinkSync,
+  writeFileSync,
+} from 'node:fs';
 import { dirname, join } from 'node:path';
 import { expect } from 'chai';
-import { expectExit, expectedDigest, reportOf, repository, temporaryFolder } from './support/child.js';
-import { itUnless } from './support/conditions.js';
+import { loadBackend } from '../lib/backend/index.js';
+import { copyPackage, expectExit, expectedDigest, reportOf, repository, temporaryFolder } from './support/child.js';
+import { either, itUnless, noCompiler, noNative } from './support/conditions.js';
 
 const EXAMPLE = { length: 100 };
 
-describe('a build without a compiler', () => {
+const headers = join(dirname(dirname(process.execPath)), 'include/node/common.gypi');
+const noHeaders =
+  process.env.npm_config_nodedir !== undefined || existsSync(headers)
+    ? null
+    : 'this node came without its headers, and node-gyp would fetch them';
+const isWindows = process.platform === 'win32' ? 'node-gyp takes no CXX on Windows' : null;
+
+describe('the build', () => {
   const folder = temporaryFolder();
 
   /** The repository as it is cloned, but for what the build does not need, with its dependencies installed. */
@@ -20,14 +39,16 @@ describe('a build without a compiler', () => {
     return root;
   };
 
-  const build = (root: string, env: Record<string, string>): SpawnSyncReturns<string> => {
+  const build = (root: string, env: Record<string, string>, ...args: string[]): SpawnSyncReturns<string> => {
     const inherited = Object.entries(process.env).filter(([name]) => !/^(FUSED_ADAMW_|CC$|CXX$)/.test(name));
-    return spawnSync(process.execPath, ['scripts/build.mjs'], {
+    return spawnSync(process.execPath, ['scripts/build.mjs', ...args], {
       cwd: root,
       encoding: 'utf8',
       env: { ...Object.fromEntries(inherited), ...env },
     });
   };
+
+  const filesIn = (path: string): string[] => readdirSync(path, { recursive: true }) as string[];
 
   /** dist/ is there, no half of an addon is, and a step runs in TypeScript. */
   const expectTypeScript = (root: string): void => {
@@ -55,7 +76,7 @@ describe('a build without a compiler', () => {
   const NOT_BUILT =
     /^fused-adamw: the addon was not built, the TypeScript backend will run with the same results \((.+)\)$/;
 
-  it('should say so in one line, where there are no tools at all', () => {
+  it('should say in one line that there are no tools at all', () => {
     const root = clone('no-tools');
     const tools = join(root, 'tools');
     mkdirSync(tools);
@@ -67,27 +88,63 @@ describe('a build without a compiler', () => {
     expectTypeScript(root);
   });
 
-  const headers = join(dirname(dirname(process.execPath)), 'include/node/common.gypi');
-  const cached = process.env.npm_config_nodedir !== undefined || existsSync(headers);
-  const reason =
-    process.platform === 'win32'
-      ? 'node-gyp takes no CXX on Windows'
-      : cached
-        ? null
-        : 'this node came without its headers, and node-gyp would fetch them';
-  itUnless(reason, 'should say so in one line, where the compiler does not exist', () => {
+  itUnless(either(isWindows, noHeaders), 'should say in one line that the compiler does not exist', () => {
     const root = clone('no-compiler');
     const result = build(root, { CC: '/nonexistent/cc', CXX: '/nonexistent/c++' });
     expectLine(result, NOT_BUILT);
     expect(NOT_BUILT.exec(result.stdout.trim())?.[1]).to.match(/nonexistent|make|compiler/);
     expectTypeScript(root);
-    expect(readdirSync(root)).not.to.include('build');
+    expect(filesIn(join(root, 'build')).filter((file) => file.endsWith('.node'))).to.deep.equal([]);
   });
 
-  it('should say so in one line, where FUSED_ADAMW_SKIP_ADDON asks for none', () => {
+  it('should say in one line that FUSED_ADAMW_SKIP_ADDON asks for no addon', () => {
     const root = clone('skipped');
     const result = build(root, { FUSED_ADAMW_SKIP_ADDON: '1' });
     expectLine(result, /^fused-adamw: the addon was skipped \(FUSED_ADAMW_SKIP_ADDON\)$/);
     expectTypeScript(root);
+  });
+
+  it('should compile only what changed, and remove the output of removed sources', () => {
+    const root = clone('stale');
+    writeFileSync(join(root, 'lib/old.ts'), 'export const value = 1;\n');
+    const env = { FUSED_ADAMW_SKIP_ADDON: '1' };
+    const modified = (): Record<string, number> =>
+      Object.fromEntries(
+        ['errors', 'index'].map((name) => [name, statSync(join(root, `dist/lib/${name}.js`)).mtimeMs]),
+      );
+    expectExit(build(root, env), 0);
+    const first = modified();
+    expectExit(build(root, env), 0);
+    expect(modified()).to.deep.equal(first);
+
+    appendFileSync(join(root, 'lib/errors.ts'), 'export const added = 1;\n');
+    renameSync(join(root, 'lib/old.ts'), join(root, 'lib/new.ts'));
+    rmSync(join(root, 'dist/lib/numerics/dtype.js'));
+    expectExit(build(root, env), 0);
+    expect(modified().errors).to.be.greaterThan(first.errors);
+    const compiled = filesIn(join(root, 'dist/lib'));
+    expect(compiled).to.include.members(['new.js', 'new.d.ts', 'new.js.map', 'numerics/dtype.js']);
+    expect(compiled.filter((file) => file.startsWith('old.'))).to.deep.equal([]);
+  });
+
+  itUnless(either(isWindows, noHeaders, noCompiler), 'should fail for sources that do not compile', () => {
+    const root = clone('rejected');
+    appendFileSync(join(root, 'native/core/dtypes.h'), '#include "planted.h"\n');
+    const rejected = build(root, {});
+    expectExit(rejected, 1);
+    expect(rejected.stderr).to.match(/dtypes\.h:.* error: .*planted\.h/);
+    expectLine(build(root, {}, '--install'), NOT_BUILT);
+    expectTypeScript(root);
+  });
+
+  itUnless(noNative, 'should be loaded from where FUSED_ADAMW_BINARY says', () => {
+    const place = 'build/Debug/fused_adamw.node';
+    const root = copyPackage(join(folder.path, 'debug'), loadBackend().path as string, place);
+    const source = `
+      const { backend, native: { path } } = (await import(libraryUrl)).backendInfo();
+      report({ backend, path });`;
+    const expected = { backend: 'native', path: join(root, place) };
+    for (const FUSED_ADAMW_BINARY of [place, expected.path])
+      expect(reportOf(source, { root, env: { FUSED_ADAMW_BACKEND: '', FUSED_ADAMW_BINARY } })).to.deep.equal(expected);
   });
 });

@@ -32,8 +32,10 @@ export type LoadedAddon = { addon: Addon; path: string } | { addon: null; reason
 // This file is dist/lib/backend/native.js.
 export const packageRoot = new URL('../../../', import.meta.url);
 
-/** A build of this checkout comes before the binary that the package carries. */
-const CANDIDATES = ['build/Release/fused_adamw.node', `prebuilds/${process.platform}-${process.arch}/fused_adamw.node`];
+/** A build of this checkout comes before the binary that the package carries; FUSED_ADAMW_BINARY, from the root of the package, replaces both. */
+const CANDIDATES = process.env.FUSED_ADAMW_BINARY
+  ? [process.env.FUSED_ADAMW_BINARY]
+  : ['build/Release/fused_adamw.node', `prebuilds/${process.platform}-${process.arch}/fused_adamw.node`];
 
 /** The addon, or why there is none. Throws where FUSED_ADAMW_ISA asks for what there is not. */
 export function loadAddon(): LoadedAddon {

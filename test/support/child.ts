@@ -13,7 +13,10 @@ import { type ExampleOptions, exampleDigest } from './example-step.js';
 export const repository = fileURLToPath(new URL('../../../', import.meta.url));
 
 export interface ChildOptions {
-  /** In place of all FUSED_ADAMW_* (but FUSED_ADAMW_BACKEND), OMP_* and GOMP_* of this process. */
+  /**
+   * In place of all FUSED_ADAMW_*, OMP_* and GOMP_* of this process but
+   * FUSED_ADAMW_BACKEND and, for this package, FUSED_ADAMW_BINARY.
+   */
   readonly env?: Readonly<Record<string, string>>;
   /** Options of node itself. */
   readonly flags?: readonly string[];
@@ -47,10 +50,11 @@ export function runChild(source: string, options: ChildOptions = {}): Child {
   const kept = Object.entries(process.env).filter(
     ([name]) => !/^(FUSED_ADAMW_(?!BACKEND)|OMP_|GOMP_|LD_PRELOAD$)/.test(name),
   );
+  const binary = root === repository ? process.env.FUSED_ADAMW_BINARY : undefined;
   return spawnSync(command[0], command.slice(1), {
     cwd: root,
     encoding: 'utf8',
-    env: { ...Object.fromEntries(kept), ...options.env },
+    env: { ...Object.fromEntries(kept), FUSED_ADAMW_BINARY: binary, ...options.env },
     timeout: timeout * 1000,
     uid: user,
     gid: user,
