@@ -24,10 +24,13 @@ function message(expected: string, name: string, received: string): string {
   return `Expected ${expected} for ${name} but received ${received}`;
 }
 
+/** Characters of a string that a message quotes. */
+const LONG = 200;
+
 function describe(value: unknown): string {
   switch (typeof value) {
     case 'string':
-      return JSON.stringify(value);
+      return value.length > LONG ? `${JSON.stringify(value.slice(0, LONG))}...` : JSON.stringify(value);
     case 'number':
       return Object.is(value, -0) ? '-0' : String(value);
     case 'bigint':
@@ -54,6 +57,70 @@ function describeObject(value: object): string {
 export function checkObject<T>(value: T, name: string): T {
   if (typeof value !== 'object' || value === null) throw wrongKind('an object', name, value);
   return value;
+}
+
+/**
+ * Options all of which are known: whatever is misspelt would be ignored without a
+ * word. Own and inherited enumerable keys count, those whose value is undefined
+ * too; no value is read.
+ *
+ * @param synonyms what to use in place of names from elsewhere, `{ betas: 'beta1 and beta2' }`
+ * @throws TypeError that names the nearest known option
+ */
+export function checkOptions<T>(
+  options: T,
+  name: string,
+  known: readonly string[],
+  synonyms: Readonly<Record<string, string>> = {},
+): T {
+  checkObject(options, name);
+  for (const key in options) {
+    if (known.includes(key)) continue;
+    const synonym = Object.keys(synonyms).find((other) => letters(other) === letters(key));
+    const meant = synonym === undefined ? nearest(key, known) : synonyms[synonym];
+    const hint = meant === undefined ? `known are ${known.join(', ')}` : `did you mean ${meant}?`;
+    throw wrongKindIn('a known option', name, `${JSON.stringify(key)}; ${hint}`);
+  }
+  return options;
+}
+
+/** The name that another one was probably meant to be: a few slips away, or a longer form of it. */
+export function nearest(name: string, candidates: Iterable<string>): string | undefined {
+  const typed = letters(name);
+  let found: string | undefined;
+  let least = Math.max(1, Math.floor(typed.length / 3)) + 1;
+  for (const candidate of candidates) {
+    const other = letters(candidate);
+    const isForm = typed.length > 1 && other.length > 1 && (other.includes(typed) || typed.includes(other));
+    const distance = isForm ? Math.min(1, editDistance(typed, other)) : editDistance(typed, other);
+    if (distance >= least) continue;
+    least = distance;
+    found = candidate;
+  }
+  return found;
+}
+
+/** A name without what styles differ in: learning_rate and learningRate are one. */
+function letters(name: string): string {
+  return name.replace(/[-_.\s]/g, '').toLowerCase();
+}
+
+/** Letters added, left out, replaced or swapped with the next: optimal string alignment (Damerau, 1964). */
+function editDistance(a: string, b: string): number {
+  let beforeLast: number[] = [];
+  let last = Array.from({ length: b.length + 1 }, (_, j) => j);
+  for (let i = 1; i <= a.length; i++) {
+    const row = [i];
+    for (let j = 1; j <= b.length; j++) {
+      const isSame = a[i - 1] === b[j - 1];
+      row[j] = Math.min(last[j] + 1, row[j - 1] + 1, last[j - 1] + (isSame ? 0 : 1));
+      const isSwap = i > 1 && j > 1 && a[i - 1] === b[j - 2] && a[i - 2] === b[j - 1];
+      if (isSwap) row[j] = Math.min(row[j], beforeLast[j - 2] + 1);
+    }
+    beforeLast = last;
+    last = row;
+  }
+  return last[b.length];
 }
 
 /** A finite number of at least `least`. */
