@@ -1,5 +1,7 @@
 /** The one shape of a message, after sharp's: says what was expected, for which argument, and what came. */
 
+import { types } from 'node:util';
+
 /** A value of the wrong kind. */
 export function wrongKind(expected: string, name: string, received: unknown): TypeError {
   return new TypeError(message(expected, name, describe(received)));
@@ -24,10 +26,23 @@ function message(expected: string, name: string, received: string): string {
   return `Expected ${expected} for ${name} but received ${received}`;
 }
 
+/**
+ * The key under which an object of the package says which copy of the package it
+ * is of: THIS_COPY, another one's, or null for what has a prototype of ours and
+ * nothing behind it. Registered, as every copy must find it.
+ */
+export const ORIGIN: unique symbol = Symbol.for('fused-adamw.origin');
+
+/** This copy of the package: of two, `instanceof` knows only its own. */
+export const THIS_COPY: object = Object.freeze({ url: import.meta.url });
+
+/** Characters of a string that a message quotes. */
+const LONG = 200;
+
 function describe(value: unknown): string {
   switch (typeof value) {
     case 'string':
-      return JSON.stringify(value);
+      return value.length > LONG ? `${JSON.stringify(value.slice(0, LONG))}...` : JSON.stringify(value);
     case 'number':
       return Object.is(value, -0) ? '-0' : String(value);
     case 'bigint':
@@ -44,10 +59,15 @@ function describe(value: unknown): string {
 }
 
 function describeObject(value: object): string {
+  if (types.isProxy(value)) return 'a Proxy';
   if (Array.isArray(value)) return `an array of length ${value.length}`;
   const name: unknown = value.constructor?.name;
   if (typeof name !== 'string' || name === '' || name === 'Object') return 'an object';
-  return /^[aeio]/i.test(name) ? `an ${name}` : `a ${name}`;
+  const described = /^[aeio]/i.test(name) ? `an ${name}` : `a ${name}`;
+  const origin = (value as { readonly [ORIGIN]?: { readonly url?: unknown } | null })[ORIGIN];
+  if (origin === undefined || origin === THIS_COPY) return described;
+  if (origin === null) return `${described} without memory, as a copy of its properties is`;
+  return `${described} of another copy of fused-adamw, ${origin.url} (npm ls fused-adamw lists them, npm dedupe keeps one)`;
 }
 
 /** An object, of options say. */
@@ -69,7 +89,7 @@ export function checkInteger(value: unknown, name: string, least = 0): number {
   const expected = `an integer of at least ${least}`;
   if (typeof value !== 'number') throw wrongKind(expected, name, value);
   if (!Number.isSafeInteger(value) || value < least) throw outOfRange(expected, name, value);
-  return value;
+  return value + 0; // of -0 too
 }
 
 export function checkBoolean(value: unknown, name: string): boolean {

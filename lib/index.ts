@@ -36,7 +36,9 @@ export { synchronize } from './tensor/synchronize.js';
 export {
   Tensor,
   type TensorFromDevicePointerOptions,
+  type TensorFromJSONOptions,
   type TensorFromOptions,
   type TensorZerosOptions,
 } from './tensor/tensor.js';
+export type { TensorJSON, TensorJSONNumber } from './tensor/tensor-json.js';
 export type { TensorLike } from './tensor/tensor-like.js';

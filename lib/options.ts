@@ -1,22 +1,24 @@
-/** Options: each is read once, and one that nobody knows is an error that names the nearest one. */
+/** Options: one that nobody knows is an error that names the nearest one, and each is read once. */
 import { wrongKind, wrongKindIn } from './errors.js';
 
-/** What the options of others are called here. */
+/** What to use in place of names from elsewhere: `{ betas: 'beta1 and beta2' }`. */
 export type Synonyms = Readonly<Record<string, string>>;
 
 /**
- * A copy of an object of options, inherited ones included, each read once: a
- * getter may give another value the next time.
+ * A copy of an object of options, all of which are known: whatever is misspelt
+ * would be ignored without a word. Own and inherited enumerable keys count, those
+ * whose value is undefined too. Each option is read once, since a getter may give
+ * another value the next time.
  *
  * @param known the names of all options
- * @throws TypeError for anything but an object, and for an option that is not known
+ * @throws TypeError for anything but an object, and for an unknown option, with the nearest known one
  */
-export function readOptions<T extends object>(
+export function readOptions<T extends object, K extends keyof T & string>(
   options: T,
   name: string,
-  known: readonly (keyof T & string)[],
+  known: readonly K[],
   synonyms: Synonyms = {},
-): T {
+): Pick<T, K> {
   if (typeof options !== 'object' || options === null || Array.isArray(options)) {
     throw wrongKind('an object', name, options);
   }
@@ -25,38 +27,52 @@ export function readOptions<T extends object>(
   }
   const copy: Partial<T> = {};
   for (const key of known) copy[key] = options[key];
-  return copy as T;
+  return copy as Pick<T, K>;
 }
 
 /** The error for an option that is not known. */
-export function unknownOption(key: string, name: string, known: readonly string[], synonyms: Synonyms = {}): TypeError {
-  const meant = Object.hasOwn(synonyms, key) ? synonyms[key] : nearest(key, known);
-  const hint = meant === undefined ? `; the options are ${known.join(', ')}` : `; did you mean ${meant}?`;
-  return wrongKindIn('a known option', name, `${JSON.stringify(key)}${hint}`);
+export function unknownOption(key: string, name: string, known: readonly string[], synonyms: Synonyms): TypeError {
+  const synonym = Object.keys(synonyms).find((other) => letters(other) === letters(key));
+  const meant = synonym === undefined ? nearest(key, known) : synonyms[synonym];
+  const hint = meant === undefined ? `known are ${known.join(', ')}` : `did you mean ${meant}?`;
+  return wrongKindIn('a known option', name, `${JSON.stringify(key)}; ${hint}`);
 }
 
-/** The name that is the fewest edits away, if that is less than half of the word. */
-export function nearest(word: string, names: Iterable<string>): string | undefined {
-  let best: string | undefined;
-  let least = Math.max(2, Math.ceil(word.length / 2));
-  for (const name of names) {
-    const distance = editDistance(word.toLowerCase(), name.toLowerCase());
+/** The name that another one was probably meant to be: a few slips away, or a longer form of it. */
+export function nearest(name: string, candidates: Iterable<string>): string | undefined {
+  const typed = letters(name);
+  let found: string | undefined;
+  let least = Math.max(1, Math.floor(typed.length / 3)) + 1;
+  for (const candidate of candidates) {
+    const other = letters(candidate);
+    const isForm = typed.length > 1 && other.length > 1 && (other.includes(typed) || typed.includes(other));
+    const distance = isForm ? Math.min(1, editDistance(typed, other)) : editDistance(typed, other);
     if (distance >= least) continue;
-    best = name;
     least = distance;
+    found = candidate;
   }
-  return best;
+  return found;
 }
 
-/** Insertions, deletions and substitutions from one word to another (Levenshtein, 1966). */
+/** A name without what styles differ in: learning_rate and learningRate are one. */
+function letters(name: string): string {
+  return name.replace(/[-_.\s]/g, '').toLowerCase();
+}
+
+/** Letters added, left out, replaced or swapped with the next: optimal string alignment (Damerau, 1964). */
 function editDistance(a: string, b: string): number {
-  let row = Array.from({ length: b.length + 1 }, (_, k) => k);
+  let beforeLast: number[] = [];
+  let last = Array.from({ length: b.length + 1 }, (_, j) => j);
   for (let i = 1; i <= a.length; i++) {
-    const next = [i];
-    for (let k = 1; k <= b.length; k++) {
-      next[k] = Math.min(row[k] + 1, next[k - 1] + 1, row[k - 1] + (a[i - 1] === b[k - 1] ? 0 : 1));
+    const row = [i];
+    for (let j = 1; j <= b.length; j++) {
+      const isSame = a[i - 1] === b[j - 1];
+      row[j] = Math.min(last[j] + 1, row[j - 1] + 1, last[j - 1] + (isSame ? 0 : 1));
+      const isSwap = i > 1 && j > 1 && a[i - 1] === b[j - 2] && a[i - 2] === b[j - 1];
+      if (isSwap) row[j] = Math.min(row[j], beforeLast[j - 2] + 1);
     }
-    row = next;
+    beforeLast = last;
+    last = row;
   }
-  return row[b.length];
+  return last[b.length];
 }

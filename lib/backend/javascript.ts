@@ -15,8 +15,9 @@ import {
   typedArrayLength,
 } from '../numerics/typed-arrays.js';
 import { DTYPE_CONFIGS, type DTypeConfig, type EveryRole, ROLES, type Role, type Rule } from './abi.js';
-import type { BackendTensorList, HostBackend, Overlap, TensorArrays } from './backend.js';
+import type { Arrays, BackendTensorList, HostBackend, Overlap, TensorArrays } from './backend.js';
 import { addProgress, readGroup, readStep } from './scalar-table.js';
+import { sameMemory } from './shared-memory.js';
 
 type Round = (value: number) => number;
 
@@ -224,9 +225,18 @@ interface Range {
   readonly tensor: number;
 }
 
-/** The first two arrays that share memory of which one is written, buffer by buffer. */
+/**
+ * The first two arrays that share memory of which one is written, buffer by
+ * buffer. Two SharedArrayBuffers may be one memory; that two ArrayBuffers are,
+ * which only native code can make, goes unseen here.
+ */
 function findOverlap({ lists }: TensorArrays<Storage>, grads: readonly Storage[]): Overlap | null {
   const written = new Map<ArrayBufferLike, Range[]>();
+  const first = sameMemory(buffersOf([...lists, grads]));
+  const memoryOf = (array: Storage): ArrayBufferLike => {
+    const buffer = typedArrayBuffer(array);
+    return first.get(buffer) ?? buffer;
+  };
   const rangeOf = (array: Storage, role: Role, tensor: number): Range => {
     const begin = typedArrayByteOffset(array);
     return { begin, end: begin + typedArrayByteLength(array), role, tensor };
@@ -235,11 +245,11 @@ function findOverlap({ lists }: TensorArrays<Storage>, grads: readonly Storage[]
     if (ROLES[role].access !== 'written') return;
     arrays?.forEach((array, i) => {
       if (!array || typedArrayLength(array) === 0) return;
-      const buffer = typedArrayBuffer(array);
-      const ranges = written.get(buffer);
+      const memory = memoryOf(array);
+      const ranges = written.get(memory);
       const range = rangeOf(array, ROLES[role].name, i);
       if (ranges) ranges.push(range);
-      else written.set(buffer, [range]);
+      else written.set(memory, [range]);
     });
   });
   for (const ranges of written.values()) {
@@ -251,10 +261,20 @@ function findOverlap({ lists }: TensorArrays<Storage>, grads: readonly Storage[]
   for (let i = 0; i < grads.length; i++) {
     if (typedArrayLength(grads[i]) === 0) continue;
     const grad = rangeOf(grads[i], 'grad', i);
-    const before = lastBeginningBefore(written.get(typedArrayBuffer(grads[i])) ?? [], grad.end);
+    const before = lastBeginningBefore(written.get(memoryOf(grads[i])) ?? [], grad.end);
     if (before && before.end > grad.begin) return overlapOf(before, grad);
   }
   return null;
+}
+
+function buffersOf(lists: readonly (Arrays<Storage> | undefined)[]): Set<ArrayBufferLike> {
+  const buffers = new Set<ArrayBufferLike>();
+  for (const arrays of lists) {
+    arrays?.forEach((array) => {
+      if (array) buffers.add(typedArrayBuffer(array));
+    });
+  }
+  return buffers;
 }
 
 /** The last of sorted ranges that begins before `end`: written ranges do not overlap, so only it can reach that far. */

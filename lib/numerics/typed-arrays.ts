@@ -23,6 +23,8 @@ const byteOffsetGetter = getterOf(typedArrayPrototype, 'byteOffset');
 const bufferGetter = getterOf(typedArrayPrototype, 'buffer');
 const byteLengthGetter = getterOf(ArrayBuffer.prototype, 'byteLength');
 const sharedByteLengthGetter = getterOf(SharedArrayBuffer.prototype, 'byteLength');
+const resizableGetter = getterOf(ArrayBuffer.prototype, 'resizable');
+const growableGetter = getterOf(SharedArrayBuffer.prototype, 'growable');
 
 /** 'Float32Array', 'Uint16Array', ...; undefined for anything that is no typed array. */
 export function typedArrayName(value: unknown): string | undefined {
@@ -56,15 +58,13 @@ export function bufferLength(buffer: ArrayBufferLike): number {
   return apply(types.isSharedArrayBuffer(buffer) ? sharedByteLengthGetter : byteLengthGetter, buffer, []) as number;
 }
 
-/**
- * Throws unless the buffer of an array of `length` elements is there and keeps
- * its size. A buffer that lies about its size is caught later, by the elements
- * that are gone.
- */
+/** Throws unless the buffer of an array of `length` elements is there and keeps its size. */
 export function checkBuffer(buffer: ArrayBufferLike, length: number, name: () => string): void {
-  const { resizable, growable } = buffer as { resizable?: boolean; growable?: boolean };
-  if (resizable) throw outOfRangeIn('memory of a fixed size', name(), 'a resizable ArrayBuffer');
-  if (growable) throw outOfRangeIn('memory of a fixed size', name(), 'a growable SharedArrayBuffer');
+  const isShared = types.isSharedArrayBuffer(buffer);
+  if (apply(isShared ? growableGetter : resizableGetter, buffer, [])) {
+    const received = isShared ? 'a growable SharedArrayBuffer' : 'a resizable ArrayBuffer';
+    throw outOfRangeIn('memory of a fixed size', name(), received);
+  }
   if (length === 0 && isDetached(buffer)) throw detached(name());
 }
 

@@ -28,22 +28,15 @@ export const LR_SCHEDULER_OPTIONS = [
 
 const SYNONYMS = {
   lr: 'baseLr',
-  base_lr: 'baseLr',
   learningRate: 'baseLr',
   warmup: 'warmupSteps',
-  warmup_steps: 'warmupSteps',
-  warmup_begin_lr: 'warmupBeginLr',
-  warmup_mode: 'warmupMode',
   minLr: 'finalLr',
-  eta_min: 'finalLr',
-  final_lr: 'finalLr',
-  max_update: 'maxUpdate',
-  T_max: 'maxUpdate',
+  etaMin: 'finalLr',
+  tMax: 'maxUpdate',
   pwr: 'power',
   gamma: 'factor',
-  step_size: 'step',
+  stepSize: 'step',
   milestones: 'step',
-  stop_factor_lr: 'stopFactorLr',
 };
 
 /** The base of all schedules: the warm-up, and what comes after it in a subclass. */

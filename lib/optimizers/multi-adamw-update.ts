@@ -138,8 +138,6 @@ const SYNONYMS = {
   learningRate: 'lrs',
   wd: 'wds',
   weightDecay: 'wds',
-  rescale_grad: 'rescaleGrad',
-  clip_gradient: 'clipGradient',
 };
 
 /** Checks one scalar of every tensor. */

@@ -64,27 +64,15 @@ export const OPTIMIZER_OPTIONS = [
   'useFusedStep',
 ] as const satisfies readonly (keyof OptimizerOptions)[];
 
-/** What the same options are called in PyTorch, optax and MXNet's Python. */
+/** What the same options are called in PyTorch and optax. */
 export const OPTION_SYNONYMS = {
   lr: 'learningRate',
-  learning_rate: 'learningRate',
   weightDecay: 'wd',
-  weight_decay: 'wd',
   betas: 'beta1 and beta2',
   eps: 'epsilon',
   b1: 'beta1',
   b2: 'beta2',
-  rescale_grad: 'rescaleGrad',
-  clip_gradient: 'clipGradient',
-  lr_scheduler: 'lrScheduler',
   scheduler: 'lrScheduler',
-  param_dict: 'paramDict',
-  param_idx2name: 'paramIdx2name',
-  multi_precision: 'multiPrecision',
-  begin_num_update: 'beginNumUpdate',
-  aggregate_num: 'aggregateNum',
-  use_fused_step: 'useFusedStep',
-  correct_bias: 'correctBias',
 };
 
 /** What resumes an optimizer beside its states: plain data, for JSON. */

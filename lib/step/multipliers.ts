@@ -22,7 +22,6 @@ export interface ParameterMultipliers {
 }
 
 const PARAMETER_KEYS = ['lrMult', 'wdMult'] as const;
-const PARAMETER_SYNONYMS = { lr_mult: 'lrMult', wd_mult: 'wdMult', lrmult: 'lrMult', wdmult: 'wdMult' };
 
 /** Values by index or name, then by pattern, in order. */
 interface Table<T> {
@@ -72,9 +71,7 @@ function checkParameter(value: unknown, name: string): ParameterMultipliers {
   // It may be an object of the caller's with more in it, but not with one of ours misspelt.
   for (const key in value) {
     if ((PARAMETER_KEYS as readonly string[]).includes(key)) continue;
-    if (Object.hasOwn(PARAMETER_SYNONYMS, key) || nearest(key, PARAMETER_KEYS) !== undefined) {
-      throw unknownOption(key, name, PARAMETER_KEYS, PARAMETER_SYNONYMS);
-    }
+    if (nearest(key, PARAMETER_KEYS) !== undefined) throw unknownOption(key, name, PARAMETER_KEYS, {});
   }
   return value;
 }

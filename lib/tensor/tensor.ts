@@ -1,15 +1,15 @@
 /** Tensor: a dtype, a shape and memory. It never copies by itself. */
-import { types } from 'node:util';
+import { type InspectOptions, inspect, types } from 'node:util';
 import type { Memory } from '../backend/backend.js';
 import { cudaAbsent, cudaAddon, cudaUnusable } from '../backend/cuda.js';
 import { loadBackend } from '../backend/index.js';
 import {
   checkBoolean,
-  checkInteger,
-  checkObject,
   checkPointer,
+  ORIGIN,
   outOfRange,
   outOfRangeIn,
+  THIS_COPY,
   wrongKind,
   wrongKindIn,
 } from '../errors.js';
@@ -22,12 +22,23 @@ import {
   type Float16ArrayLike,
   isHalf,
   type Storage,
+  viewOf,
 } from '../numerics/dtype.js';
 import { decoderOf, encoderOf } from '../numerics/half.js';
-import { detached, setTypedArray, typedArrayLength, typedArrayName } from '../numerics/typed-arrays.js';
+import {
+  detached,
+  setTypedArray,
+  typedArrayBuffer,
+  typedArrayByteOffset,
+  typedArrayLength,
+} from '../numerics/typed-arrays.js';
+import { readOptions } from '../options.js';
 import { allocate, allocateOn, allocatePinned, newStorage } from './allocator.js';
 import { cudaDevice, type ResolvedDevice, resolveDevice } from './device.js';
 import { storageOfArray, storageOfBuffer } from './host-storage.js';
+import { checkNumbers } from './numbers.js';
+import { checkShape, elementsOf } from './shape.js';
+import { checkTensorJSON, type TensorJSON, toNumbers } from './tensor-json.js';
 
 // es2022 has no Symbol.dispose, which every supported Node has; the declaration is that of the standard library.
 declare global {
@@ -59,6 +70,9 @@ export interface TensorZerosOptions<D extends DType = DType> {
   readonly pinned?: boolean;
 }
 
+/** As of Tensor.zeros(). */
+export type TensorFromJSONOptions = Pick<TensorZerosOptions, 'device' | 'pinned'>;
+
 export interface TensorFromDevicePointerOptions<D extends DType = DType> {
   /** Sizes of the dimensions, or the length of the only one. */
   readonly shape: number | readonly number[];
@@ -77,14 +91,32 @@ type DTypeOfArray<A> = A extends Float32Array
       ? 'float16'
       : DType;
 
+/** Values that console.log() shows, as of arrays. */
+const MAX_SHOWN = 100;
+
 /** How many tensors were disposed of: whoever keeps their memory validates it again when this changes. */
 let disposals = 0;
+
+/**
+ * What makes structuredClone(), postMessage() and v8.serialize() throw rather
+ * than leave the values behind: a symbol among the properties cannot be cloned,
+ * and the message quotes its description.
+ */
+const NOT_CLONEABLE = Symbol('a Tensor, which cannot be cloned: send its toJSON(), or its data and shape,');
 
 /** @internal */
 export function disposalCount(): number {
   return disposals;
 }
 
+/**
+ * A dtype, a shape and memory of the host or of a GPU.
+ *
+ * JSON.stringify() writes all values (toJSON()) and Tensor.fromJSON() reads them
+ * back. structuredClone(), postMessage() and v8.serialize() throw: what they
+ * would make is no Tensor. Send `data` and `shape` instead, and make a Tensor of
+ * them there with Tensor.from().
+ */
 export class Tensor<D extends DType = DType> {
   readonly dtype: D;
   /** Sizes of the dimensions; empty for a scalar. */
@@ -93,17 +125,25 @@ export class Tensor<D extends DType = DType> {
   readonly length: number;
   /** 'cpu', 'cuda:0', ... */
   readonly device: ResolvedDevice;
+  /** @internal */
+  readonly cloning = NOT_CLONEABLE;
   #memory: Memory | null;
   /** Whether it is memory of ours, which stays where it is. */
   readonly #stays: boolean;
 
   private constructor(dtype: D, shape: readonly number[], memory: Memory, device: ResolvedDevice, stays: boolean) {
     this.dtype = dtype;
-    this.shape = Object.freeze([...shape]);
+    this.shape = Object.freeze(shape);
     this.length = elementsOf(shape);
     this.device = device;
     this.#memory = memory;
     this.#stays = stays;
+    Object.freeze(this); // steps rely on what says how the memory is to be read
+  }
+
+  /** Whether it is a Tensor of this copy of the package, with memory: a prototype alone makes none. */
+  static [Symbol.hasInstance](value: unknown): value is Tensor {
+    return typeof value === 'object' && value !== null && #memory in value;
   }
 
   /**
@@ -113,9 +153,9 @@ export class Tensor<D extends DType = DType> {
    *   bits with `dtype: 'float16'` or `'bfloat16'`; or an ArrayBuffer or
    *   SharedArrayBuffer with a dtype, of which `byteOffset` and `length` may
    *   take a part
-   * @throws TypeError for another kind of memory or a dtype that does not fit
-   *   it, RangeError for a shape of another length, a misaligned offset, or
-   *   memory that is detached or can be resized
+   * @throws TypeError for another kind of memory, a dtype that does not fit it
+   *   or an unknown option, RangeError for a shape of another length, a
+   *   misaligned offset, or memory that is detached or can be resized
    */
   static from<A extends Float32Array | Float64Array | Float16ArrayLike>(
     data: A,
@@ -130,14 +170,18 @@ export class Tensor<D extends DType = DType> {
     options: TensorFromOptions<D> & { dtype: D },
   ): Tensor<D>;
   static from(data: unknown, options: TensorFromOptions = {}): Tensor {
-    checkObject(options, 'options');
-    const { dtype, storage } = types.isAnyArrayBuffer(data)
-      ? storageOfBuffer(data, options)
-      : storageOfArray(data, options);
-    const length = typedArrayLength(storage);
-    const shape = options.shape === undefined ? [length] : checkShape(options.shape, 'shape');
-    if (elementsOf(shape) !== length) {
-      throw outOfRangeIn(`a shape of ${length} elements`, 'shape', `[${shape.join(', ')}]`);
+    const {
+      shape: wanted,
+      dtype: given,
+      byteOffset,
+      length,
+    } = readOptions(options, 'options', ['shape', 'dtype', 'byteOffset', 'length']);
+    const part = { dtype: given, byteOffset, length };
+    const { dtype, storage } = types.isAnyArrayBuffer(data) ? storageOfBuffer(data, part) : storageOfArray(data, part);
+    const elements = typedArrayLength(storage);
+    const shape = checkShape(wanted === undefined ? elements : wanted, 'shape');
+    if (elementsOf(shape) !== elements) {
+      throw outOfRangeIn(`a shape of ${elements} elements`, 'shape', `[${shape.join(', ')}]`);
     }
     return new Tensor(dtype, shape, storage, 'cpu', false);
   }
@@ -147,21 +191,43 @@ export class Tensor<D extends DType = DType> {
    * that the arrays of a step do not compete for the same cache sets.
    *
    * @param shape sizes of the dimensions, or the length of the only one
-   * @throws RangeError for a negative or fractional size or too much memory,
-   *   and where `device` names one that is not usable, with the reason
+   * @throws TypeError for an unknown option, RangeError for a negative or
+   *   fractional size or too much memory, and where `device` names one that is
+   *   not usable, with the reason
    */
   static zeros<D extends DType = 'float32'>(
     shape: number | readonly number[],
     options: TensorZerosOptions<D> = {},
   ): Tensor<D> {
-    checkObject(options, 'options');
-    const dtype = (options.dtype === undefined ? 'float32' : checkDType(options.dtype, 'dtype')) as D;
+    const {
+      dtype: wanted = 'float32',
+      device: place,
+      pinned: isPinned,
+    } = readOptions(options, 'options', ['dtype', 'device', 'pinned']);
+    const dtype = checkDType(wanted, 'dtype') as D;
     const sizes = checkShape(shape, 'shape');
-    const pinned = checkBoolean(options.pinned ?? false, 'pinned');
-    const device = resolveDevice(options.device ?? 'cpu', 'device');
+    const pinned = checkBoolean(isPinned ?? false, 'pinned');
+    const device = resolveDevice(place ?? 'cpu', 'device');
     if (pinned && device !== 'cpu') throw outOfRange(`false beside device '${device}'`, 'pinned', pinned);
     if (!pinned || cudaUnusable(0) !== null) return Tensor.allocate(sizes, dtype, device);
     return new Tensor<D>(dtype, sizes, allocatePinned(dtype, elementsOf(sizes)), device, true);
+  }
+
+  /**
+   * The tensor that toJSON() wrote, with the same values. Other numbers are
+   * rounded to the nearest of the dtype, as by set().
+   *
+   * @param json what JSON.parse() returns, not the text itself
+   * @param options where it goes, as of Tensor.zeros(): JSON does not say it
+   * @throws TypeError for anything but a dtype, a shape and as many numbers, null
+   *   among them, RangeError as Tensor.zeros()
+   */
+  static fromJSON<D extends DType>(json: TensorJSON<D>, options?: TensorFromJSONOptions): Tensor<D>;
+  static fromJSON(json: unknown, options?: TensorFromJSONOptions): Tensor;
+  static fromJSON(json: unknown, options: TensorFromJSONOptions = {}): Tensor {
+    const { device, pinned } = readOptions(options, 'options', ['device', 'pinned']);
+    const { dtype, shape, values } = checkTensorJSON(json);
+    return Tensor.zeros(shape, { dtype, device, pinned }).set(values);
   }
 
   /**
@@ -182,21 +248,26 @@ export class Tensor<D extends DType = DType> {
    * library puts on the optimizer's stream later, or after synchronize().
    *
    * @param pointer address of the first element, a multiple of the dtype's size
-   * @throws RangeError for an address that is not of a device, or of another
-   *   device or context, or with too little memory behind it where the driver
-   *   knows how much there is
+   * @throws TypeError for an unknown option, RangeError for an address that is
+   *   not of a device, or of another device or context, or with too little
+   *   memory behind it where the driver knows how much there is
    */
   static fromDevicePointer<D extends DType>(
     pointer: bigint | number,
     options: TensorFromDevicePointerOptions<D>,
   ): Tensor<D> {
     const address = checkPointer(pointer, 'pointer');
-    checkObject(options, 'options');
-    const dtype = checkDType(options.dtype, 'dtype') as D;
-    const shape = checkShape(options.shape, 'shape');
+    const {
+      shape: sizes,
+      dtype: given,
+      device: place,
+      owner,
+    } = readOptions(options, 'options', ['shape', 'dtype', 'device', 'owner']);
+    const dtype = checkDType(given, 'dtype') as D;
+    const shape = checkShape(sizes, 'shape');
     const bytes = elementsOf(shape) * bytesOf(dtype);
-    const wanted = options.device === undefined ? null : resolveDevice(options.device, 'device');
-    if (wanted === 'cpu') throw outOfRange("'cuda' or 'cuda:N'", 'device', options.device);
+    const wanted = place === undefined ? null : resolveDevice(place, 'device');
+    if (wanted === 'cpu') throw outOfRange("'cuda' or 'cuda:N'", 'device', place);
     if (address % BigInt(bytesOf(dtype)) !== 0n) {
       throw outOfRange(`a multiple of ${bytesOf(dtype)}`, 'pointer', address);
     }
@@ -211,7 +282,7 @@ export class Tensor<D extends DType = DType> {
     }
     if (bytes > info.bytes) throw outOfRangeIn(`at least ${bytes} bytes`, 'pointer', `memory of ${info.bytes} bytes`);
     resolveDevice(device, 'pointer');
-    const memory = new cuda.DeviceMemory(info.device, bytes, address, options.owner);
+    const memory = new cuda.DeviceMemory(info.device, bytes, address, owner);
     return new Tensor<D>(dtype, shape, memory, device, false);
   }
 
@@ -255,44 +326,62 @@ export class Tensor<D extends DType = DType> {
   /** A copy of the values: a Float64Array of a float64 tensor, else a Float32Array. */
   toArray(): D extends 'float64' ? Float64Array : Float32Array;
   toArray(): Float32Array | Float64Array {
-    const data = this.#onHost();
-    if (this.dtype === 'float64') return new Float64Array(data);
-    const values = new Float32Array(this.length);
-    if (isHalf(this.dtype)) {
-      const decode = decoderOf(this.dtype);
-      for (let i = 0; i < values.length; i++) values[i] = decode(data[i]);
-    } else {
-      values.set(data);
-    }
-    return values;
+    return this.#decode(this.#onHost(), this.length);
+  }
+
+  /** The values, as of toArray(): `Array.from(tensor)` and `new Float32Array(tensor)` are copies of them. */
+  [Symbol.iterator](): IterableIterator<number> {
+    return this.toArray()[Symbol.iterator]();
   }
 
   /**
-   * Sets all values, each rounded to the nearest of the dtype.
+   * dtype, shape and all values, for JSON.stringify() and Tensor.fromJSON().
+   * Values keep their bits: NaN, the infinities and -0, which JSON lacks, are
+   * strings. Of a NaN the sign and the payload are not kept.
+   */
+  toJSON(): TensorJSON<D> {
+    return { dtype: this.dtype, shape: [...this.shape], data: toNumbers(this.toArray()) };
+  }
+
+  /**
+   * For console.log(): dtype, shape and the first values, those on a GPU left
+   * out.
    *
-   * @param values as many numbers as the tensor has elements
+   * @internal
+   */
+  [inspect.custom](depth: number, options: InspectOptions): string {
+    if (!(this instanceof Tensor)) return 'Tensor without memory';
+    const { dtype, shape, device, length } = this;
+    const head = `Tensor ${dtype} [${shape.join(', ')}]`;
+    const memory = this.#memory;
+    if (memory === null) return `${head} (disposed)`;
+    if (!ArrayBuffer.isView(memory)) return `${head} on ${device}`;
+    if (isGone(memory, length)) return `${head} (its memory is detached)`;
+    if (depth < 0) return head;
+    const shown = Math.min(length, options?.maxArrayLength ?? MAX_SHOWN);
+    const values = inspect(Array.from(this.#decode(memory, shown)), { ...options, maxArrayLength: null });
+    return shown === length ? `${head} ${values}` : `${head} ${values} and ${length - shown} more`;
+  }
+
+  /**
+   * Sets all values, each rounded to the nearest of the dtype. A call that throws
+   * has changed nothing.
+   *
+   * @param values as many numbers as the tensor has elements; each is read once
    * @throws TypeError for anything but a list of numbers, RangeError for another length
    */
   set(values: ArrayLike<number>): this {
-    const memory = this.#live();
-    const length: unknown = types.isTypedArray(values) ? typedArrayLength(values) : Object(values).length;
-    if (typeof values !== 'object' || typeof length !== 'number' || /^Big/.test(typedArrayName(values) ?? '')) {
-      throw wrongKind('a list of numbers', 'values', values);
-    }
-    if (length !== this.length) throw outOfRangeIn(`${this.length} values`, 'values', `${length}`);
-    if (!types.isTypedArray(values)) {
-      for (let i = 0; i < length; i++) {
-        if (typeof values[i] !== 'number') throw wrongKind('a number', `values[${i}]`, values[i]);
-      }
-    }
-    const data = ArrayBuffer.isView(memory) ? memory : newStorage(this.dtype, length);
-    if (isHalf(this.dtype)) {
-      const encode = encoderOf(this.dtype);
-      for (let i = 0; i < length; i++) data[i] = encode(values[i]);
+    if (values instanceof Tensor) throw wrongKind('a list of numbers, not what copyFrom() takes,', 'values', values);
+    const numbers = checkNumbers(values, 'values', this.length);
+    const elements = isHalf(this.dtype) ? encodeAll(numbers, encoderOf(this.dtype)) : numbers;
+    const memory = this.#live(); // only now: a getter among the values may do anything
+    if (ArrayBuffer.isView(memory)) {
+      setTypedArray(memory, elements);
     } else {
-      setTypedArray(data, values);
+      const copy = newStorage(this.dtype, this.length);
+      setTypedArray(copy, elements);
+      cudaAddon().copy(memory, copy);
     }
-    if (data !== memory) cudaAddon().copy(memory, data);
     return this;
   }
 
@@ -356,6 +445,24 @@ export class Tensor<D extends DType = DType> {
     this.dispose();
   }
 
+  /** @internal */
+  get [ORIGIN](): object | null {
+    return #memory in this ? THIS_COPY : null;
+  }
+
+  /** The first values of memory of the dtype, a copy. */
+  #decode(data: Storage, length: number): Float32Array | Float64Array {
+    const values = this.dtype === 'float64' ? new Float64Array(length) : new Float32Array(length);
+    if (isHalf(this.dtype)) {
+      const decode = decoderOf(this.dtype);
+      for (let i = 0; i < length; i++) values[i] = decode(data[i]);
+    } else {
+      const { dtype } = this;
+      setTypedArray(values, viewOf(dtype, typedArrayBuffer(data), typedArrayByteOffset(data), length));
+    }
+    return values;
+  }
+
   #kept(name = 'this'): Memory {
     if (this.#memory === null) throw outOfRangeIn('a live Tensor', name, 'one that was disposed of');
     return this.#memory;
@@ -364,7 +471,7 @@ export class Tensor<D extends DType = DType> {
   /** The memory, if nobody has detached it. */
   #live(name = 'this'): Memory {
     const memory = this.#kept(name);
-    if (ArrayBuffer.isView(memory) && this.length > 0 && memory[this.length - 1] === undefined) throw detached(name);
+    if (ArrayBuffer.isView(memory) && isGone(memory, this.length)) throw detached(name);
     return memory;
   }
 
@@ -384,13 +491,15 @@ export class Tensor<D extends DType = DType> {
   }
 }
 
-function checkShape(shape: unknown, name: string): number[] {
-  if (typeof shape === 'number') return [checkInteger(shape, name)];
-  if (!Array.isArray(shape)) throw wrongKind('a length or a list of sizes', name, shape);
-  return shape.map((size: unknown, i) => checkInteger(size, `${name}[${i}]`));
+/** The bits of numbers; a copy, as the numbers may lie in the memory that they are to be set to. */
+function encodeAll(numbers: ArrayLike<number>, encode: (value: number) => number): Uint16Array {
+  const length = typedArrayLength(numbers);
+  const bits = new Uint16Array(length);
+  for (let i = 0; i < length; i++) bits[i] = encode(numbers[i]);
+  return bits;
 }
 
-function elementsOf(shape: readonly number[]): number {
-  if (shape.includes(0)) return 0; // the product of the others may be infinite
-  return shape.reduce((product, size) => product * size, 1);
+/** Whether memory of so many elements was detached. */
+function isGone(memory: Storage, length: number): boolean {
+  return length > 0 && memory[length - 1] === undefined;
 }

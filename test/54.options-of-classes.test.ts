@@ -77,7 +77,7 @@ describe('options that are not known', () => {
     expectError(
       () => new CosineScheduler({ maxUpdate: 10, nesterov: true } as never),
       TypeError,
-      'Expected a known option for options but received "nesterov"; the options are baseLr, warmupSteps, ' +
+      'Expected a known option for options but received "nesterov"; known are baseLr, warmupSteps, ' +
         'warmupBeginLr, warmupMode, maxUpdate, finalLr',
     );
   });
