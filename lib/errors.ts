@@ -93,3 +93,18 @@ export function checkPointer(value: unknown, name: string): bigint {
   if (value < 0n || value >= 2n ** 64n) throw outOfRange(expected, name, value);
   return value;
 }
+
+/**
+ * What an argument, or a list of arguments, is called in messages. The name of
+ * an element is put together only when a message needs it.
+ */
+export interface Named {
+  readonly name: string;
+  /** What follows the position in a list: `.mean` in `states[3].mean`. */
+  readonly field?: string;
+}
+
+/** What element i of a list is called; without i, the argument itself. */
+export function nameOf({ name, field = '' }: Named, i?: number): string {
+  return i === undefined ? name : `${name}[${i}]${field}`;
+}

@@ -18,14 +18,15 @@ export {
 export { type MultiAdamWUpdateOptions, multiAdamwUpdate } from './optimizers/multi-adamw-update.js';
 export { createOptimizer, type OneOrMany, Optimizer, type OptimizerOptions, register } from './optimizers/optimizer.js';
 export { syncMaster } from './optimizers/sync-master.js';
-export type { BoundStep, StepResult } from './step/bound-step.js';
+export type { BoundStep } from './step/bound-step.js';
 export type { ByParameter, Parameter } from './step/multipliers.js';
+export type { StepResult } from './step/run-step.js';
 export type { Index } from './step/update-counts.js';
 export { synchronize } from './tensor/synchronize.js';
 export {
   Tensor,
   type TensorFromDevicePointerOptions,
   type TensorFromOptions,
-  type TensorLike,
   type TensorZerosOptions,
 } from './tensor/tensor.js';
+export type { TensorLike } from './tensor/tensor-like.js';

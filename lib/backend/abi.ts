@@ -1,31 +1,98 @@
-/** The dtypes of a tensor's arrays: which kernel runs. The order is that of `Layout` in native/core/dtypes.h. */
+/**
+ * The tables that this package and its addon must agree on: they pass numbers to
+ * each other, which are positions in these lists. The addon exports its own
+ * (generated from native/core/roles.def, dtype-configs.def and adamw.h), and one
+ * that differs is not used.
+ */
 import type { DType } from '../numerics/dtype.js';
 
-export const LAYOUTS = [
-  'float32',
-  'float64',
-  'float16',
-  'float16+float32 states',
-  'float16+master',
-  'bfloat16',
-  'bfloat16+float32 states',
-  'bfloat16+master',
-] as const;
+/** Version of everything else about the interface: the arguments of the addon's functions and what they do. */
+const VERSION = 1;
 
-export type Layout = (typeof LAYOUTS)[number];
-
-/** The number of a layout, or -1 where there is none of these dtypes. */
-export function layoutIndex(weight: DType, state: DType, hasMaster: boolean): number {
-  const name = hasMaster ? `${weight}+master` : state === weight ? weight : `${weight}+${state} states`;
-  if (hasMaster && state !== 'float32') return -1;
-  return (LAYOUTS as readonly string[]).indexOf(name);
-}
-
-/** The update rules, in the order of `Rule` in native/core/adamw.h. */
+/** The update rules (native/core/adamw.h). */
 export const RULES = ['mxnet', 'coupled', 'pytorch'] as const;
 export type Rule = (typeof RULES)[number];
 
-/** The scalars of a step: these four, then those of each group. */
-export const COMMON_SCALARS = ['rescale', 'clip', 'beta1', 'beta2'] as const;
-/** The scalars of a group, in the order of `Group` in native/core/dtypes.h. */
+/** The arrays of a tensor, and whether a step writes them (native/core/roles.def). */
+export const ROLES = [
+  { name: 'weight', access: 'written' },
+  { name: 'grad', access: 'read' },
+  { name: 'mean', access: 'written' },
+  { name: 'variance', access: 'written' },
+  { name: 'master', access: 'written' },
+] as const;
+export type Role = (typeof ROLES)[number]['name'];
+/** The roles that every tensor has an array of. */
+export type EveryRole = 'weight' | 'grad' | 'mean' | 'variance';
+
+/** The dtype of each array of a tensor; undefined where there is no such array. */
+export type DTypeConfig = { readonly name: string } & Readonly<Record<EveryRole, DType>> &
+  Readonly<Partial<Record<Role, DType>>>;
+
+/** The combinations of dtypes that a step takes (native/core/dtype-configs.def). */
+export const DTYPE_CONFIGS = [
+  { name: 'float32', weight: 'float32', grad: 'float32', mean: 'float32', variance: 'float32' },
+  { name: 'float64', weight: 'float64', grad: 'float64', mean: 'float64', variance: 'float64' },
+  { name: 'float16', weight: 'float16', grad: 'float16', mean: 'float16', variance: 'float16' },
+  { name: 'float16+float32 states', weight: 'float16', grad: 'float16', mean: 'float32', variance: 'float32' },
+  {
+    name: 'float16+master',
+    weight: 'float16',
+    grad: 'float16',
+    mean: 'float32',
+    variance: 'float32',
+    master: 'float32',
+  },
+  { name: 'bfloat16', weight: 'bfloat16', grad: 'bfloat16', mean: 'bfloat16', variance: 'bfloat16' },
+  { name: 'bfloat16+float32 states', weight: 'bfloat16', grad: 'bfloat16', mean: 'float32', variance: 'float32' },
+  {
+    name: 'bfloat16+master',
+    weight: 'bfloat16',
+    grad: 'bfloat16',
+    mean: 'float32',
+    variance: 'float32',
+    master: 'float32',
+  },
+] as const satisfies readonly DTypeConfig[];
+export type DTypeConfigName = (typeof DTYPE_CONFIGS)[number]['name'];
+
+/** The scalars that all tensors of a step share (`StepScalars` in native/core/dtypes.h). */
+export const STEP_SCALARS = ['rescale', 'clip', 'beta1', 'beta2'] as const;
+/** The scalars of a group of tensors (`ScalarGroup` there). */
 export const GROUP_SCALARS = ['eta', 'lr', 'wd', 'epsilon', 'root', 'count'] as const;
+
+/** What the addon exports as `abi`. */
+export interface Abi {
+  readonly version: number;
+  readonly rules: readonly string[];
+  readonly roles: readonly string[];
+  readonly dtypeConfigs: readonly string[];
+  readonly stepScalars: readonly string[];
+  readonly groupScalars: readonly string[];
+}
+
+export const ABI: Abi = {
+  version: VERSION,
+  rules: RULES,
+  roles: ROLES.map(({ name, access }) => `${name} ${access}`),
+  dtypeConfigs: DTYPE_CONFIGS.map(
+    (config: DTypeConfig) => `${config.name}: ${ROLES.map(({ name }) => config[name] ?? 'none').join(' ')}`,
+  ),
+  stepScalars: STEP_SCALARS,
+  groupScalars: GROUP_SCALARS,
+};
+
+/**
+ * @param abi what an addon exports
+ * @throws Error where it was built from other tables than these
+ */
+export function checkAbi(abi: Partial<Abi> | undefined): void {
+  for (const key of Object.keys(ABI) as (keyof Abi)[]) {
+    const theirs = JSON.stringify(abi?.[key]);
+    const ours = JSON.stringify(ABI[key]);
+    if (theirs !== ours) {
+      const difference = `its ${key} are ${theirs ?? 'not told'} rather than ${ours}`;
+      throw new Error(`the binary belongs to another version of the package; build it again (${difference})`);
+    }
+  }
+}

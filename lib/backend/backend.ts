@@ -1,29 +1,26 @@
 /** What a backend does: TypeScript decides what a step is, a backend how it runs. */
 import type { Storage } from '../numerics/dtype.js';
-import type { Rule } from './abi.js';
+import { ROLES, type Role, type Rule } from './abi.js';
+import type { DeviceMemory } from './cuda-addon.js';
 
-/**
- * The arrays of a step that stay from call to call, one of each for every
- * tensor; M is the memory behind them.
- */
-export interface TensorLists<M = Storage> {
+/** Memory of the host, or of a GPU. */
+export type Memory = Storage | DeviceMemory;
+
+/** One array for each tensor; undefined where a tensor has none. */
+export type Arrays<M> = readonly (M | undefined)[];
+
+/** The tensors of a step on one device: what stays from step to step. M is their memory. */
+export interface TensorArrays<M = Memory> {
   readonly rule: Rule;
-  /** Numbers of layouts (abi.ts). */
-  readonly layouts: Uint8Array;
+  /** Positions in DTYPE_CONFIGS. */
+  readonly configs: Uint8Array;
   /** Keys for stochastic rounding. */
   readonly keys: Uint32Array;
-  readonly weights: readonly M[];
-  readonly means: readonly M[];
-  readonly variances: readonly M[];
-  /** Undefined where there is none. */
-  readonly masters: readonly (M | undefined)[];
+  /** In the order of ROLES; undefined for the gradients, which setGrads() gives. */
+  readonly lists: readonly (Arrays<M> | undefined)[];
 }
 
-/** The arrays of a tensor. The order is that of `Role` in native/core/tensor-list.h. */
-export const ROLES = ['weight', 'grad', 'mean', 'variance', 'master'] as const;
-export type Role = (typeof ROLES)[number];
-
-/** Two arrays that share memory of which the first is written. */
+/** Two arrays that share memory, of which the first is written. */
 export interface Overlap {
   readonly written: Role;
   readonly writtenTensor: number;
@@ -31,32 +28,29 @@ export interface Overlap {
   readonly otherTensor: number;
 }
 
-/** An overlap as native code returns it: numbers of roles and tensors. */
+/** An overlap as native code returns it: positions in ROLES, and of tensors. */
 export function overlapOf(found: readonly [number, number, number, number] | null): Overlap | null {
   if (!found) return null;
   const [written, writtenTensor, other, otherTensor] = found;
-  return { written: ROLES[written], writtenTensor, other: ROLES[other], otherTensor };
+  return { written: ROLES[written].name, writtenTensor, other: ROLES[other].name, otherTensor };
 }
 
-export interface BackendBinding<M = Storage> {
+/** The tensors of a step on one device, kept by a backend. */
+export interface BackendTensorList<M = Memory> {
   /** Takes these gradients, unless an array that is written shares memory with another: that overlap is returned. */
   setGrads(grads: readonly M[]): Overlap | null;
-  /** The group of each tensor, and the array that holds the scalars of all later steps (abi.ts). */
+  /** The group of each tensor, and the array that holds the scalars of all later steps (scalar-table.ts). */
   setGroups(groupOf: Uint32Array, scalars: Float64Array): void;
-  /** Does what may fail of a step, before any of it has changed anything; where there is such. */
-  begin?(): void;
+  /** Does whatever may fail in a step, before anything is changed. step() comes after it. */
+  begin(): void;
   /** Updates tensors [first, last) in place. The calls of one step go through the tensors in order, from 0. */
   step(first: number, last: number): void;
-  /** Frees what the binding holds; it is not used again. */
+  /** Frees what the list holds; it is not used again. */
   dispose(): void;
 }
 
-/** M is the memory behind the tensors that it steps. */
-export interface Backend<M = Storage> {
-  createBinding(lists: TensorLists<M>): BackendBinding<M>;
-}
-
 /** A backend for memory of the host. */
-export interface HostBackend extends Backend {
+export interface HostBackend {
   readonly name: 'native' | 'javascript';
+  createTensorList(arrays: TensorArrays<Storage>): BackendTensorList<Storage>;
 }

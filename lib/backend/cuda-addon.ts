@@ -1,4 +1,4 @@
-/** What native/node/addon-cuda.cc exports. */
+/** What the addon exports as `cuda` (native/node/cuda-exports.cc). */
 import type { Storage } from '../numerics/dtype.js';
 
 /** A range of a GPU's memory. */
@@ -7,15 +7,7 @@ export interface DeviceMemory {
   readonly device: number;
   readonly pointer: bigint;
   readonly byteLength: number;
-  /** Gives it back once no work in flight uses it. */
-  dispose(): void;
-}
-
-export interface AddonBinding {
-  setGrads(grads: readonly DeviceMemory[]): [number, number, number, number] | null;
-  setGroups(groupOf: Uint32Array, scalars: Float64Array): void;
-  begin(): void;
-  step(first: number, last: number): void;
+  /** Frees it once no work in flight uses it. */
   dispose(): void;
 }
 
@@ -30,17 +22,6 @@ export interface CudaAddon {
     new (device: number, bytes: number, residue: number): DeviceMemory;
     new (device: number, bytes: number, pointer: bigint, owner: unknown): DeviceMemory;
   };
-  readonly Binding: new (
-    device: number,
-    stream: bigint,
-    rule: number,
-    layouts: Uint8Array,
-    keys: Uint32Array,
-    weights: readonly DeviceMemory[],
-    means: readonly DeviceMemory[],
-    variances: readonly DeviceMemory[],
-    masters: readonly (DeviceMemory | undefined)[],
-  ) => AddonBinding;
   probe(): { driverVersion?: number; devices?: DriverDevice[]; reason?: string };
   unusable(device: number): string | null;
   pointerInfo(pointer: bigint): { device: number; bytes: number } | string;

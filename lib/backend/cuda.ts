@@ -1,9 +1,8 @@
-/** CUDA: whether it is usable and why not, its device memory, and steps on a GPU. */
+/** CUDA: whether it is usable and why not, and the part of the addon that speaks to it. */
 import { existsSync, readFileSync } from 'node:fs';
 import { fileURLToPath } from 'node:url';
-import { RULES } from './abi.js';
-import { type Backend, type BackendBinding, type Overlap, overlapOf, type TensorLists } from './backend.js';
-import type { AddonBinding, CudaAddon, DeviceMemory } from './cuda-addon.js';
+import type { AddonTensorListClass } from './addon-tensor-list.js';
+import type { CudaAddon } from './cuda-addon.js';
 import { loadBackend } from './index.js';
 import { packageRoot } from './native.js';
 
@@ -105,42 +104,9 @@ function deviceCodeOf(path: string): string {
   return start < 0 ? 'unknown' : bytes.toString('latin1', start, bytes.indexOf(0, start)).split('"')[0];
 }
 
-class CudaBinding implements BackendBinding<DeviceMemory> {
-  readonly #binding: AddonBinding;
-
-  constructor(device: number, stream: bigint, lists: TensorLists<DeviceMemory>) {
-    const { layouts, keys, weights, means, variances, masters } = lists;
-    const rule = RULES.indexOf(lists.rule);
-    const { Binding } = cudaAddon();
-    this.#binding = new Binding(device, stream, rule, layouts, keys, weights, means, variances, masters);
-  }
-
-  setGrads(grads: readonly DeviceMemory[]): Overlap | null {
-    return overlapOf(this.#binding.setGrads(grads));
-  }
-
-  setGroups(groupOf: Uint32Array, scalars: Float64Array): void {
-    this.#binding.setGroups(groupOf, scalars);
-  }
-
-  begin(): void {
-    this.#binding.begin();
-  }
-
-  step(first: number, last: number): void {
-    this.#binding.step(first, last);
-  }
-
-  dispose(): void {
-    this.#binding.dispose();
-  }
-}
-
-/**
- * Steps on a GPU.
- *
- * @param stream a CUstream or cudaStream_t of its primary context; 0 is the legacy default stream
- */
-export function cudaBackend(device: number, stream: bigint): Backend<DeviceMemory> {
-  return { createBinding: (lists) => new CudaBinding(device, stream, lists) };
+/** The class that keeps tensors of a GPU, in a process where some tensor lies on one already. */
+export function cudaTensorListClass(): AddonTensorListClass {
+  const { addon } = loadBackend();
+  if (!addon) throw new Error('Expected CUDA for a Tensor on a GPU');
+  return addon.TensorList;
 }

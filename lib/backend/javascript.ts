@@ -5,7 +5,7 @@
  * by Math.fround. For +, -, x, / and square root that gives the correctly
  * rounded float32 result: a double has more than twice the digits.
  */
-import type { Storage } from '../numerics/dtype.js';
+import type { DType, Storage } from '../numerics/dtype.js';
 import { fromBfloat16, fromFloat16, toBfloat16, toFloat16 } from '../numerics/half.js';
 import { randomBits, randomKey, toBfloat16Stochastic } from '../numerics/stochastic-rounding.js';
 import {
@@ -14,8 +14,9 @@ import {
   typedArrayByteOffset,
   typedArrayLength,
 } from '../numerics/typed-arrays.js';
-import { COMMON_SCALARS, GROUP_SCALARS, LAYOUTS, type Rule } from './abi.js';
-import type { BackendBinding, HostBackend, Overlap, Role, TensorLists } from './backend.js';
+import { DTYPE_CONFIGS, type DTypeConfig, type EveryRole, ROLES, type Role, type Rule } from './abi.js';
+import type { BackendTensorList, HostBackend, Overlap, TensorArrays } from './backend.js';
+import { readGroup, readStep } from './scalar-table.js';
 
 type Round = (value: number) => number;
 
@@ -35,10 +36,9 @@ interface Scalars {
   root: number;
 }
 
-function roundScalars(scalars: Float64Array, group: number, round: Round): Scalars {
-  const [rescale, clip, beta1, beta2] = scalars;
-  const at = COMMON_SCALARS.length + group * GROUP_SCALARS.length;
-  const [eta, lr, wd, epsilon, root] = scalars.subarray(at, at + GROUP_SCALARS.length);
+function roundScalars(values: Float64Array, group: number, round: Round): Scalars {
+  const { rescale, clip, beta1, beta2 } = readStep(values);
+  const { eta, lr, wd, epsilon, root } = readGroup(values, group);
   return {
     rescale: round(rescale),
     clip: round(clip),
@@ -107,26 +107,29 @@ const PLAIN: Codec = { read: identity, write: identity };
 const FLOAT16: Codec = { read: fromFloat16, write: toFloat16 };
 const BFLOAT16: Codec = { read: fromBfloat16, write: toBfloat16 };
 
-function codecOf(dtype: string): Codec {
+function codecOf(dtype: DType): Codec {
   return dtype === 'float16' ? FLOAT16 : dtype === 'bfloat16' ? BFLOAT16 : PLAIN;
 }
 
-class JavascriptBinding implements BackendBinding {
-  readonly #lists: TensorLists;
-  readonly #single: Update;
-  readonly #wide: Update;
+/** The arrays of one tensor, by role. */
+type ArraysByRole = Readonly<Record<EveryRole, Storage>> & Readonly<Partial<Record<Role, Storage>>>;
+
+class JavascriptTensorList implements BackendTensorList<Storage> {
+  readonly #arrays: TensorArrays<Storage>;
+  readonly #updateFloat32: Update;
+  readonly #updateFloat64: Update;
   #grads: readonly Storage[] = [];
   #groupOf: Uint32Array = new Uint32Array(0);
   #scalars: Float64Array = new Float64Array(0);
 
-  constructor(lists: TensorLists) {
-    this.#lists = lists;
-    this.#single = makeUpdate(lists.rule, Math.fround);
-    this.#wide = makeUpdate(lists.rule, identity);
+  constructor(arrays: TensorArrays<Storage>) {
+    this.#arrays = arrays;
+    this.#updateFloat32 = makeUpdate(arrays.rule, Math.fround);
+    this.#updateFloat64 = makeUpdate(arrays.rule, identity);
   }
 
   setGrads(grads: readonly Storage[]): Overlap | null {
-    const overlap = findOverlap(this.#lists, grads);
+    const overlap = findOverlap(this.#arrays, grads);
     if (!overlap) this.#grads = grads;
     return overlap;
   }
@@ -135,6 +138,8 @@ class JavascriptBinding implements BackendBinding {
     this.#groupOf = groupOf;
     this.#scalars = scalars;
   }
+
+  begin(): void {}
 
   step(first: number, last: number): void {
     for (let i = first; i < last; i++) this.#stepTensor(i);
@@ -145,21 +150,16 @@ class JavascriptBinding implements BackendBinding {
   }
 
   #stepTensor(i: number): void {
-    const { layouts, weights, means, variances, masters } = this.#lists;
-    const layout = LAYOUTS[layouts[i]];
-    const group = this.#groupOf[i];
-    const wide = layout === 'float64';
-    const scalars = roundScalars(this.#scalars, group, wide ? identity : Math.fround);
-    const update = wide ? this.#wide : this.#single;
-    const weight = weights[i];
-    const grad = this.#grads[i];
-    const mean = means[i];
-    const variance = variances[i];
-    const master = masters[i];
+    const config: DTypeConfig = DTYPE_CONFIGS[this.#arrays.configs[i]];
+    const isFloat64 = config.weight === 'float64';
+    const scalars = roundScalars(this.#scalars, this.#groupOf[i], isFloat64 ? identity : Math.fround);
+    const update = isFloat64 ? this.#updateFloat64 : this.#updateFloat32;
+    const arrays = arraysOf(this.#arrays, this.#grads, i);
+    const { weight, grad, mean, variance, master } = arrays;
     const length = typedArrayLength(weight);
+    const e: Element = { weight: 0, mean: 0, variance: 0 };
 
-    if (layout === 'float32' || wide) {
-      const e: Element = { weight: 0, mean: 0, variance: 0 };
+    if (config.weight === 'float32' || isFloat64) {
       for (let k = 0; k < length; k++) {
         e.weight = weight[k];
         e.mean = mean[k];
@@ -172,25 +172,35 @@ class JavascriptBinding implements BackendBinding {
       return;
     }
 
-    const [dtype, states] = layout.split('+');
-    const codec = codecOf(dtype);
-    const stateCodec = states === undefined ? codec : PLAIN;
-    const stochastic = layout === 'bfloat16';
-    const count = this.#scalars[COMMON_SCALARS.length + (group + 1) * GROUP_SCALARS.length - 1];
-    const e: Element = { weight: 0, mean: 0, variance: 0 };
-    let key = randomKey(this.#lists.keys[i], count, 0);
+    const weightCodec = codecOf(config.weight);
+    const gradCodec = codecOf(config.grad);
+    const meanCodec = codecOf(config.mean);
+    const varianceCodec = codecOf(config.variance);
+    const isStochastic = config.variance === 'bfloat16';
+    const { count } = readGroup(this.#scalars, this.#groupOf[i]);
+    let key = randomKey(this.#arrays.keys[i], count, 0);
     for (let k = 0; k < length; k++) {
-      if (k > 0 && k % 2 ** 32 === 0) key = randomKey(this.#lists.keys[i], count, k / 2 ** 32);
-      e.weight = master ? master[k] : codec.read(weight[k]);
-      e.mean = stateCodec.read(mean[k]);
-      e.variance = stateCodec.read(variance[k]);
-      update(e, codec.read(grad[k]), scalars);
+      if (k > 0 && k % 2 ** 32 === 0) key = randomKey(this.#arrays.keys[i], count, k / 2 ** 32);
+      e.weight = master ? master[k] : weightCodec.read(weight[k]);
+      e.mean = meanCodec.read(mean[k]);
+      e.variance = varianceCodec.read(variance[k]);
+      update(e, gradCodec.read(grad[k]), scalars);
       if (master) master[k] = e.weight;
-      weight[k] = codec.write(e.weight);
-      mean[k] = stateCodec.write(e.mean);
-      variance[k] = stochastic ? toBfloat16Stochastic(e.variance, randomBits(key, k)) : stateCodec.write(e.variance);
+      weight[k] = weightCodec.write(e.weight);
+      mean[k] = meanCodec.write(e.mean);
+      variance[k] = isStochastic
+        ? toBfloat16Stochastic(e.variance, randomBits(key, k))
+        : varianceCodec.write(e.variance);
     }
   }
+}
+
+function arraysOf({ lists }: TensorArrays<Storage>, grads: readonly Storage[], i: number): ArraysByRole {
+  const arrays: Partial<Record<Role, Storage>> = {};
+  ROLES.forEach(({ name }, role) => {
+    arrays[name] = name === 'grad' ? grads[i] : lists[role]?.[i];
+  });
+  return arrays as ArraysByRole;
 }
 
 interface Range {
@@ -200,26 +210,23 @@ interface Range {
   readonly tensor: number;
 }
 
-/** The first two arrays of which one is written that share memory, buffer by buffer. */
-function findOverlap(lists: TensorLists, grads: readonly Storage[]): Overlap | null {
+/** The first two arrays that share memory of which one is written, buffer by buffer. */
+function findOverlap({ lists }: TensorArrays<Storage>, grads: readonly Storage[]): Overlap | null {
   const written = new Map<ArrayBufferLike, Range[]>();
   const rangeOf = (array: Storage, role: Role, tensor: number): Range => {
     const begin = typedArrayByteOffset(array);
     return { begin, end: begin + typedArrayByteLength(array), role, tensor };
   };
-  const add = (array: Storage | undefined, role: Role, tensor: number): void => {
-    if (!array || typedArrayLength(array) === 0) return;
-    const buffer = typedArrayBuffer(array);
-    const ranges = written.get(buffer);
-    const range = rangeOf(array, role, tensor);
-    if (ranges) ranges.push(range);
-    else written.set(buffer, [range]);
-  };
-  lists.weights.forEach((_, i) => {
-    add(lists.weights[i], 'weight', i);
-    add(lists.means[i], 'mean', i);
-    add(lists.variances[i], 'variance', i);
-    add(lists.masters[i], 'master', i);
+  lists.forEach((arrays, role) => {
+    if (ROLES[role].access !== 'written') return;
+    arrays?.forEach((array, i) => {
+      if (!array || typedArrayLength(array) === 0) return;
+      const buffer = typedArrayBuffer(array);
+      const ranges = written.get(buffer);
+      const range = rangeOf(array, ROLES[role].name, i);
+      if (ranges) ranges.push(range);
+      else written.set(buffer, [range]);
+    });
   });
   for (const ranges of written.values()) {
     ranges.sort((a, b) => a.begin - b.begin);
@@ -254,5 +261,5 @@ function overlapOf(written: Range, other: Range): Overlap {
 
 export const javascriptBackend: HostBackend = {
   name: 'javascript',
-  createBinding: (lists) => new JavascriptBinding(lists),
+  createTensorList: (arrays) => new JavascriptTensorList(arrays),
 };

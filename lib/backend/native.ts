@@ -1,36 +1,20 @@
-/** Loads the addon and speaks to it. */
-
+/** Loads the addon. */
 import { existsSync } from 'node:fs';
 import { createRequire } from 'node:module';
 import { fileURLToPath } from 'node:url';
 import { outOfRangeIn } from '../errors.js';
-import type { Storage } from '../numerics/dtype.js';
-import { LAYOUTS, RULES } from './abi.js';
-import { type BackendBinding, type HostBackend, type Overlap, overlapOf, type TensorLists } from './backend.js';
+import { type Abi, checkAbi } from './abi.js';
+import { type AddonTensorListClass, hostTensorList } from './addon-tensor-list.js';
+import type { HostBackend } from './backend.js';
 import type { CudaAddon } from './cuda-addon.js';
 import { checkWhole } from './elf.js';
 
-interface AddonBinding {
-  setGrads(grads: readonly Storage[]): [number, number, number, number] | null;
-  setGroups(groupOf: Uint32Array, scalars: Float64Array): void;
-  step(first: number, last: number): void;
-  dispose(): void;
-}
-
 /** What native/node/addon.cc exports. */
 export interface Addon {
-  readonly Binding: new (
-    rule: number,
-    layouts: Uint8Array,
-    keys: Uint32Array,
-    weights: readonly Storage[],
-    means: readonly Storage[],
-    variances: readonly Storage[],
-    masters: readonly (Storage | undefined)[],
-  ) => AddonBinding;
+  readonly TensorList: AddonTensorListClass;
   /** Instruction sets that this machine runs, the preferred one first. */
   readonly isas: readonly string[];
-  readonly layouts: readonly string[];
+  readonly abi: Abi;
   readonly build: string;
   readonly compiler: string;
   readonly availableProcessors: number;
@@ -60,7 +44,7 @@ export function loadAddon(): LoadedAddon {
     try {
       checkWhole(path);
       const addon = createRequire(import.meta.url)(path) as Addon;
-      checkInterface(addon);
+      checkAbi(addon.abi);
       selectIsa(addon, process.env.FUSED_ADAMW_ISA);
       return { addon, path };
     } catch (error) {
@@ -74,44 +58,12 @@ export function loadAddon(): LoadedAddon {
   };
 }
 
-/** A binary that was left from another version must not be given our arguments. */
-function checkInterface(addon: Addon): void {
-  if (addon.layouts?.join() !== LAYOUTS.join())
-    throw new Error('the binary belongs to another version; build it again');
-}
-
 function selectIsa(addon: Addon, name: string | undefined): void {
   if (name && !addon.setIsa(name)) {
     throw outOfRangeIn(`${addon.isas.join(' or ')} (what this machine runs)`, 'FUSED_ADAMW_ISA', name);
   }
 }
 
-class NativeBinding implements BackendBinding {
-  readonly #binding: AddonBinding;
-
-  constructor(addon: Addon, lists: TensorLists) {
-    const { layouts, keys, weights, means, variances, masters } = lists;
-    const rule = RULES.indexOf(lists.rule);
-    this.#binding = new addon.Binding(rule, layouts, keys, weights, means, variances, masters);
-  }
-
-  setGrads(grads: readonly Storage[]): Overlap | null {
-    return overlapOf(this.#binding.setGrads(grads));
-  }
-
-  setGroups(groupOf: Uint32Array, scalars: Float64Array): void {
-    this.#binding.setGroups(groupOf, scalars);
-  }
-
-  step(first: number, last: number): void {
-    this.#binding.step(first, last);
-  }
-
-  dispose(): void {
-    this.#binding.dispose();
-  }
-}
-
 export function nativeBackend(addon: Addon): HostBackend {
-  return { name: 'native', createBinding: (lists) => new NativeBinding(addon, lists) };
+  return { name: 'native', createTensorList: (arrays) => hostTensorList(addon.TensorList, arrays) };
 }

@@ -1,6 +1,6 @@
 /** AdamW, with the interface of MXNet's `mxnet.optimizer.AdamW`. */
 
-import { COMMON_SCALARS, GROUP_SCALARS, type Rule } from '../backend/abi.js';
+import type { Rule } from '../backend/abi.js';
 import { loadBackend } from '../backend/index.js';
 import {
   checkBoolean,
@@ -15,8 +15,9 @@ import {
 import { type DType, isHalf } from '../numerics/dtype.js';
 import { Powers } from '../numerics/power.js';
 import { tensorKey } from '../numerics/stochastic-rounding.js';
-import { BoundStep, type ScalarGroup, type StepResult, type StepRules } from '../step/bound-step.js';
+import { BoundStep } from '../step/bound-step.js';
 import { checkIndex } from '../step/multipliers.js';
+import { runStep, type StepResult } from '../step/run-step.js';
 import {
   type ArithmeticTypes,
   checkBeta,
@@ -26,9 +27,11 @@ import {
   checkSeed,
   isSkipped,
 } from '../step/scalar-checks.js';
-import { Binding } from '../step/tensor-list.js';
+import { ScalarGroups } from '../step/scalar-groups.js';
+import { TensorList } from '../step/tensor-list.js';
 import type { Index } from '../step/update-counts.js';
-import { deviceOf, dtypeOf, memoryOf, Tensor, type TensorLike } from '../tensor/tensor.js';
+import { Tensor } from '../tensor/tensor.js';
+import { deviceOf, resolve, type TensorLike, zerosBeside } from '../tensor/tensor-like.js';
 import { type OneOrMany, Optimizer, type OptimizerOptions, register, type StepLists, toLists } from './optimizer.js';
 
 /** The moments of one weight, and its float32 master where it has one. A step uses what is there. */
@@ -104,12 +107,13 @@ export class AdamW extends Optimizer<AdamWState> {
   /** 0 is the legacy default stream. */
   readonly stream: bigint;
 
-  readonly #rules: StepRules;
   readonly #beta1Powers: Powers;
   readonly #beta2Powers: Powers;
   #last: LastStep | null = null;
   /** Why no step can be made any more. */
   #failure: unknown;
+  /** Whether a step is on its way: schedulers and parameters are the caller's code, which may call anything. */
+  #isStepping = false;
   #warnedOfHalf = false;
 
   /** @throws TypeError for options of the wrong kind, RangeError for values out of range */
@@ -130,17 +134,6 @@ export class AdamW extends Optimizer<AdamWState> {
     this.stream = checkPointer(options.stream ?? 0, 'stream');
     this.#beta1Powers = new Powers(this.beta1);
     this.#beta2Powers = new Powers(this.beta2);
-    this.#rules = {
-      counts: this.counts,
-      multipliers: this.multipliers,
-      aggregateNum: this.aggregateNum,
-      fail: (error) => {
-        this.#failure = error;
-      },
-      isStepping: false,
-      skips: (binding) => this.#skips(binding),
-      writeScalars: (scalars, groups, numUpdate, types) => this.#writeScalars(scalars, groups, numUpdate, types),
-    };
   }
 
   /**
@@ -149,18 +142,17 @@ export class AdamW extends Optimizer<AdamWState> {
    */
   override createState(index: Index, weight: TensorLike): AdamWState {
     checkIndex(index, 'index');
-    const dtype = dtypeOf(weight, { name: 'weight' });
-    const memory = memoryOf(weight, { name: 'weight' });
+    const { dtype, memory } = resolve(weight, { name: 'weight' });
     const hasMaster = this.multiPrecision && isHalf(dtype);
     const stateDType = hasMaster ? 'float32' : this.#stateDTypeOf(dtype);
-    const mean = Tensor.zerosBeside(weight, stateDType);
-    const variance = Tensor.zerosBeside(weight, stateDType);
+    const mean = zerosBeside(weight, stateDType);
+    const variance = zerosBeside(weight, stateDType);
     if (!hasMaster) {
       if (isHalf(dtype)) this.#warnOfHalf();
       return { mean, variance };
     }
     const tensor = weight instanceof Tensor ? weight : Tensor.from(memory as Uint16Array, { dtype: 'float16' });
-    return { mean, variance, master: Tensor.zerosBeside(weight, 'float32').set(tensor.toArray()) };
+    return { mean, variance, master: zerosBeside(weight, 'float32').set(tensor.toArray()) };
   }
 
   /** Updates each weight in place by its own native call. The bits are those of fusedStep(). */
@@ -170,7 +162,7 @@ export class AdamW extends Optimizer<AdamWState> {
     grads: OneOrMany<TensorLike>,
     states: OneOrMany<AdamWState>,
   ): StepResult {
-    return this.#bindCached(toLists(indices, weights, grads, states)).run(1);
+    return this.#step(this.#bindCached(toLists(indices, weights, grads, states)), 1);
   }
 
   /**
@@ -195,7 +187,7 @@ export class AdamW extends Optimizer<AdamWState> {
     grads: OneOrMany<TensorLike>,
     states: OneOrMany<AdamWState>,
   ): StepResult {
-    return this.#bindCached(toLists(indices, weights, grads, states)).run(this.aggregateNum);
+    return this.#step(this.#bindCached(toLists(indices, weights, grads, states)), this.aggregateNum);
   }
 
   /**
@@ -249,28 +241,60 @@ export class AdamW extends Optimizer<AdamWState> {
       masters: lists.states.map((state) => state.master ?? undefined),
     };
     const rule: Rule = this.coupledWeightDecay ? 'coupled' : this.rule;
-    const binding = new Binding(
+    const tensors = new TensorList(
       loadBackend().backend,
       rule,
       {
-        weights: { name: 'weights', values: kept.weights },
-        means: { name: 'states', field: '.mean', values: kept.means },
-        variances: { name: 'states', field: '.variance', values: kept.variances },
-        masters: { name: 'states', field: '.master', values: kept.masters },
+        weight: { name: 'weights', values: kept.weights },
+        mean: { name: 'states', field: '.mean', values: kept.means },
+        variance: { name: 'states', field: '.variance', values: kept.variances },
+        master: { name: 'states', field: '.master', values: kept.masters },
       },
       Uint32Array.from(indices, (index) => tensorKey(this.seed, index)),
       this.stream,
     );
     try {
-      binding.setGrads({ name: 'grads', values: kept.grads });
+      tensors.setGrads({ name: 'grads', values: kept.grads });
     } catch (error) {
-      binding.dispose();
+      tensors.dispose();
       throw error;
     }
-    if (binding.hasBareHalf) this.#warnOfHalf();
-    return { ...kept, bound: new BoundStep(this.#rules, indices, binding) };
+    if (tensors.halfWithoutMaster) this.#warnOfHalf();
+    const step = (bound: BoundStep): StepResult => this.#step(bound, this.aggregateNum);
+    return { ...kept, bound: new BoundStep(tensors, new ScalarGroups(indices), step) };
   }
 
+  /** A step over what is bound, `aggregateNum` tensors in one native call. */
+  #step(bound: BoundStep, aggregateNum: number): StepResult {
+    if (this.#isStepping) {
+      throw outOfRangeIn('a step after the last one', 'this', 'one inside another of the same optimizer');
+    }
+    let isCommitted = false;
+    this.#isStepping = true;
+    try {
+      const { groups } = bound;
+      const skips = this.#skips(bound.tensors);
+      if (!skips) {
+        groups.update(bound.tensors, this.counts, this.multipliers);
+        this.#writeScalars(groups, bound.tensors);
+      }
+      return runStep(bound.tensors, {
+        skips,
+        aggregateNum,
+        commit: () => {
+          isCommitted = true;
+          this.counts.advance(groups.counters);
+        },
+      });
+    } catch (error) {
+      if (isCommitted) this.#failure = error;
+      throw error;
+    } finally {
+      this.#isStepping = false;
+    }
+  }
+
+  /** Whether the step is skipped. Throws for scalars that the arithmetic type cannot hold. */
   #skips(types: ArithmeticTypes): boolean {
     if (this.#failure !== undefined) throw this.#failure;
     checkBeta(this.beta1, 'beta1', types);
@@ -280,20 +304,19 @@ export class AdamW extends Optimizer<AdamWState> {
     return isSkipped(this.rescaleGrad, types);
   }
 
-  #writeScalars(
-    scalars: Float64Array,
-    groups: readonly ScalarGroup[],
-    numUpdate: number,
-    types: ArithmeticTypes,
-  ): void {
-    const learningRate = this.learningRateAt(numUpdate);
-    scalars[0] = this.rescaleGrad;
-    scalars[1] = this.clipGradient ?? Infinity;
-    scalars[2] = this.beta1;
-    scalars[3] = this.beta2;
+  /** Computes the scalars of the next update of each group. */
+  #writeScalars({ groups, counters, table }: ScalarGroups, types: ArithmeticTypes): void {
+    const learningRate = this.learningRateAt(this.counts.numUpdateAfter(counters));
+    const { epsilon } = this;
+    table.writeStep({
+      rescale: this.rescaleGrad,
+      clip: this.clipGradient ?? Infinity,
+      beta1: this.beta1,
+      beta2: this.beta2,
+    });
     const isPytorch = this.rule === 'pytorch';
-    let at = COMMON_SCALARS.length;
-    for (const { counter, lrMult, wdMult } of groups) {
+    for (let i = 0; i < groups.length; i++) {
+      const { counter, lrMult, wdMult } = groups[i];
       const count = counter.count + 1;
       // The corrections of the moments' bias.
       const mean = this.correctBias ? 1 - this.#beta1Powers.of(count) : 1;
@@ -304,13 +327,7 @@ export class AdamW extends Optimizer<AdamWState> {
       checkHolds(eta, 'learningRate', types);
       checkHolds(wd, 'wd', types);
       if (isPytorch) checkHolds(lr * wd, 'learningRate * wd', types);
-      scalars[at] = eta;
-      scalars[at + 1] = isPytorch ? lr : 1;
-      scalars[at + 2] = wd;
-      scalars[at + 3] = this.epsilon;
-      scalars[at + 4] = isPytorch ? root : 1;
-      scalars[at + 5] = count;
-      at += GROUP_SCALARS.length;
+      table.writeGroup(i, { eta, lr: isPytorch ? lr : 1, wd, epsilon, root: isPytorch ? root : 1, count });
     }
   }
 

@@ -1,10 +1,10 @@
 /** MXNet's operators multi_adamw_update and multi_mp_adamw_update: one update of many tensors, no optimizer. */
 
-import { COMMON_SCALARS, GROUP_SCALARS } from '../backend/abi.js';
-import { loadBackend, warnOfFallback } from '../backend/index.js';
+import { loadBackend } from '../backend/index.js';
+import { ScalarTable } from '../backend/scalar-table.js';
 import { checkInteger, checkNumber, checkObject, checkPointer, outOfRangeIn, wrongKind } from '../errors.js';
 import { tensorKey } from '../numerics/stochastic-rounding.js';
-import type { StepResult } from '../step/bound-step.js';
+import { runStep, type StepResult } from '../step/run-step.js';
 import {
   type ArithmeticTypes,
   checkBeta,
@@ -16,8 +16,8 @@ import {
   checkSeed,
   isSkipped,
 } from '../step/scalar-checks.js';
-import { Binding } from '../step/tensor-list.js';
-import type { TensorLike } from '../tensor/tensor.js';
+import { TensorList } from '../step/tensor-list.js';
+import type { TensorLike } from '../tensor/tensor-like.js';
 
 export interface MultiAdamWUpdateOptions {
   /** Learning rate schedule multipliers, one for each tensor. */
@@ -70,76 +70,59 @@ export function multiAdamwUpdate(
     options;
   const lists = copyLists({ weights, grads, means, variances, etas, lrs, wds }, masters);
   const size = lists.weights.length;
-  const common = {
-    rescale: checkRescaleGrad(rescaleGrad ?? 1),
-    clip: checkClipGradient(clipGradient),
-    beta1: checkDecayRate(beta1 ?? 0.9, 'beta1'),
-    beta2: checkDecayRate(beta2 ?? 0.999, 'beta2'),
-  };
+  const rescale = checkRescaleGrad(rescaleGrad ?? 1);
+  const clip = checkClipGradient(clipGradient);
+  const decayRate1 = checkDecayRate(beta1 ?? 0.9, 'beta1');
+  const decayRate2 = checkDecayRate(beta2 ?? 0.999, 'beta2');
   const checkedEpsilon = checkNumber(epsilon ?? 1e-8, 'epsilon');
   const checkedSeed = checkSeed(seed ?? 0);
   const count = checkInteger(updateCount ?? 1, 'updateCount');
   const checkedStream = checkPointer(stream ?? 0, 'stream');
 
-  const indices = new Uint32Array(size).map((_, i) => i);
-  const binding = new Binding(
+  const positions = new Uint32Array(size).map((_, i) => i);
+  const tensors = new TensorList(
     loadBackend().backend,
     'mxnet',
     {
-      weights: { name: 'weights', values: lists.weights },
-      means: { name: 'means', values: lists.means },
-      variances: { name: 'variances', values: lists.variances },
-      masters: { name: 'masters', values: lists.masters },
+      weight: { name: 'weights', values: lists.weights },
+      mean: { name: 'means', values: lists.means },
+      variance: { name: 'variances', values: lists.variances },
+      master: { name: 'masters', values: lists.masters },
     },
-    indices.map((i) => tensorKey(checkedSeed, i)),
+    positions.map((i) => tensorKey(checkedSeed, i)),
     checkedStream,
   );
   try {
-    binding.setGrads({ name: 'grads', values: lists.grads });
-    checkBeta(common.beta1, 'beta1', binding);
-    checkBeta(common.beta2, 'beta2', binding);
-    checkHolds(checkedEpsilon, 'epsilon', binding);
-    checkClip(common.clip, binding);
-    const scalars = new Float64Array(COMMON_SCALARS.length + size * GROUP_SCALARS.length);
-    scalars.set([common.rescale, common.clip ?? Infinity, common.beta1, common.beta2]);
-    writeEach(scalars, GROUP_SCALARS.indexOf('eta'), lists.etas, 'etas', binding);
-    writeEach(scalars, GROUP_SCALARS.indexOf('lr'), lists.lrs, 'lrs', binding);
-    writeEach(scalars, GROUP_SCALARS.indexOf('wd'), lists.wds, 'wds', binding);
-    for (let at = COMMON_SCALARS.length; at < scalars.length; at += GROUP_SCALARS.length) {
-      scalars[at + 3] = checkedEpsilon;
-      scalars[at + 4] = 1;
-      scalars[at + 5] = count;
+    tensors.setGrads({ name: 'grads', values: lists.grads });
+    checkBeta(decayRate1, 'beta1', tensors);
+    checkBeta(decayRate2, 'beta2', tensors);
+    checkHolds(checkedEpsilon, 'epsilon', tensors);
+    checkClip(clip, tensors);
+    checkEach(lists.etas, 'etas', tensors);
+    checkEach(lists.lrs, 'lrs', tensors);
+    checkEach(lists.wds, 'wds', tensors);
+    const table = new ScalarTable(size);
+    table.writeStep({ rescale, clip: clip ?? Infinity, beta1: decayRate1, beta2: decayRate2 });
+    for (let i = 0; i < size; i++) {
+      const [eta, lr, wd] = [lists.etas[i], lists.lrs[i], lists.wds[i]];
+      table.writeGroup(i, { eta, lr, wd, epsilon: checkedEpsilon, root: 1, count });
     }
-    warnOfFallback();
-    binding.checkMemory();
-    if (isSkipped(common.rescale, binding)) return { skipped: true, reason: 'rescaleGrad' };
-    binding.setGroups(indices, scalars);
-    binding.begin();
-    binding.step(Infinity);
-    return { skipped: false };
+    tensors.setGroups(positions, table.values);
+    return runStep(tensors, { skips: isSkipped(rescale, tensors), aggregateNum: Infinity });
   } finally {
-    binding.dispose();
+    tensors.dispose();
   }
 }
 
-/** Writes one scalar of every tensor, `offset` into its group. */
-function writeEach(
-  scalars: Float64Array,
-  offset: number,
-  values: readonly number[],
-  name: string,
-  types: ArithmeticTypes,
-): void {
+/** Checks one scalar of every tensor. */
+function checkEach(values: readonly number[], name: string, types: ArithmeticTypes): void {
   for (let i = 0; i < values.length; i++) {
     const value = values[i];
-    if (
-      typeof value !== 'number' ||
-      !(value >= 0) ||
-      !Number.isFinite(types.usesFloat32 ? Math.fround(value) : value)
-    ) {
+    const rounded = types.usesFloat32 ? Math.fround(value) : value;
+    // The name of an element is put together only where something is wrong.
+    if (typeof value !== 'number' || !(value >= 0) || !Number.isFinite(rounded)) {
       checkHolds(checkNumber(value, `${name}[${i}]`), `${name}[${i}]`, types);
     }
-    scalars[COMMON_SCALARS.length + i * GROUP_SCALARS.length + offset] = value;
   }
 }
 

@@ -12,11 +12,11 @@ import {
   outOfRangeIn,
   wrongKind,
 } from '../errors.js';
-import type { StepResult } from '../step/bound-step.js';
 import { type ByParameter, checkIndex, Multipliers, type Parameter } from '../step/multipliers.js';
+import type { StepResult } from '../step/run-step.js';
 import { checkClipGradient, checkRescaleGrad } from '../step/scalar-checks.js';
 import { type Index, UpdateCounts } from '../step/update-counts.js';
-import type { TensorLike } from '../tensor/tensor.js';
+import type { TensorLike } from '../tensor/tensor-like.js';
 import { LRScheduler } from './lr-scheduler.js';
 
 /** One, or a list of as many as there are indices. */

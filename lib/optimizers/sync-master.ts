@@ -1,8 +1,9 @@
 /** Refreshes masters after weights were loaded from elsewhere. */
 
-import { outOfRangeIn, wrongKindIn } from '../errors.js';
+import { nameOf, outOfRangeIn, wrongKindIn } from '../errors.js';
 import { setTypedArray } from '../numerics/typed-arrays.js';
-import { dtypeOf, lengthOf, memoryOf, nameOf, Tensor, type TensorLike } from '../tensor/tensor.js';
+import { Tensor } from '../tensor/tensor.js';
+import { type ResolvedTensor, resolve, type TensorLike } from '../tensor/tensor-like.js';
 import { type AdamWState, checkState } from './adamw.js';
 import type { OneOrMany } from './optimizer.js';
 
@@ -23,11 +24,9 @@ export function syncMaster(weights: OneOrMany<TensorLike>, states: OneOrMany<Ada
     checkState(allStates[i], i);
     const master = allStates[i].master;
     if (!master) return [];
-    const values = valuesOf(weight, i);
-    const dtype = dtypeOf(master, MASTERS, i);
+    const values = valuesOf(resolve(weight, WEIGHTS, i));
+    const { dtype, length, memory } = resolve(master, MASTERS, i);
     if (dtype !== 'float32') throw wrongKindIn('float32', nameOf(MASTERS, i), dtype);
-    const memory = memoryOf(master, MASTERS, i);
-    const length = lengthOf(memory, dtype);
     if (length !== values.length) {
       throw outOfRangeIn(`length ${values.length}`, nameOf(MASTERS, i), `length ${length}`);
     }
@@ -43,10 +42,7 @@ const WEIGHTS = { name: 'weights' };
 const MASTERS = { name: 'states', field: '.master' };
 
 /** A copy of the values of a weight. */
-function valuesOf(weight: TensorLike, i: number): Float32Array | Float64Array {
-  const dtype = dtypeOf(weight, WEIGHTS, i);
-  const memory = memoryOf(weight, WEIGHTS, i);
-  return (
-    weight instanceof Tensor ? weight : Tensor.from(memory as Uint16Array, { dtype: dtype as 'float16' })
-  ).toArray();
+function valuesOf(weight: ResolvedTensor): Float32Array | Float64Array {
+  if (weight instanceof Tensor) return weight.toArray();
+  return Tensor.from(weight.memory as Uint16Array, { dtype: weight.dtype as 'float16' }).toArray();
 }

@@ -1,120 +1,57 @@
 /**
- * The validated tensors of a step, made once and kept from step to step.
+ * The tensors of a step, validated once and kept from step to step.
  *
- * Everything that can be wrong with an array is found and worded here, before
- * anything is written.
+ * Whatever can be wrong with an array is found and reported here, before anything
+ * is written.
  */
-
-import { layoutIndex, type Rule } from '../backend/abi.js';
-import type { BackendBinding, HostBackend, Overlap, Role, TensorLists } from '../backend/backend.js';
-import { cudaBackend } from '../backend/cuda.js';
+import { DTYPE_CONFIGS, type DTypeConfig, type EveryRole, ROLES, type Role, type Rule } from '../backend/abi.js';
+import { cudaTensorList } from '../backend/addon-tensor-list.js';
+import type { Arrays, BackendTensorList, HostBackend, Memory, Overlap, TensorArrays } from '../backend/backend.js';
+import { cudaTensorListClass } from '../backend/cuda.js';
 import type { DeviceMemory } from '../backend/cuda-addon.js';
-import { outOfRangeIn, wrongKind, wrongKindIn } from '../errors.js';
+import { type Named, nameOf, outOfRangeIn, wrongKind, wrongKindIn } from '../errors.js';
 import { type DType, isHalf, type Storage } from '../numerics/dtype.js';
-import {
-  detached,
-  typedArrayBuffer,
-  typedArrayByteLength,
-  typedArrayByteOffset,
-  typedArrayLength,
-} from '../numerics/typed-arrays.js';
 import { ordinalOf, type ResolvedDevice } from '../tensor/device.js';
-import {
-  deviceOf,
-  disposalCount,
-  dtypeOf,
-  lengthOf,
-  type Memory,
-  memoryOf,
-  type Named,
-  nameOf,
-  Tensor,
-  type TensorLike,
-} from '../tensor/tensor.js';
+import { disposalCount } from '../tensor/tensor.js';
+import { type ResolvedTensor, resolve, type TensorLike } from '../tensor/tensor-like.js';
+import { BoundArrays } from './bound-arrays.js';
 
-/** A list of arrays, which stays as it is while it is bound, and what its elements are called in messages. */
+/** A list of arrays, which is not changed while it is in use, and what its elements are called in messages. */
 export interface NamedList extends Named {
   readonly values: readonly (TensorLike | undefined)[];
 }
 
-export interface BindingLists {
-  readonly weights: NamedList;
-  readonly means: NamedList;
-  readonly variances: NamedList;
-  readonly masters: NamedList;
-}
-
-/** A list whose arrays stay bound: memory that native code has the addresses of. */
-class BoundList implements NamedList {
-  readonly name: string;
-  readonly field: string | undefined;
-  readonly values: readonly (TensorLike | undefined)[];
-  readonly memories: readonly (Memory | undefined)[];
-  /** Those of the host, which may be detached behind our back. */
-  readonly #storages: readonly (Storage | undefined)[];
-  /** From the second look on: of each buffer the array that ends last, which is there while the others are. */
-  #probes: readonly Storage[] | null = null;
-  #looks = 0;
-
-  constructor({ name, field, values }: NamedList, memories: readonly (Memory | undefined)[]) {
-    this.name = name;
-    this.field = field;
-    this.values = values;
-    this.memories = memories;
-    const isOfHost = (memory: Memory | undefined): memory is Storage => ArrayBuffer.isView(memory);
-    this.#storages = memories.every(isOfHost)
-      ? memories
-      : memories.map((memory) => (isOfHost(memory) ? memory : undefined));
-  }
-
-  /** @throws RangeError where memory is no longer there */
-  checkStorages(lengths: readonly number[]): void {
-    if (this.#probes && areThere(this.#probes)) return;
-    const storages = this.#storages;
-    for (let i = 0; i < storages.length; i++) {
-      const storage = storages[i];
-      if (storage !== undefined && storage[lengths[i] - 1] === undefined && lengths[i] > 0) {
-        throw detached(nameOf(this, i));
-      }
-    }
-    if (++this.#looks === 2) this.#probes = probesOf(storages);
-  }
-
-  /** @throws RangeError where a Tensor was disposed of */
-  checkDisposed(): void {
-    this.values.forEach((value, i) => {
-      if (value instanceof Tensor && value.disposed) {
-        throw outOfRangeIn('a live Tensor', nameOf(this, i), 'one that was disposed of');
-      }
-    });
-  }
-}
+/** The arrays that stay from step to step, by role; gradients come with setGrads(). */
+export type StepLists = Readonly<Record<Exclude<EveryRole, 'grad'>, NamedList>> &
+  Readonly<Partial<Record<Exclude<Role, 'grad'>, NamedList>>>;
 
 /** The tensors on one device: a step of them runs there. */
-export interface Part {
+export interface DevicePartition {
   readonly device: ResolvedDevice;
-  /** Their places in the lists, in order. */
-  readonly places: readonly number[];
+  /** Their positions in the lists, in order. */
+  readonly positions: readonly number[];
 }
 
-interface BoundPart extends Part {
-  readonly binding: BackendBinding<Memory>;
+interface BackendPartition extends DevicePartition {
+  readonly tensors: BackendTensorList;
 }
 
-export class Binding {
+const GRAD = ROLES.findIndex(({ name }) => name === 'grad');
+
+export class TensorList {
   readonly size: number;
   /** Whether any tensor is updated in float32, or in float64. */
   readonly usesFloat32: boolean;
   readonly usesFloat64: boolean;
-  /** Whether any half-precision weight is updated without a master. */
-  readonly hasBareHalf: boolean;
+  /** The dtype of a half-precision weight that is updated without a master; undefined if there is none. */
+  readonly halfWithoutMaster: DType | undefined;
 
-  readonly #parts: readonly BoundPart[];
-  readonly #devices: ResolvedDevice[];
-  readonly #dtypes: DType[];
-  readonly #lengths: number[];
-  readonly #lists: Readonly<Record<Exclude<Role, 'grad'>, BoundList>>;
-  #grads: BoundList | null = null;
+  readonly #configs: readonly DTypeConfig[];
+  readonly #devices: readonly ResolvedDevice[];
+  readonly #lengths: readonly number[];
+  readonly #partitions: BackendPartition[] = [];
+  /** In the order of ROLES; the last gradients among them. */
+  readonly #arrays: (BoundArrays | undefined)[];
   #disposals = disposalCount();
 
   /**
@@ -125,64 +62,45 @@ export class Binding {
    *   lengths that differ, memory that cannot be used, and the arrays of a
    *   tensor on different devices
    */
-  constructor(backend: HostBackend, rule: Rule, lists: BindingLists, keys: Uint32Array, stream: bigint) {
-    const { weights, means, variances, masters } = lists;
-    const size = weights.values.length;
-    const layouts = new Uint8Array(size);
-    const bound = {
-      weights: new Array<Memory>(size),
-      means: new Array<Memory>(size),
-      variances: new Array<Memory>(size),
-      masters: new Array<Memory | undefined>(size).fill(undefined),
-    };
+  constructor(backend: HostBackend, rule: Rule, lists: StepLists, keys: Uint32Array, stream: bigint) {
+    const size = lists.weight.values.length;
+    const configs = new Uint8Array(size);
     const devices = new Array<ResolvedDevice>(size);
-    const dtypes = new Array<DType>(size);
     const lengths = new Array<number>(size);
-    let hasBareHalf = false;
+    const memories = ROLES.map(({ name }) =>
+      name === 'grad' || !lists[name] ? undefined : new Array<Memory | undefined>(size).fill(undefined),
+    );
     for (let i = 0; i < size; i++) {
-      const hasMaster = (masters.values[i] ?? null) !== null;
-      const dtype = dtypeOf(weights.values[i], weights, i);
-      const stateDType = dtypeOf(means.values[i], means, i);
-      const layout = layoutIndex(dtype, stateDType, hasMaster);
-      if (layout < 0) throw wrongLayout(lists, i, dtype, stateDType, hasMaster);
-      checkDType(variances, i, stateDType);
-      const device = deviceOf(weights.values[i] as TensorLike);
-      const weight = memoryOf(weights.values[i] as TensorLike, weights, i);
-      const length = lengthOf(weight, dtype);
-      bound.weights[i] = weight;
-      bound.means[i] = memoryLike(means, i, device, stateDType, length);
-      bound.variances[i] = memoryLike(variances, i, device, stateDType, length);
-      if (hasMaster) {
-        checkDType(masters, i, 'float32');
-        bound.masters[i] = memoryLike(masters, i, device, 'float32', length);
+      const weight = resolve(lists.weight.values[i], lists.weight, i);
+      configs[i] = configOf(lists, i, weight.dtype);
+      const config: DTypeConfig = DTYPE_CONFIGS[configs[i]];
+      devices[i] = weight.device;
+      lengths[i] = weight.length;
+      for (let role = 0; role < ROLES.length; role++) {
+        const { name } = ROLES[role];
+        const dtype = config[name];
+        if (name === 'grad' || dtype === undefined) continue;
+        const ofRole = memories[role] as (Memory | undefined)[];
+        ofRole[i] = name === 'weight' ? weight.memory : memoryLike(weight, lists[name] as NamedList, i, dtype);
       }
-      layouts[i] = layout;
-      devices[i] = device;
-      dtypes[i] = dtype;
-      lengths[i] = length;
-      hasBareHalf ||= isHalf(dtype) && !hasMaster;
     }
     this.size = size;
-    this.usesFloat64 = dtypes.includes('float64');
-    this.usesFloat32 = dtypes.some((dtype) => dtype !== 'float64');
-    this.hasBareHalf = hasBareHalf;
-    this.#dtypes = dtypes;
-    this.#lengths = lengths;
+    this.#configs = Array.from(configs, (config) => DTYPE_CONFIGS[config]);
+    this.usesFloat64 = this.#configs.some(({ weight }) => weight === 'float64');
+    this.usesFloat32 = this.#configs.some(({ weight }) => weight !== 'float64');
+    this.halfWithoutMaster = this.#configs.find(({ weight, master }) => isHalf(weight) && !master)?.weight;
     this.#devices = devices;
-    this.#lists = {
-      weight: new BoundList(weights, bound.weights),
-      mean: new BoundList(means, bound.means),
-      variance: new BoundList(variances, bound.variances),
-      master: new BoundList(masters, bound.masters),
-    };
-    const everything = { rule, layouts, keys, ...bound };
-    const parts: BoundPart[] = [];
-    this.#parts = parts;
+    this.#lengths = lengths;
+    this.#arrays = ROLES.map(({ name }, role) => {
+      const ofRole = memories[role];
+      return ofRole && new BoundArrays(lists[name as keyof StepLists] as NamedList, ofRole);
+    });
+    const everything: TensorArrays = { rule, configs, keys, lists: memories };
     try {
-      for (const part of partsOf(devices)) {
-        const { device, places } = part;
-        const ofPart = places.length === size ? everything : pickLists(everything, places);
-        parts.push({ ...part, binding: createBinding(backend, device, stream, ofPart) });
+      for (const partition of partitionsOf(devices)) {
+        const { device, positions } = partition;
+        const arrays = positions.length === size ? everything : pick(everything, positions);
+        this.#partitions.push({ ...partition, tensors: createTensorList(backend, device, stream, arrays) });
       }
     } catch (error) {
       this.dispose();
@@ -191,8 +109,8 @@ export class Binding {
   }
 
   /** The tensors by device. */
-  get parts(): readonly Part[] {
-    return this.#parts;
+  get partitions(): readonly DevicePartition[] {
+    return this.#partitions;
   }
 
   /**
@@ -204,166 +122,143 @@ export class Binding {
   setGrads(list: NamedList): void {
     const memories = new Array<Memory>(this.size);
     for (let i = 0; i < this.size; i++) {
-      const dtype = this.#dtypes[i];
-      checkDType(list, i, dtype);
-      memories[i] = memoryLike(list, i, this.#devices[i], dtype, this.#lengths[i]);
+      memories[i] = memoryOf(list, i, this.#configs[i].grad, this.#devices[i], this.#lengths[i]);
     }
-    this.#parts.forEach((part, k) => {
-      const overlap = part.binding.setGrads(this.#pick(memories, part));
+    this.#partitions.forEach((partition, k) => {
+      const overlap = partition.tensors.setGrads(this.#pick(memories, partition) as readonly Memory[]);
       if (!overlap) return;
-      this.#restoreGrads(this.#parts.slice(0, k));
-      throw this.#shared(overlap, part, list);
+      this.#restoreGrads(this.#partitions.slice(0, k));
+      throw this.#shared(overlap, partition, list);
     });
-    this.#grads = new BoundList(list, memories);
+    this.#arrays[GRAD] = new BoundArrays(list, memories);
   }
 
-  /** The group of each tensor, and the array that holds the scalars of all later steps (abi.ts). */
+  /** The group of each tensor, and the array that holds the scalars of all later steps (scalar-table.ts). */
   setGroups(groupOf: Uint32Array, scalars: Float64Array): void {
-    for (const { places, binding } of this.#parts) {
-      const ofPart = places.length === this.size ? groupOf : Uint32Array.from(places, (i) => groupOf[i]);
-      binding.setGroups(ofPart, scalars);
+    for (const { positions, tensors } of this.#partitions) {
+      const ofPartition = positions.length === this.size ? groupOf : Uint32Array.from(positions, (i) => groupOf[i]);
+      tensors.setGroups(ofPartition, scalars);
     }
   }
 
-  /** @throws RangeError where memory was disposed of, detached or resized since it was bound */
+  /** @throws RangeError where the memory of an array is gone: detached, or its Tensor disposed of */
   checkMemory(): void {
-    const { weight, mean, variance, master } = this.#lists;
-    weight.checkStorages(this.#lengths);
-    mean.checkStorages(this.#lengths);
-    variance.checkStorages(this.#lengths);
-    master.checkStorages(this.#lengths);
-    this.#grads?.checkStorages(this.#lengths);
+    for (const arrays of this.#arrays) arrays?.checkStorages(this.#lengths);
     if (this.#disposals === disposalCount()) return;
-    for (const list of [weight, mean, variance, master]) list.checkDisposed();
-    this.#grads?.checkDisposed();
+    for (const arrays of this.#arrays) arrays?.checkDisposed();
     this.#disposals = disposalCount();
   }
 
-  /** Does what may fail of a step, before any of it has changed anything; checkMemory() comes before. */
+  /** Does whatever may fail in a step, before anything is changed; checkMemory() comes before it. */
   begin(): void {
-    for (const { binding } of this.#parts) binding.begin?.();
+    for (const { tensors } of this.#partitions) tensors.begin();
   }
 
-  /** Updates all tensors in place, so many in one native call; begin() comes before. */
+  /** Updates all tensors in place, `aggregateNum` in one native call; begin() comes before it. */
   step(aggregateNum: number): void {
-    for (const { places, binding } of this.#parts) {
-      for (let first = 0; first < places.length; first += aggregateNum) {
-        binding.step(first, Math.min(places.length, first + aggregateNum));
+    for (const { positions, tensors } of this.#partitions) {
+      for (let first = 0; first < positions.length; first += aggregateNum) {
+        tensors.step(first, Math.min(positions.length, first + aggregateNum));
       }
     }
   }
 
   /** Frees native memory at once: garbage collection alone would wait for the event loop. */
   dispose(): void {
-    for (const { binding } of this.#parts) binding.dispose();
+    for (const { tensors } of this.#partitions) tensors.dispose();
   }
 
-  #pick(memories: readonly Memory[], { places }: Part): readonly Memory[] {
-    return places.length === this.size ? memories : places.map((i) => memories[i]);
+  #pick(memories: Arrays<Memory>, { positions }: DevicePartition): Arrays<Memory> {
+    return positions.length === this.size ? memories : positions.map((i) => memories[i]);
   }
 
-  /** Gives parts their last gradients again. */
-  #restoreGrads(parts: readonly BoundPart[]): void {
-    if (!this.#grads) return;
-    for (const part of parts) {
+  /** Gives partitions their last gradients again. */
+  #restoreGrads(partitions: readonly BackendPartition[]): void {
+    const last = this.#arrays[GRAD];
+    if (!last) return;
+    for (const partition of partitions) {
       try {
-        part.binding.setGrads(this.#pick(this.#grads.memories as readonly Memory[], part));
+        partition.tensors.setGrads(this.#pick(last.memories, partition) as readonly Memory[]);
       } catch {
-        // They are gone, which checkMemory() tells before the next step.
+        // Their memory is gone, which checkMemory() reports before the next step.
       }
     }
   }
 
-  #shared({ written, writtenTensor, other, otherTensor }: Overlap, { places }: Part, grads: NamedList): RangeError {
-    const lists: Record<Role, NamedList> = { ...this.#lists, grad: grads };
-    const a = nameOf(lists[written], places[writtenTensor]);
-    const b = nameOf(lists[other], places[otherTensor]);
+  #shared(
+    { written, writtenTensor, other, otherTensor }: Overlap,
+    { positions }: DevicePartition,
+    grads: NamedList,
+  ): RangeError {
+    const listOf = (role: Role): Named =>
+      role === 'grad' ? grads : (this.#arrays[ROLES.findIndex(({ name }) => name === role)] as BoundArrays);
+    const a = nameOf(listOf(written), positions[writtenTensor]);
+    const b = nameOf(listOf(other), positions[otherTensor]);
     return outOfRangeIn('memory of its own', a, `memory shared with ${b}`);
   }
 }
 
-/** The memory of element i of a list, which must lie on a device and have `length` elements. */
-function memoryLike(list: NamedList, i: number, device: ResolvedDevice, dtype: DType, length: number): Memory {
-  const value = list.values[i] as TensorLike;
-  const memory = memoryOf(value, list, i);
-  if (deviceOf(value) !== device) {
-    throw outOfRangeIn(`memory on ${device}, as of the weight,`, nameOf(list, i), `memory on ${deviceOf(value)}`);
+/** Which dtype configuration tensor i has, by the dtypes of its weight and mean and whether it has a master. */
+function configOf(lists: StepLists, i: number, weight: DType): number {
+  const mean = resolve(lists.mean.values[i], lists.mean, i).dtype;
+  const hasMaster = (lists.master?.values[i] ?? null) !== null;
+  for (let k = 0; k < DTYPE_CONFIGS.length; k++) {
+    const config: DTypeConfig = DTYPE_CONFIGS[k];
+    if (config.weight === weight && config.mean === mean && (config.master !== undefined) === hasMaster) return k;
   }
-  const actual = lengthOf(memory, dtype);
-  if (actual !== length) throw outOfRangeIn(`length ${length}`, nameOf(list, i), `length ${actual}`);
-  return memory;
+  if (hasMaster && !isHalf(weight)) {
+    const masters = lists.master as NamedList;
+    throw wrongKind(`no master beside a ${weight} weight`, nameOf(masters, i), masters.values[i]);
+  }
+  const expected = hasMaster ? 'float32' : isHalf(weight) ? `${weight} or float32` : weight;
+  throw wrongKindIn(expected, nameOf(lists.mean, i), mean);
 }
 
-/** The places of the tensors on each device. */
-function partsOf(devices: readonly ResolvedDevice[]): Part[] {
-  const places = new Map<ResolvedDevice, number[]>();
+/** The memory of element i of a list, which must be an array like the weight's, of some dtype. */
+function memoryLike({ device, length }: ResolvedTensor, list: NamedList, i: number, dtype: DType): Memory {
+  return memoryOf(list, i, dtype, device, length);
+}
+
+function memoryOf(list: NamedList, i: number, dtype: DType, device: ResolvedDevice, length: number): Memory {
+  const array = resolve(list.values[i], list, i);
+  if (array.dtype !== dtype) throw wrongKindIn(dtype, nameOf(list, i), array.dtype);
+  if (array.device !== device) {
+    throw outOfRangeIn(`memory on ${device}, as of the weight,`, nameOf(list, i), `memory on ${array.device}`);
+  }
+  if (array.length !== length) throw outOfRangeIn(`length ${length}`, nameOf(list, i), `length ${array.length}`);
+  return array.memory;
+}
+
+/** The positions of the tensors on each device. */
+function partitionsOf(devices: readonly ResolvedDevice[]): DevicePartition[] {
+  const positions = new Map<ResolvedDevice, number[]>();
   devices.forEach((device, i) => {
-    const known = places.get(device);
+    const known = positions.get(device);
     if (known) known.push(i);
-    else places.set(device, [i]);
+    else positions.set(device, [i]);
   });
-  return [...places].map(([device, ofDevice]) => ({ device, places: ofDevice }));
+  return [...positions].map(([device, ofDevice]) => ({ device, positions: ofDevice }));
 }
 
-function pickLists(lists: TensorLists<Memory>, places: readonly number[]): TensorLists<Memory> {
+function pick({ rule, configs, keys, lists }: TensorArrays, positions: readonly number[]): TensorArrays {
   return {
-    rule: lists.rule,
-    layouts: Uint8Array.from(places, (i) => lists.layouts[i]),
-    keys: Uint32Array.from(places, (i) => lists.keys[i]),
-    weights: places.map((i) => lists.weights[i]),
-    means: places.map((i) => lists.means[i]),
-    variances: places.map((i) => lists.variances[i]),
-    masters: places.map((i) => lists.masters[i]),
+    rule,
+    configs: Uint8Array.from(positions, (i) => configs[i]),
+    keys: Uint32Array.from(positions, (i) => keys[i]),
+    lists: lists.map((arrays) => arrays && positions.map((i) => arrays[i])),
   };
 }
 
-/** The binding of tensors that all lie on one device. */
-function createBinding(
+/** A backend's list of tensors that are all on one device. */
+function createTensorList(
   backend: HostBackend,
   device: ResolvedDevice,
   stream: bigint,
-  lists: TensorLists<Memory>,
-): BackendBinding<Memory> {
-  return device === 'cpu'
-    ? backend.createBinding(lists as TensorLists<Storage>)
-    : cudaBackend(ordinalOf(device), stream).createBinding(lists as TensorLists<DeviceMemory>);
-}
-
-/**
- * Whether memory was neither detached nor shrunk. An element that is read is the
- * engine's own, whatever a subclass says, and undefined once the memory is gone.
- */
-function areThere(probes: readonly Storage[]): boolean {
-  for (let i = 0; i < probes.length; i++) {
-    const probe = probes[i];
-    if (probe[0] === undefined) return false;
-  }
-  return true;
-}
-
-/** The last element of each buffer that arrays lie in; null where that saves little. */
-function probesOf(storages: readonly (Storage | undefined)[]): Storage[] | null {
-  const lasts = new Map<ArrayBufferLike, { storage: Storage; end: number }>();
-  for (const storage of storages) {
-    if (storage === undefined || typedArrayLength(storage) === 0) continue;
-    const buffer = typedArrayBuffer(storage);
-    const end = typedArrayByteOffset(storage) + typedArrayByteLength(storage);
-    const last = lasts.get(buffer);
-    if (last === undefined || last.end < end) lasts.set(buffer, { storage, end });
-  }
-  if (lasts.size > storages.length / 2 && storages.length > 1) return null;
-  return [...lasts].map(([buffer, { end }]) => new Uint16Array(buffer, end - 2, 1));
-}
-
-function checkDType(list: NamedList, i: number, expected: DType): void {
-  const dtype = dtypeOf(list.values[i], list, i);
-  if (dtype !== expected) throw wrongKindIn(expected, nameOf(list, i), dtype);
-}
-
-function wrongLayout(lists: BindingLists, i: number, weight: DType, state: DType, hasMaster: boolean): TypeError {
-  if (hasMaster && !isHalf(weight)) {
-    return wrongKind(`no master beside a ${weight} weight`, nameOf(lists.masters, i), lists.masters.values[i]);
-  }
-  const expected = hasMaster ? 'float32' : isHalf(weight) ? `${weight} or float32` : weight;
-  return wrongKindIn(expected, nameOf(lists.means, i), state);
+  arrays: TensorArrays,
+): BackendTensorList {
+  const list =
+    device === 'cpu'
+      ? backend.createTensorList(arrays as TensorArrays<Storage>)
+      : cudaTensorList(cudaTensorListClass(), ordinalOf(device), stream, arrays as TensorArrays<DeviceMemory>);
+  return list as BackendTensorList;
 }

@@ -1,8 +1,7 @@
 /** Tensor: a dtype, a shape and memory. It never copies by itself. */
 import { types } from 'node:util';
-import { markAsUntransferable } from 'node:worker_threads';
+import type { Memory } from '../backend/backend.js';
 import { cudaAbsent, cudaAddon, cudaUnusable } from '../backend/cuda.js';
-import type { DeviceMemory } from '../backend/cuda-addon.js';
 import { loadBackend } from '../backend/index.js';
 import {
   checkBoolean,
@@ -23,20 +22,12 @@ import {
   type Float16ArrayLike,
   isHalf,
   type Storage,
-  viewOf,
 } from '../numerics/dtype.js';
 import { decoderOf, encoderOf } from '../numerics/half.js';
-import {
-  bufferLength,
-  checkBuffer,
-  detached,
-  setTypedArray,
-  typedArrayBuffer,
-  typedArrayByteOffset,
-  typedArrayLength,
-  typedArrayName,
-} from '../numerics/typed-arrays.js';
-import { cudaDevice, ordinalOf, type ResolvedDevice, resolveDevice } from './device.js';
+import { detached, setTypedArray, typedArrayLength, typedArrayName } from '../numerics/typed-arrays.js';
+import { allocate, allocateOn, allocatePinned, newStorage } from './allocator.js';
+import { cudaDevice, type ResolvedDevice, resolveDevice } from './device.js';
+import { storageOfArray, storageOfBuffer } from './host-storage.js';
 
 // es2022 has no Symbol.dispose, which every supported Node has; the declaration is that of the standard library.
 declare global {
@@ -86,16 +77,13 @@ type DTypeOfArray<A> = A extends Float32Array
       ? 'float16'
       : DType;
 
-/** How often any tensor was disposed of: what kept its memory looks again when this moves. */
+/** How many tensors were disposed of: whoever keeps their memory validates it again when this changes. */
 let disposals = 0;
 
 /** @internal */
 export function disposalCount(): number {
   return disposals;
 }
-
-/** Memory of the host, or of a GPU. */
-export type Memory = Storage | DeviceMemory;
 
 export class Tensor<D extends DType = DType> {
   readonly dtype: D;
@@ -172,24 +160,20 @@ export class Tensor<D extends DType = DType> {
     const pinned = checkBoolean(options.pinned ?? false, 'pinned');
     const device = resolveDevice(options.device ?? 'cpu', 'device');
     if (pinned && device !== 'cpu') throw outOfRange(`false beside device '${device}'`, 'pinned', pinned);
-    const allocateHost = pinned && cudaUnusable(0) === null ? allocatePinned : allocate;
-    const memory =
-      device === 'cpu' ? allocateHost(dtype, elementsOf(sizes)) : allocateOn(device, dtype, elementsOf(sizes), 0);
-    return new Tensor<D>(dtype, sizes, memory, device, true);
+    if (!pinned || cudaUnusable(0) !== null) return Tensor.allocate(sizes, dtype, device);
+    return new Tensor<D>(dtype, sizes, allocatePinned(dtype, elementsOf(sizes)), device, true);
   }
 
   /**
-   * Zeros like another tensor or array, of another dtype: its shape, on its
-   * device and there at its address modulo 64, so that accesses of both begin
-   * at the same elements.
+   * Zeros on a device that is ready for use; on a GPU at an address that is
+   * `residue` bytes modulo 64.
    *
    * @internal
    */
-  static zerosBeside<D extends DType>(like: TensorLike, dtype: D): Tensor<D> {
-    if (!(like instanceof Tensor) || like.device === 'cpu') return Tensor.zeros(shapeOf(like), { dtype });
-    const first = Number(like.pointer % BigInt(ALIGNMENT)) / bytesOf(like.dtype);
-    const memory = allocateOn(like.device, dtype, like.length, first * bytesOf(dtype));
-    return new Tensor<D>(dtype, like.shape, memory, like.device, true);
+  static allocate<D extends DType>(shape: readonly number[], dtype: D, device: ResolvedDevice, residue = 0): Tensor<D> {
+    const length = elementsOf(shape);
+    const memory = device === 'cpu' ? allocate(dtype, length) : allocateOn(device, dtype, length, residue);
+    return new Tensor<D>(dtype, shape, memory, device, true);
   }
 
   /**
@@ -409,247 +393,4 @@ function checkShape(shape: unknown, name: string): number[] {
 function elementsOf(shape: readonly number[]): number {
   if (shape.includes(0)) return 0; // the product of the others may be infinite
   return shape.reduce((product, size) => product * size, 1);
-}
-
-interface Source {
-  readonly dtype: DType;
-  readonly storage: Storage;
-}
-
-function storageOfBuffer(buffer: ArrayBufferLike, options: TensorFromOptions): Source {
-  checkBuffer(buffer, bufferLength(buffer), () => 'data');
-  const dtype = checkDType(options.dtype, 'dtype');
-  const size = bytesOf(dtype);
-  const byteOffset = checkInteger(options.byteOffset ?? 0, 'byteOffset');
-  if (byteOffset % size !== 0) throw outOfRange(`a multiple of ${size}`, 'byteOffset', byteOffset);
-  const available = bufferLength(buffer) - byteOffset;
-  if (available < 0) throw outOfRange(`at most ${bufferLength(buffer)}`, 'byteOffset', byteOffset);
-  if (options.length === undefined && available % size !== 0) {
-    throw outOfRangeIn(`a multiple of ${size} bytes`, 'data', `${available} bytes`);
-  }
-  const length = checkInteger(options.length ?? available / size, 'length');
-  if (length * size > available) throw outOfRange(`at most ${Math.floor(available / size)}`, 'length', length);
-  return { dtype, storage: viewOf(dtype, buffer, byteOffset, length) };
-}
-
-function storageOfArray(data: unknown, options: TensorFromOptions): Source {
-  for (const name of ['byteOffset', 'length'] as const) {
-    if (options[name] !== undefined) throw wrongKind('nothing beside a typed array', name, options[name]);
-  }
-  if (typedArrayName(data) === 'Uint16Array') {
-    if (options.dtype !== 'float16' && options.dtype !== 'bfloat16') {
-      throw wrongKind("'float16' or 'bfloat16' beside a Uint16Array", 'dtype', options.dtype);
-    }
-    return { dtype: options.dtype, storage: checkedStorage(data as Uint16Array, { name: 'data' }) };
-  }
-  const dtype = dtypeOfArray(data);
-  if (dtype === undefined) {
-    throw wrongKind(
-      'a Float32Array, Float64Array, Float16Array, Uint16Array, ArrayBuffer or SharedArrayBuffer',
-      'data',
-      data,
-    );
-  }
-  if (options.dtype !== undefined && options.dtype !== dtype) {
-    throw wrongKind(`'${dtype}', the dtype of the array,`, 'dtype', options.dtype);
-  }
-  return { dtype, storage: checkedStorage(data as Storage | Float16ArrayLike, { name: 'data' }) };
-}
-
-/** The dtype that a bare typed array speaks for itself; none of a Uint16Array. */
-function dtypeOfArray(array: unknown): DType | undefined {
-  switch (typedArrayName(array)) {
-    case 'Float32Array':
-      return 'float32';
-    case 'Float64Array':
-      return 'float64';
-    case 'Float16Array':
-      return 'float16';
-    default:
-      return undefined;
-  }
-}
-
-/** The array itself, or the bits of a Float16Array, once its buffer proved sound. */
-function checkedStorage(array: Storage | Float16ArrayLike, named: Named, i?: number): Storage {
-  const buffer = typedArrayBuffer(array);
-  const length = typedArrayLength(array);
-  checkBuffer(buffer, length, () => nameOf(named, i));
-  if (typedArrayName(array) !== 'Float16Array') return array as Storage;
-  return new Uint16Array(buffer, typedArrayByteOffset(array), length);
-}
-
-/**
- * What a list of arguments, or one argument, is called in messages: the name
- * is put together only for a message.
- *
- * @internal
- */
-export interface Named {
-  readonly name: string;
-  /** What follows the place in a list: `states[3].mean`. */
-  readonly field?: string;
-}
-
-/**
- * What element i of a list is called; without a place the argument itself.
- *
- * @internal
- */
-export function nameOf({ name, field = '' }: Named, i?: number): string {
-  return i === undefined ? name : `${name}[${i}]${field}`;
-}
-
-/** A tensor or an array that is taken for one. */
-export type TensorLike = Tensor | Float32Array | Float64Array | Float16ArrayLike;
-
-/**
- * The dtype of what was passed under a name.
- *
- * @internal
- */
-export function dtypeOf(value: unknown, named: Named, i?: number): DType {
-  if (value instanceof Tensor) return value.dtype;
-  const dtype = dtypeOfArray(value);
-  if (dtype !== undefined) return dtype;
-  if (typedArrayName(value) === 'Uint16Array') {
-    throw wrongKindIn(
-      "a Tensor (make one with Tensor.from(array, { dtype: 'float16' }) or 'bfloat16')",
-      nameOf(named, i),
-      'a Uint16Array, which does not say its dtype',
-    );
-  }
-  throw wrongKind('a Tensor, Float32Array, Float64Array or Float16Array', nameOf(named, i), value);
-}
-
-/**
- * The device of what was passed, which dtypeOf() has accepted.
- *
- * @internal
- */
-export function deviceOf(value: TensorLike): ResolvedDevice {
-  return value instanceof Tensor ? value.device : 'cpu';
-}
-
-/**
- * The memory of what was passed under a name, which dtypeOf() has accepted.
- *
- * @internal
- */
-export function memoryOf(value: TensorLike, named: Named, i?: number): Memory {
-  if (!(value instanceof Tensor)) return checkedStorage(value, named, i);
-  if (value.disposed) throw outOfRangeIn('a live Tensor', nameOf(named, i), 'one that was disposed of');
-  const { memory } = value;
-  return ArrayBuffer.isView(memory) ? checkedStorage(memory, named, i) : memory;
-}
-
-/**
- * How many elements of a dtype some memory has.
- *
- * @internal
- */
-export function lengthOf(memory: Memory, dtype: DType): number {
-  return ArrayBuffer.isView(memory) ? typedArrayLength(memory) : memory.byteLength / bytesOf(dtype);
-}
-
-/**
- * The shape of what was passed.
- *
- * @internal
- */
-export function shapeOf(value: TensorLike): readonly number[] {
-  return value instanceof Tensor ? value.shape : [typedArrayLength(value)];
-}
-
-// Memory of ours. Large arrays that lie equal modulo a large power of two, or
-// one page apart (as malloc places them), compete for cache sets and banks, so
-// they are staggered over SLOTS places of a window; the largest ask for huge
-// pages. Small ones share slabs, as Node's own Buffers do: neighbours in a list
-// are then neighbours in memory.
-const ALIGNMENT = 64;
-const SLOT = 16 * 1024;
-const SLOTS = 16;
-const WINDOW = SLOT * SLOTS;
-const STAGGER_FROM = 1024 * 1024; // bytes
-const HUGE_PAGES_FROM = 4 * 1024 * 1024; // bytes
-const SMALL = 4 * 1024; // bytes
-const SLAB = 256 * 1024; // bytes
-let nextSlot = 0;
-let slab = { buffer: new ArrayBuffer(0), used: 0 };
-
-function allocate(dtype: DType, length: number): Storage {
-  const bytes = length * bytesOf(dtype);
-  if (bytes > SMALL) {
-    const stagger = bytes >= STAGGER_FROM;
-    const buffer = newBuffer(bytes, stagger ? WINDOW : ALIGNMENT);
-    if (bytes >= HUGE_PAGES_FROM) loadBackend().addon?.preferHugePages(buffer);
-    return viewOf(dtype, buffer, offsetOf(buffer, stagger), length);
-  }
-  if (slab.used + bytes > slab.buffer.byteLength) {
-    const buffer = newBuffer(SLAB, 0);
-    slab = { buffer, used: offsetOf(buffer, false) };
-  }
-  const byteOffset = slab.used;
-  slab.used += Math.ceil(bytes / ALIGNMENT) * ALIGNMENT;
-  return viewOf(dtype, slab.buffer, byteOffset, length);
-}
-
-/** Zeros whose bytes belong to nobody else, for a copy. */
-function newStorage(dtype: DType, length: number): Storage {
-  return viewOf(dtype, new ArrayBuffer(length * bytesOf(dtype)), 0, length);
-}
-
-function allocatePinned(dtype: DType, length: number): Storage {
-  const bytes = length * bytesOf(dtype);
-  if (bytes === 0) return newStorage(dtype, length);
-  const buffer = cudaAddon().pinned(bytes);
-  keepHere(buffer);
-  return viewOf(dtype, buffer, 0, length);
-}
-
-/** Zeros on a GPU, at an address that is `residue` modulo ALIGNMENT. */
-function allocateOn(device: `cuda:${number}`, dtype: DType, length: number, residue: number): DeviceMemory {
-  const { DeviceMemory: Allocation } = cudaAddon();
-  const bytes = length * bytesOf(dtype);
-  if (!Number.isSafeInteger(bytes)) throw noMemory(bytes);
-  return new Allocation(ordinalOf(device), bytes, residue);
-}
-
-/** Bytes to skip from the start of a buffer to the next aligned or staggered place. */
-function offsetOf(buffer: ArrayBuffer, stagger: boolean): number {
-  const { addon } = loadBackend();
-  if (!addon) return 0; // there are no addresses, and none that matter
-  const address = Number(addon.address(buffer) % BigInt(WINDOW));
-  if (!stagger) return (ALIGNMENT - (address % ALIGNMENT)) % ALIGNMENT;
-  const slot = nextSlot;
-  nextSlot = (nextSlot + 1) % SLOTS;
-  return (slot * SLOT + WINDOW - address) % WINDOW;
-}
-
-function noMemory(bytes: number): RangeError {
-  return outOfRangeIn('a shape that memory can be had for', 'shape', `one of ${bytes} bytes`);
-}
-
-function newBuffer(bytes: number, spare: number): ArrayBuffer {
-  let buffer: ArrayBuffer;
-  try {
-    buffer = new ArrayBuffer(bytes + spare);
-  } catch {
-    throw noMemory(bytes);
-  }
-  keepHere(buffer);
-  return buffer;
-}
-
-/** Native code keeps the address of this memory, so it must not move to another thread. */
-function keepHere(buffer: ArrayBuffer): void {
-  markAsUntransferable(buffer);
-  for (const method of ['transfer', 'transferToFixedLength', 'resize']) {
-    if (!(method in buffer)) continue;
-    Object.defineProperty(buffer, method, {
-      value: () => {
-        throw new TypeError(`Expected memory that may move for ${method} but received that of a Tensor`);
-      },
-    });
-  }
 }

@@ -1,17 +1,20 @@
 /** Makers of weights, states and gradients, and comparisons of them. */
 import { expect } from 'chai';
-import { LAYOUTS as DTYPE_CONFIGS, type Layout as DTypeConfig } from '../../lib/backend/abi.js';
+import * as abi from '../../lib/backend/abi.js';
 import type { AdamWState, DType, Index, TensorLike } from '../../lib/index.js';
 import { expectSameBits } from './bits.js';
 import { copyOf, fillWith, ownMemory, type Place, tensorOf, valuesIn } from './memory.js';
 import { randomGrads, randomWeights } from './random.js';
 
-export { DTYPE_CONFIGS, type DTypeConfig };
+/** The name of a combination of dtypes that a step takes. */
+export type DTypeConfig = abi.DTypeConfigName;
+
+export const DTYPE_CONFIGS: readonly DTypeConfig[] = abi.DTYPE_CONFIGS.map(({ name }) => name);
 
 /** The dtypes of a tensor's arrays. */
 export function dtypesOf(config: DTypeConfig): { dtype: DType; stateDType: DType; hasMaster: boolean } {
-  const [dtype, states] = config.split('+') as [DType, string | undefined];
-  return { dtype, stateDType: states === undefined ? dtype : 'float32', hasMaster: states === 'master' };
+  const { weight, mean, master } = abi.DTYPE_CONFIGS.find(({ name }) => name === config) as abi.DTypeConfig;
+  return { dtype: weight, stateDType: mean, hasMaster: master !== undefined };
 }
 
 /** The dtype configuration that createState() gives a weight. */

@@ -1,0 +1,74 @@
+/**
+ * The scalars of a step as native code reads them: an array of doubles with those
+ * of the step first, then those of each group. Every access to it is here.
+ */
+import { GROUP_SCALARS, STEP_SCALARS } from './abi.js';
+
+/** What all tensors of a step share. */
+export interface StepScalars {
+  /** Multiplies the gradient. */
+  readonly rescale: number;
+  /** Bound of the rescaled gradient; Infinity for no clipping. */
+  readonly clip: number;
+  readonly beta1: number;
+  readonly beta2: number;
+}
+
+/** What the tensors of a group share; native/core/adamw.h says what each rule makes of it. */
+export interface GroupScalars {
+  readonly eta: number;
+  readonly lr: number;
+  readonly wd: number;
+  readonly epsilon: number;
+  readonly root: number;
+  /** Number of this update, for stochastic rounding. */
+  readonly count: number;
+}
+
+const [RESCALE, CLIP, BETA1, BETA2] = STEP_SCALARS.keys();
+const [ETA, LR, WD, EPSILON, ROOT, COUNT] = GROUP_SCALARS.keys();
+
+export class ScalarTable {
+  readonly values: Float64Array;
+
+  constructor(groups: number) {
+    this.values = new Float64Array(STEP_SCALARS.length + groups * GROUP_SCALARS.length);
+  }
+
+  writeStep({ rescale, clip, beta1, beta2 }: StepScalars): void {
+    const { values } = this;
+    values[RESCALE] = rescale;
+    values[CLIP] = clip;
+    values[BETA1] = beta1;
+    values[BETA2] = beta2;
+  }
+
+  writeGroup(group: number, { eta, lr, wd, epsilon, root, count }: GroupScalars): void {
+    const { values } = this;
+    const at = STEP_SCALARS.length + group * GROUP_SCALARS.length;
+    values[at + ETA] = eta;
+    values[at + LR] = lr;
+    values[at + WD] = wd;
+    values[at + EPSILON] = epsilon;
+    values[at + ROOT] = root;
+    values[at + COUNT] = count;
+  }
+}
+
+/** The scalars that all tensors share, from the array of a table. */
+export function readStep(values: Float64Array): StepScalars {
+  return { rescale: values[RESCALE], clip: values[CLIP], beta1: values[BETA1], beta2: values[BETA2] };
+}
+
+/** The scalars of a group, from the array of a table. */
+export function readGroup(values: Float64Array, group: number): GroupScalars {
+  const at = STEP_SCALARS.length + group * GROUP_SCALARS.length;
+  return {
+    eta: values[at + ETA],
+    lr: values[at + LR],
+    wd: values[at + WD],
+    epsilon: values[at + EPSILON],
+    root: values[at + ROOT],
+    count: values[at + COUNT],
+  };
+}

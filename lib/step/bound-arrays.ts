@@ -1,0 +1,85 @@
+/** The arrays of one role whose addresses native code keeps, and whether their memory is still there. */
+import type { Arrays, Memory } from '../backend/backend.js';
+import { type Named, nameOf, outOfRangeIn } from '../errors.js';
+import type { Storage } from '../numerics/dtype.js';
+import {
+  detached,
+  typedArrayBuffer,
+  typedArrayByteLength,
+  typedArrayByteOffset,
+  typedArrayLength,
+} from '../numerics/typed-arrays.js';
+import { Tensor } from '../tensor/tensor.js';
+import type { TensorLike } from '../tensor/tensor-like.js';
+
+export class BoundArrays implements Named {
+  readonly name: string;
+  readonly field: string | undefined;
+  readonly memories: Arrays<Memory>;
+  readonly #values: readonly (TensorLike | undefined)[];
+  /** Those on the host, whose buffers other code may detach. */
+  readonly #storages: readonly (Storage | undefined)[];
+  /** From the second check on: the last element of each buffer, which is there as long as the others are. */
+  #lastElements: readonly Storage[] | null = null;
+  #checks = 0;
+
+  constructor({ name, field, values }: Named & { readonly values: Arrays<TensorLike> }, memories: Arrays<Memory>) {
+    this.name = name;
+    this.field = field;
+    this.memories = memories;
+    this.#values = values;
+    const isOnHost = (memory: Memory | undefined): memory is Storage => ArrayBuffer.isView(memory);
+    this.#storages = memories.every(isOnHost)
+      ? memories
+      : memories.map((memory) => (isOnHost(memory) ? memory : undefined));
+  }
+
+  /** @throws RangeError where the buffer of an array was detached */
+  checkStorages(lengths: readonly number[]): void {
+    if (this.#lastElements && areThere(this.#lastElements)) return;
+    const storages = this.#storages;
+    for (let i = 0; i < storages.length; i++) {
+      const storage = storages[i];
+      if (storage !== undefined && storage[lengths[i] - 1] === undefined && lengths[i] > 0) {
+        throw detached(nameOf(this, i));
+      }
+    }
+    if (++this.#checks === 2) this.#lastElements = lastElementsOf(storages);
+  }
+
+  /** @throws RangeError where a Tensor was disposed of */
+  checkDisposed(): void {
+    this.#values.forEach((value, i) => {
+      if (value instanceof Tensor && value.disposed) {
+        throw outOfRangeIn('a live Tensor', nameOf(this, i), 'one that was disposed of');
+      }
+    });
+  }
+}
+
+/**
+ * Whether memory was neither detached nor shrunk. Reading an element asks the
+ * engine itself, whatever a subclass overrides, and gives undefined once the
+ * memory is gone.
+ */
+function areThere(elements: readonly Storage[]): boolean {
+  for (let i = 0; i < elements.length; i++) {
+    const element = elements[i];
+    if (element[0] === undefined) return false;
+  }
+  return true;
+}
+
+/** The last element of each buffer that arrays lie in; null where that saves little. */
+function lastElementsOf(storages: readonly (Storage | undefined)[]): Storage[] | null {
+  const lasts = new Map<ArrayBufferLike, { storage: Storage; end: number }>();
+  for (const storage of storages) {
+    if (storage === undefined || typedArrayLength(storage) === 0) continue;
+    const buffer = typedArrayBuffer(storage);
+    const end = typedArrayByteOffset(storage) + typedArrayByteLength(storage);
+    const last = lasts.get(buffer);
+    if (last === undefined || last.end < end) lasts.set(buffer, { storage, end });
+  }
+  if (lasts.size > storages.length / 2 && storages.length > 1) return null;
+  return [...lasts].map(([buffer, { end }]) => new Uint16Array(buffer, end - 2, 1));
+}

@@ -1,0 +1,90 @@
+/**
+ * The tensors of a step in groups that share their scalars: those with the same
+ * update count and the same multipliers.
+ */
+import { ScalarTable } from '../backend/scalar-table.js';
+import type { Multipliers } from './multipliers.js';
+import type { TensorList } from './tensor-list.js';
+import type { Counter, Index, UpdateCounts } from './update-counts.js';
+
+export interface ScalarGroup {
+  readonly counter: Counter;
+  readonly lrMult: number;
+  readonly wdMult: number;
+}
+
+export class ScalarGroups {
+  readonly #indices: readonly Index[];
+  #groups: readonly ScalarGroup[] = [];
+  #counters: readonly Counter[] = [];
+  #table = new ScalarTable(0);
+  #countsVersion = -1;
+  #multipliersVersion = -1;
+
+  /** @param indices of the tensors */
+  constructor(indices: readonly Index[]) {
+    this.#indices = indices;
+  }
+
+  get groups(): readonly ScalarGroup[] {
+    return this.#groups;
+  }
+
+  /** The counters of all tensors, each once. */
+  get counters(): readonly Counter[] {
+    return this.#counters;
+  }
+
+  /** The scalars of all groups, which the tensors read at each step. */
+  get table(): ScalarTable {
+    return this.#table;
+  }
+
+  /** Groups the tensors again where a counter or a multiplier may have changed. */
+  update(tensors: TensorList, counts: UpdateCounts, multipliers: Multipliers): void {
+    const multipliersVersion = multipliers.version;
+    if (this.#countsVersion === counts.version && this.#multipliersVersion === multipliersVersion) return;
+    const counterOf = this.#claimCounters(tensors, counts);
+    const groupOf = new Uint32Array(tensors.size);
+    const groups: ScalarGroup[] = [];
+    const known = new Map<Counter, Map<string, number>>();
+    for (let i = 0; i < groupOf.length; i++) {
+      const counter = counterOf[i];
+      const lrMult = multipliers.lr(this.#indices[i]);
+      const wdMult = multipliers.wd(this.#indices[i]);
+      let ofCounter = known.get(counter);
+      if (!ofCounter) {
+        ofCounter = new Map();
+        known.set(counter, ofCounter);
+      }
+      const key = `${lrMult} ${wdMult}`;
+      let group = ofCounter.get(key);
+      if (group === undefined) {
+        group = groups.push({ counter, lrMult, wdMult }) - 1;
+        ofCounter.set(key, group);
+      }
+      groupOf[i] = group;
+    }
+    const table = new ScalarTable(groups.length);
+    tensors.setGroups(groupOf, table.values);
+    this.#table = table;
+    this.#groups = groups;
+    this.#counters = [...known.keys()];
+    this.#countsVersion = counts.version;
+    this.#multipliersVersion = multipliersVersion;
+  }
+
+  #claimCounters(tensors: TensorList, counts: UpdateCounts): Counter[] {
+    const counterOf = new Array<Counter>(tensors.size);
+    for (const { device, positions } of tensors.partitions) {
+      const claimed = counts.claim(
+        positions.map((i) => this.#indices[i]),
+        device,
+      );
+      positions.forEach((i, k) => {
+        counterOf[i] = claimed[k];
+      });
+    }
+    return counterOf;
+  }
+}

@@ -1,0 +1,103 @@
+/** Memory of our own, on the host and on a GPU, placed for speed. */
+import { markAsUntransferable } from 'node:worker_threads';
+import { cudaAddon } from '../backend/cuda.js';
+import type { DeviceMemory } from '../backend/cuda-addon.js';
+import { loadBackend } from '../backend/index.js';
+import { bytesOf, type DType, type Storage, viewOf } from '../numerics/dtype.js';
+import { ordinalOf } from './device.js';
+
+// Large arrays whose addresses are equal modulo a large power of two, or one page
+// apart (as malloc places them), compete for cache sets and banks, so they are
+// staggered over SLOTS offsets within a window (docs/performance.md). The largest
+// ask for huge pages. Small arrays share slabs, as Node's own Buffers do, so that
+// neighbours in a list are neighbours in memory.
+/** Bytes; every array of ours begins at a multiple of it. */
+export const ALIGNMENT = 64;
+const SLOT = 16 * 1024;
+const SLOTS = 16;
+const WINDOW = SLOT * SLOTS;
+const STAGGER_FROM = 1024 * 1024; // bytes
+const HUGE_PAGES_FROM = 4 * 1024 * 1024; // bytes
+const SMALL = 4 * 1024; // bytes
+const SLAB = 256 * 1024; // bytes
+let nextSlot = 0;
+let slab = { buffer: new ArrayBuffer(0), used: 0 };
+
+/** Zeros, aligned and placed. */
+export function allocate(dtype: DType, length: number): Storage {
+  const bytes = length * bytesOf(dtype);
+  if (bytes > SMALL) {
+    const stagger = bytes >= STAGGER_FROM;
+    const buffer = newBuffer(bytes, stagger ? WINDOW : ALIGNMENT);
+    if (bytes >= HUGE_PAGES_FROM) loadBackend().addon?.preferHugePages(buffer);
+    return viewOf(dtype, buffer, offsetOf(buffer, stagger), length);
+  }
+  if (slab.used + bytes > slab.buffer.byteLength) {
+    const buffer = newBuffer(SLAB, 0);
+    slab = { buffer, used: offsetOf(buffer, false) };
+  }
+  const byteOffset = slab.used;
+  slab.used += Math.ceil(bytes / ALIGNMENT) * ALIGNMENT;
+  return viewOf(dtype, slab.buffer, byteOffset, length);
+}
+
+/** Zeros in a buffer of their own, for a temporary copy. */
+export function newStorage(dtype: DType, length: number): Storage {
+  return viewOf(dtype, new ArrayBuffer(length * bytesOf(dtype)), 0, length);
+}
+
+/** Zeros in page-locked memory. */
+export function allocatePinned(dtype: DType, length: number): Storage {
+  const bytes = length * bytesOf(dtype);
+  if (bytes === 0) return newStorage(dtype, length);
+  const buffer = cudaAddon().pinned(bytes);
+  pin(buffer);
+  return viewOf(dtype, buffer, 0, length);
+}
+
+/** Zeros on a GPU, at an address that is `residue` modulo ALIGNMENT. */
+export function allocateOn(device: `cuda:${number}`, dtype: DType, length: number, residue: number): DeviceMemory {
+  const { DeviceMemory: Allocation } = cudaAddon();
+  const bytes = length * bytesOf(dtype);
+  if (!Number.isSafeInteger(bytes)) throw cannotAllocate(bytes);
+  return new Allocation(ordinalOf(device), bytes, residue);
+}
+
+/** Bytes from the start of a buffer to the next aligned or staggered address. */
+function offsetOf(buffer: ArrayBuffer, stagger: boolean): number {
+  const { addon } = loadBackend();
+  if (!addon) return 0; // without native code nothing depends on addresses
+  const address = Number(addon.address(buffer) % BigInt(WINDOW));
+  if (!stagger) return (ALIGNMENT - (address % ALIGNMENT)) % ALIGNMENT;
+  const slot = nextSlot;
+  nextSlot = (nextSlot + 1) % SLOTS;
+  return (slot * SLOT + WINDOW - address) % WINDOW;
+}
+
+function cannotAllocate(bytes: number): RangeError {
+  return new RangeError(`Cannot allocate ${bytes} bytes for shape`);
+}
+
+function newBuffer(bytes: number, spare: number): ArrayBuffer {
+  let buffer: ArrayBuffer;
+  try {
+    buffer = new ArrayBuffer(bytes + spare);
+  } catch {
+    throw cannotAllocate(bytes);
+  }
+  pin(buffer);
+  return buffer;
+}
+
+/** Native code keeps the address of this memory, so it must neither be transferred nor resized. */
+function pin(buffer: ArrayBuffer): void {
+  markAsUntransferable(buffer);
+  for (const method of ['transfer', 'transferToFixedLength', 'resize']) {
+    if (!(method in buffer)) continue;
+    Object.defineProperty(buffer, method, {
+      value: () => {
+        throw new TypeError(`Expected memory that may move for ${method} but received that of a Tensor`);
+      },
+    });
+  }
+}
