@@ -1,5 +1,5 @@
 /** Hostile surroundings: other libraries, workers, limits, broken binaries and arrays that misreport themselves. */
-import { type SpawnSyncReturns, spawnSync } from 'node:child_process';
+import { spawnSync } from 'node:child_process';
 import { existsSync, mkdirSync, readFileSync, rmSync, truncateSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { expect } from 'chai';
@@ -28,6 +28,7 @@ import {
 import { binary, compileLibrary, either, itUnless, noCompiler, noNative, notLinux } from './support/conditions.js';
 import { expectError } from './support/errors.js';
 import type { ExampleOptions } from './support/example-step.js';
+import { expectedDigests, expectFallback, fallbackWarnings, STEPS } from './support/fallback.js';
 import { withoutWarningOfHalf } from './support/warnings.js';
 
 /** Large enough that a step uses several threads. */
@@ -367,43 +368,6 @@ describe('a binary that does not fit', () => {
     return root;
   };
 
-  const use = `
-    const library = await import(libraryUrl);
-    const digests = [1, 2].map(() => exampleDigest(library, ${JSON.stringify({ length: 100 })}));
-    const { backend, native: { reason, path } } = library.backendInfo();
-    report({ backend, reason, path, digests });`;
-  const digest = (): string => expectedDigest({ length: 100 });
-
-  interface Used {
-    readonly backend: string;
-    readonly reason?: string;
-    readonly path?: string;
-    readonly digests: string[];
-  }
-
-  const warnings = ({ stderr }: SpawnSyncReturns<string>): string[] =>
-    stderr.split('\n').filter((line) => line.includes('FUSED_ADAMW_FALLBACK'));
-
-  const expectFallback = (root: string, reason: RegExp): void => {
-    const child = runChild(use, { root, env: { FUSED_ADAMW_BACKEND: '' } });
-    const [used] = reportsOf(child) as Used[];
-    expect(used.reason).to.match(reason);
-    expect(used).to.deep.equal({
-      backend: 'javascript',
-      reason: used.reason,
-      digests: [digest(), digest()],
-    });
-    const told = warnings(child);
-    expect(told, child.stderr).to.have.length(1);
-    expect(told[0]).to.include(used.reason);
-
-    const insisting = runChild(use, { root, env: NATIVE });
-    expectExit(insisting, 1);
-    expect(insisting.stderr).to.include(
-      `Error: FUSED_ADAMW_BACKEND is native, but the addon does not load: ${used.reason}`,
-    );
-  };
-
   it('should be reported as missing if there is none', () => {
     const root = copyPackage(join(folder.path, 'none'));
     expectFallback(root, new RegExp(`^there is no binary for ${process.platform}-${process.arch}$`));
@@ -431,18 +395,18 @@ describe('a binary that does not fit', () => {
     const root = spoiled('other', (path) => {
       compileLibrary(join(repository, 'test/native/foreign-addon/foreign.c'), path);
     });
-    expectFallback(root, /^the binary belongs to another version; build it again$/);
+    expectFallback(root, /^the binary belongs to another version of the package; build it again/);
   });
 
   itUnless(either(noNative, notLinux), 'should be passed over for the one that the package carries', () => {
     const root = copyPackage(join(folder.path, 'carried'), binary, CARRIED);
     mkdirSync(join(root, 'build/Release'), { recursive: true });
     writeFileSync(join(root, BUILT), '');
-    const child = runChild(use, { root, env: NATIVE });
+    const child = runChild(STEPS, { root, env: NATIVE });
     expect(reportsOf(child)).to.deep.equal([
-      { backend: 'native', path: join(root, CARRIED), digests: [digest(), digest()] },
+      { backend: 'native', available: true, path: join(root, CARRIED), digests: expectedDigests() },
     ]);
-    expect(warnings(child)).to.deep.equal([]);
+    expect(fallbackWarnings(child)).to.deep.equal([]);
   });
 
   itUnless(noNative, 'should run the instruction set of FUSED_ADAMW_ISA, or throw', () => {
@@ -462,7 +426,7 @@ describe('a binary that does not fit', () => {
   });
 
   it('should not be loaded for an unknown FUSED_ADAMW_BACKEND', () => {
-    const child = runChild(use, { env: { FUSED_ADAMW_BACKEND: 'fortran' } });
+    const child = runChild(STEPS, { env: { FUSED_ADAMW_BACKEND: 'fortran' } });
     expectExit(child, 1);
     expect(child.stderr).to.include(
       `RangeError: Expected 'native' or 'javascript' for FUSED_ADAMW_BACKEND but received "fortran"`,
