@@ -1,4 +1,4 @@
-/** Tensors: zeros, devices, addresses and their end. */
+/** Tensors: zeros(), to(), pointer and dispose(). */
 import { expect } from 'chai';
 import { AdamW, Tensor } from '../lib/index.js';
 import { expectSameBits } from './support/bits.js';
@@ -19,7 +19,7 @@ describe('Tensor', () => {
       expect([...tensor.data]).to.deep.equal([0, 0, 0, 0, 0, 0]);
     });
 
-    it('should take every dtype, and any shape', () => {
+    it('should accept every dtype and any shape', () => {
       const kinds = { float16: Uint16Array, bfloat16: Uint16Array, float32: Float32Array, float64: Float64Array };
       for (const dtype of DTYPES) {
         for (const [shape, length] of [
@@ -36,7 +36,7 @@ describe('Tensor', () => {
       }
     });
 
-    it('should be zeros where garbage was before', function () {
+    it('should be zeros where memory is reused', function () {
       this.timeout(20000);
       for (let round = 0; round < 4; round++) {
         for (const dtype of DTYPES) {
@@ -75,7 +75,7 @@ describe('Tensor', () => {
       });
     });
 
-    it('should own whole elements inside its buffer', () => {
+    it('should lie inside its buffer', () => {
       for (const environment of environments()) {
         inEnvironment(environment, () => {
           for (const length of [0, 1, 300_001]) {
@@ -88,19 +88,19 @@ describe('Tensor', () => {
 
     itRefuses([
       [
-        'a shape of more memory than there is',
+        'a shape that needs more memory than exists',
         () => Tensor.zeros([2 ** 30, 2 ** 30]),
         RangeError,
         `Cannot allocate ${2 ** 62} bytes for shape`,
       ],
       [
-        'a length of more memory than there is',
+        'a length that needs more memory than exists',
         () => Tensor.zeros(Number.MAX_SAFE_INTEGER, { dtype: 'float16' }),
         RangeError,
         `Cannot allocate ${2 * Number.MAX_SAFE_INTEGER} bytes for shape`,
       ],
       [
-        'a shape of more elements than there are numbers',
+        'a shape whose size overflows',
         () => Tensor.zeros(new Array(25).fill(2 ** 50)),
         RangeError,
         'Cannot allocate Infinity bytes for shape',
@@ -136,19 +136,19 @@ describe('Tensor', () => {
         'Expected a length or a list of sizes for shape but received undefined',
       ],
       [
-        'no such dtype',
+        'an unknown dtype',
         () => Tensor.zeros(1, { dtype: 'half' as never }),
         RangeError,
         "Expected 'float16' or 'bfloat16' or 'float32' or 'float64' for dtype but received \"half\"",
       ],
       [
-        'a device that is not there',
+        'an unavailable device',
         () => withoutCuda(() => Tensor.zeros(1, { device: 'cuda:1' })),
         RangeError,
         "Expected a usable device for device but received 'cuda:1' (FUSED_ADAMW_DEVICE is cpu)",
       ],
       [
-        'no such device',
+        'an unknown device',
         () => Tensor.zeros(1, { device: 'gpu' as never }),
         TypeError,
         "Expected 'cpu', 'cuda', 'cuda:N' or 'auto' for device but received \"gpu\"",
@@ -163,7 +163,7 @@ describe('Tensor', () => {
   });
 
   describe('to', () => {
-    it('should be itself where it is there already', () => {
+    it('should return the tensor itself if it is already on the device', () => {
       const tensor = Tensor.zeros(3);
       expect(tensor.to('cpu')).to.equal(tensor);
       expect(withoutCuda(() => tensor.to('auto'))).to.equal(tensor);
@@ -171,13 +171,13 @@ describe('Tensor', () => {
 
     itRefuses([
       [
-        'a device that is not there',
+        'an unavailable device',
         () => withoutCuda(() => Tensor.zeros(3).to('cuda')),
         RangeError,
         "Expected a usable device for device but received 'cuda' (FUSED_ADAMW_DEVICE is cpu)",
       ],
       [
-        'no such device',
+        'an unknown device',
         () => Tensor.zeros(3).to('tpu' as never),
         TypeError,
         "Expected 'cpu', 'cuda', 'cuda:N' or 'auto' for device but received \"tpu\"",
@@ -200,7 +200,7 @@ describe('Tensor', () => {
       });
     });
 
-    it('should say that the TypeScript backend has none', () => {
+    it('should throw on the TypeScript backend', () => {
       inEnvironment(TYPESCRIPT, () => {
         expectError(
           () => Tensor.zeros(1).pointer,
@@ -212,7 +212,7 @@ describe('Tensor', () => {
   });
 
   describe('dispose', () => {
-    it("should let go of the memory and leave the caller's as it is", () => {
+    it("should release the tensor and leave the caller's memory as it is", () => {
       const memory = Float32Array.of(1, 2);
       const tensor = Tensor.from(memory, { shape: [1, 2] });
       tensor.dispose();
@@ -223,7 +223,7 @@ describe('Tensor', () => {
       expect(tensor.disposed).to.equal(true);
     });
 
-    it('should be what Symbol.dispose calls', () => {
+    it('should be called by Symbol.dispose', () => {
       const tensor = Tensor.zeros(2);
       tensor[Symbol.dispose]();
       expect(tensor.disposed).to.equal(true);
@@ -240,7 +240,7 @@ describe('Tensor', () => {
       expect(memory.deref()).to.equal(undefined);
     });
 
-    it('should be noticed by a step that was bound before', () => {
+    it('should make a step that was bound before throw', () => {
       for (const environment of environments()) {
         inEnvironment(environment, () => {
           const optimizer = new AdamW();

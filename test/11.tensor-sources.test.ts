@@ -1,4 +1,4 @@
-/** Tensors over memory of the caller. */
+/** Tensor.from(): tensors over the caller's memory. */
 import vm from 'node:vm';
 import { expect } from 'chai';
 import { type DType, Tensor } from '../lib/index.js';
@@ -43,7 +43,7 @@ describe('Tensor', () => {
     }
 
     for (const [name, make] of sources) {
-      it(`should be the memory of ${name} itself`, () => {
+      it(`should share the memory of ${name}`, () => {
         const { tensor, memory, dtype } = make();
         memory[1] = 7;
         expect(tensor.data[1]).to.equal(7);
@@ -57,7 +57,7 @@ describe('Tensor', () => {
       });
     }
 
-    itUnless(noFloat16Array, 'should be the memory of a Float16Array itself', () => {
+    itUnless(noFloat16Array, 'should share the memory of a Float16Array', () => {
       if (!Float16Array) throw new Error();
       const array = new Float16Array([1, -2, 0.1]);
       const tensor = Tensor.from(array, { shape: [1, 3] });
@@ -68,7 +68,7 @@ describe('Tensor', () => {
       expect(tensor.pointer).to.equal(Tensor.from(array.buffer as ArrayBuffer, { dtype: 'float16' }).pointer);
     });
 
-    it('should take a part of a buffer by byteOffset and length', () => {
+    it('should accept a part of a buffer by byteOffset and length', () => {
       const { buffer } = Float32Array.of(0, 1, 2, 3, 4, 5);
       expect([...Tensor.from(buffer, { dtype: 'float32', byteOffset: 8, length: 3 }).data]).to.deep.equal([2, 3, 4]);
       expect([...Tensor.from(buffer, { dtype: 'float32', byteOffset: 8 }).data]).to.deep.equal([2, 3, 4, 5]);
@@ -84,7 +84,7 @@ describe('Tensor', () => {
       expect(tensor.data.byteOffset).to.equal(8);
     });
 
-    it('should take a shape as a number, a list or none at all', () => {
+    it('should accept a shape as a number, as a list, or none', () => {
       const data = new Float32Array(6);
       expect(Tensor.from(data).shape).to.deep.equal([6]);
       expect(Tensor.from(data, { shape: 6 }).shape).to.deep.equal([6]);
@@ -93,7 +93,7 @@ describe('Tensor', () => {
       expect(Tensor.from(new Float32Array(0), { shape: [4, 0] }).length).to.equal(0);
     });
 
-    it('should keep its shape whatever becomes of the list', () => {
+    it('should keep its shape if the list is changed later', () => {
       const shape = [2, 3];
       const tensor = Tensor.from(new Float32Array(6), { shape });
       shape[0] = 5;
@@ -101,7 +101,7 @@ describe('Tensor', () => {
       expect(tensor.shape).to.be.frozen;
     });
 
-    it('should take arrays and buffers of another realm', () => {
+    it('should accept arrays and buffers of another realm', () => {
       const array: Float64Array = vm.runInNewContext('Float64Array.of(0.1, 2)');
       const tensor = Tensor.from(array);
       expect(tensor.dtype).to.equal('float64');
@@ -125,7 +125,7 @@ describe('Tensor', () => {
       ['integers', () => Tensor.from(new Int32Array(4) as never), TypeError, `${KINDS} but received an Int32Array`],
       ['a Tensor', () => Tensor.from(Tensor.zeros(4) as never), TypeError, `${KINDS} but received a Tensor`],
       [
-        'a Uint16Array that does not say its dtype',
+        'a Uint16Array without a dtype',
         () => Tensor.from(new Uint16Array(4) as never),
         TypeError,
         "Expected 'float16' or 'bfloat16' beside a Uint16Array for dtype but received undefined",
@@ -143,25 +143,25 @@ describe('Tensor', () => {
         'Expected \'float32\', the dtype of the array, for dtype but received "float64"',
       ],
       [
-        'a byteOffset beside a typed array',
+        'a byteOffset with a typed array',
         () => Tensor.from(floats(), { byteOffset: 4 }),
         TypeError,
         'Expected nothing beside a typed array for byteOffset but received 4',
       ],
       [
-        'a length beside a typed array',
+        'a length with a typed array',
         () => Tensor.from(floats(), { length: 2 }),
         TypeError,
         'Expected nothing beside a typed array for length but received 2',
       ],
       [
-        'a buffer that does not say its dtype',
+        'a buffer without a dtype',
         () => Tensor.from(bytes(), {} as never),
         TypeError,
         `${DTYPE} but received undefined`,
       ],
       [
-        'no such dtype',
+        'an unknown dtype',
         () => Tensor.from(bytes(), { dtype: 'int8' as never }),
         RangeError,
         `${DTYPE} but received "int8"`,
@@ -191,7 +191,7 @@ describe('Tensor', () => {
         'Expected at most 2 for length but received 3',
       ],
       [
-        'a length that is no whole number',
+        'a fractional length',
         () => Tensor.from(bytes(), { dtype: 'float32', length: 1.5 }),
         RangeError,
         'Expected an integer of at least 0 for length but received 1.5',
@@ -203,13 +203,13 @@ describe('Tensor', () => {
         'Expected an integer of at least 0 for length but received "2"',
       ],
       [
-        'bytes that are no whole elements',
+        'a number of bytes that is not a multiple of the element size',
         () => Tensor.from(new ArrayBuffer(15), { dtype: 'float64' }),
         RangeError,
         'Expected a multiple of 8 bytes for data but received 15 bytes',
       ],
       [
-        'a shape of another length',
+        'a shape of the wrong size',
         () => Tensor.from(floats(), { shape: [2, 3] }),
         RangeError,
         'Expected a shape of 4 elements for shape but received [2, 3]',

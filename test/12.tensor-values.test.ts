@@ -11,7 +11,7 @@ import { randomFrom } from './support/random.js';
 
 describe('Tensor', () => {
   describe('toArray', () => {
-    it('should be a copy, float64 of float64 and float32 of all else', () => {
+    it('should return a copy: float64 for float64, float32 for every other dtype', () => {
       for (const dtype of DTYPES) {
         const tensor = Tensor.zeros(3, { dtype }).set([1, -2, 0.5]);
         const values = tensor.toArray();
@@ -40,7 +40,7 @@ describe('Tensor', () => {
   });
 
   describe('set', () => {
-    it('should take a list, a typed array, and anything like a list', () => {
+    it('should accept a list, a typed array and an array-like object', () => {
       for (const dtype of DTYPES) {
         const expected = [1, -2, 0.5];
         const tensor = Tensor.zeros(3, { dtype });
@@ -58,7 +58,7 @@ describe('Tensor', () => {
       }
     });
 
-    itUnless(noFloat16Array, 'should take a Float16Array', () => {
+    itUnless(noFloat16Array, 'should accept a Float16Array', () => {
       if (!Float16Array) throw new Error();
       for (const dtype of DTYPES) {
         expect([
@@ -87,7 +87,7 @@ describe('Tensor', () => {
         expectSameBits(roundedTo(format, values), Uint16Array.from(expected), dtype);
       });
 
-      it(`should store infinities, zeros and one NaN to ${dtype}`, () => {
+      it(`should store infinities, zeros and a single NaN in ${dtype}`, () => {
         const payloads = new Float64Array(new BigUint64Array([0x7ff0000000000001n, 0xfff8000000000123n]).buffer);
         expectSameBits(
           roundedTo(format, [Infinity, -Infinity, 0, -0, NaN, -NaN, ...payloads, 1e300, -1e300, 5e-324]),
@@ -96,14 +96,14 @@ describe('Tensor', () => {
         );
       });
 
-      it(`should give back what toArray() read of ${dtype}`, () => {
+      it(`should restore what toArray() read from ${dtype}`, () => {
         const again = roundedTo(format, Tensor.from(everyBits, { dtype }).toArray());
         const expected = everyBits.map((bits) => (Number.isNaN(decodeBits(format, bits)) ? nan : bits));
         expectSameBits(again, expected, dtype);
       });
     }
 
-    it('should change nothing where it throws', () => {
+    it('should change nothing if it throws', () => {
       for (const dtype of DTYPES) {
         const tensor = Tensor.zeros(3, { dtype }).set([1, 2, 3]);
         for (const [values, kind, message] of [
@@ -165,7 +165,7 @@ describe('Tensor', () => {
   });
 
   describe('copyFrom', () => {
-    it('should copy the bits, whatever they stand for', () => {
+    it('should copy bit patterns unchanged', () => {
       const random = randomFrom(10);
       for (const dtype of DTYPES) {
         const source = Tensor.from(new ArrayBuffer(DTYPE_BYTES[dtype] * 1000), { dtype, shape: [10, 100] });
@@ -178,7 +178,7 @@ describe('Tensor', () => {
       }
     });
 
-    it('should copy between parts of the same memory', () => {
+    it('should copy between overlapping parts of the same memory', () => {
       const memory = Float32Array.of(1, 2, 3, 4, 5);
       Tensor.from(memory.subarray(1)).copyFrom(Tensor.from(memory.subarray(0, 4)));
       expect([...memory]).to.deep.equal([1, 1, 2, 3, 4]);
@@ -192,19 +192,19 @@ describe('Tensor', () => {
         'Expected a Tensor for source but received a Float32Array',
       ],
       [
-        'another dtype',
+        'a source of another dtype',
         () => Tensor.zeros(3, { dtype: 'float16' }).copyFrom(Tensor.zeros(3, { dtype: 'bfloat16' })),
         TypeError,
         'Expected a float16 Tensor for source but received bfloat16',
       ],
       [
-        'another length',
+        'a source of another length',
         () => Tensor.zeros(3).copyFrom(Tensor.zeros(4)),
         RangeError,
         'Expected length 3 for source but received length 4',
       ],
       [
-        'a tensor that was disposed of',
+        'a source that was disposed of',
         () => Tensor.zeros(3).copyFrom(disposed(Tensor.zeros(3))),
         RangeError,
         'Expected a live Tensor for source but received one that was disposed of',

@@ -1,4 +1,4 @@
-/** Memory that is moved away, or is not: that of Tensors and that of the caller. */
+/** Memory that is detached after a Tensor was made: a Tensor's own cannot be, the caller's can. */
 import { MessageChannel } from 'node:worker_threads';
 import { expect } from 'chai';
 import { AdamW, Tensor } from '../lib/index.js';
@@ -12,7 +12,7 @@ import { callersTensor, likeTensor } from './support/scene.js';
 
 describe('Tensor', () => {
   describe('own memory', () => {
-    it('should be none where a size is 0, however large the others are', () => {
+    it('should be empty if one size is 0, however large the others are', () => {
       const sizes = [...new Array<number>(21).fill(Number.MAX_SAFE_INTEGER), 0];
       expect(Tensor.zeros(sizes).length).to.equal(0);
       expect(Tensor.from(new Float32Array(0), { shape: sizes }).shape).to.deep.equal(sizes);
@@ -30,13 +30,13 @@ describe('Tensor', () => {
       if ('error' in outcome) expect(outcome.error).to.have.property('name', 'DataCloneError');
     }
 
-    it('should stay where structuredClone would transfer it', () => {
+    it('should not be transferred by structuredClone', () => {
       const tensor = Tensor.zeros(3).set([1, 2, 3]);
       tryToMove(() => detach(tensor.data.buffer));
       expectThere(tensor);
     });
 
-    it('should stay where postMessage would transfer it', () => {
+    it('should not be transferred by postMessage', () => {
       const tensor = Tensor.zeros(3).set([1, 2, 3]);
       const { port1, port2 } = new MessageChannel();
       tryToMove(() => port1.postMessage(tensor.data, [tensor.data.buffer as ArrayBuffer]));
@@ -62,11 +62,11 @@ describe('Tensor', () => {
 
     const noTransfer = 'transfer' in ArrayBuffer.prototype ? null : 'this engine has no ArrayBuffer.prototype.transfer';
 
-    itUnless(noTransfer, "should not be moved by the prototype's transfer(), or its loss be noticed", () => {
+    itUnless(noTransfer, "should not be moved by the prototype's transfer(), or the step should throw", () => {
       for (const environment of environments()) {
         inEnvironment(environment, () => {
           const optimizer = new AdamW();
-          // Too large for a slab, whose other tensors would be lost as well.
+          // Too large for a slab: detaching one would take the slab's other tensors with it.
           const weight = Tensor.zeros(2000);
           const bound = optimizer.bind(
             [0],
@@ -105,7 +105,7 @@ describe('Tensor', () => {
 
     for (const environment of environments()) {
       for (const role of Object.keys(names) as (keyof typeof names)[]) {
-        it(`should be missed when it was moved away after it was bound: ${role}, ${environment.name}`, () => {
+        it(`should make the step throw if it was detached after binding: ${role}, ${environment.name}`, () => {
           inEnvironment(environment, () => {
             const optimizer = new AdamW();
             const tensors = [0, 1].map(() => callersTensor(true));
@@ -135,7 +135,7 @@ describe('Tensor', () => {
       }
     }
 
-    itUnless(noNative, 'should stay at its address when it is small', () => {
+    itUnless(noNative, 'should keep its address when it is small', () => {
       inNative(() => {
         const tensor = Tensor.from(Float32Array.of(1, 2));
         const { pointer } = tensor;

@@ -24,7 +24,7 @@ import { quietly } from './support/warnings.js';
 const cases = readFixture('mxnet-adamw').optimizer;
 const everywhere = environments({ threads: true });
 
-/** MXNet's float64 comes of other operations in another order. */
+/** MXNet computes float64 with other operations, in another order. */
 const RELATIVE = 1e-12;
 
 /** Elements of a step that several threads share: three chunks. */
@@ -74,7 +74,7 @@ function expectCase(test: FixtureCase, call: Call, place: Place, times = 1): voi
   });
 }
 
-/** Values that rounding, clipping and NaN treat in ways of their own, here and there. */
+/** Puts special values (zeros, NaN, infinities, subnormals) into a few random places. */
 function sprinkle(arrays: readonly TensorLike[], random: () => number): void {
   const specials = [0, -0, NaN, Infinity, -Infinity, 1e-45, -1e-40, 3e38, 1e-20];
   const halves = [0, 0x8000, 0x7e01, 0x7fff, 0x7c00, 0xff80, 1, 0x8001, 0x7bff];
@@ -87,7 +87,7 @@ function sprinkle(arrays: readonly TensorLike[], random: () => number): void {
   }
 }
 
-/** Small tensors, and for each config one that is divided among threads on its own. */
+/** For each dtype configuration small tensors, and one large enough to be divided among threads. */
 const LARGE: readonly (readonly [DTypeConfig, number])[] = DTYPE_CONFIGS.flatMap((config, i) => [
   [config, 7 + i] as const,
   [config, 34_567 + i] as const,
@@ -101,7 +101,7 @@ const SETTINGS: readonly { readonly name: string; readonly options: AdamWOptions
   { name: 'pytorch', options: { learningRate: 0.01, wd: 0.1, rule: 'pytorch', clipGradient: 5 } },
 ];
 
-/** The same start and gradients for all. */
+/** The same model and gradients for all environments. */
 function prepareLarge(): { model: Model; grads: TensorLike[][] } {
   const random = randomFrom(2020);
   const model = makeModel(LARGE, random);
@@ -126,7 +126,7 @@ function runLarge(start: Large, options: AdamWOptions, call: Call, place: Place)
 }
 
 describe("MXNet's results", () => {
-  it('should be there to compare with', () => {
+  it('should be in the fixture', () => {
     expect(cases.length).to.equal(36);
     expect(cases.filter(({ bitExact }) => bitExact).length).to.equal(34);
     expect(new Set(cases.map(({ dtype }) => dtype))).to.deep.equal(new Set(['float16', 'float32', 'float64']));
@@ -135,7 +135,7 @@ describe("MXNet's results", () => {
 
   for (const environment of everywhere) {
     for (const call of CALLS) {
-      it(`should be those of ${call}: ${environment.name}`, () => {
+      it(`should be matched by ${call}: ${environment.name}`, () => {
         inEnvironment(environment, () => {
           for (const test of cases) expectCase(test, call, ownMemory);
         });
@@ -143,7 +143,7 @@ describe("MXNet's results", () => {
     }
 
     // The golden tensors are small: alone they would all be updated on the calling thread.
-    it(`should be those of arrays that threads share: ${environment.name}`, () => {
+    it(`should be matched with arrays that threads share: ${environment.name}`, () => {
       inEnvironment(environment, () => {
         for (const test of cases) {
           const elements = test.shapes.reduce((sum, shape) => sum + shape.reduce((a, b) => a * b, 1), 0);
@@ -152,7 +152,7 @@ describe("MXNet's results", () => {
       });
     });
 
-    it(`should be those of arrays at odd offsets: ${environment.name}`, () => {
+    it(`should be matched with arrays at odd offsets: ${environment.name}`, () => {
       inEnvironment(environment, () => {
         for (const call of CALLS) {
           for (const test of cases) {
@@ -168,11 +168,11 @@ describe("MXNet's results", () => {
 
 describe("MXNet's results on a GPU", () => {
   for (const call of CALLS) {
-    itUnless(noCuda, `should be those of ${call}`, () => {
+    itUnless(noCuda, `should be matched by ${call}`, () => {
       for (const test of cases) expectCase(test, call, deviceMemory);
     });
 
-    itUnless(noCuda, `should be those of ${call} at addresses that are not aligned`, () => {
+    itUnless(noCuda, `should be matched by ${call} at addresses that are not aligned`, () => {
       for (const test of cases) expectCase(test, call, new OddDeviceMemory().place);
     });
   }
@@ -194,7 +194,7 @@ describe('A list of large and small tensors of all dtypes', () => {
       });
 
       for (const environment of everywhere) {
-        it(`should get the bits of TypeScript: ${environment.name}`, () => {
+        it(`should have the same bits as in TypeScript: ${environment.name}`, () => {
           inEnvironment(environment, () => {
             const calls = environment.backend === 'native' ? CALLS : (['step()'] as const);
             for (const call of calls) {
@@ -209,7 +209,7 @@ describe('A list of large and small tensors of all dtypes', () => {
         });
       }
 
-      itUnless(noCuda, 'should get the bits of TypeScript: a GPU', () => {
+      itUnless(noCuda, 'should have the same bits as in TypeScript: a GPU', () => {
         for (const call of CALLS) {
           expectSameModel(runLarge(start, options, call, deviceMemory), expected, `${call}, memory of Tensors`);
         }

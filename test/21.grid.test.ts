@@ -42,7 +42,7 @@ const random = randomFrom(21);
 const weights = draw(randomWeights, random);
 const grads = Array.from({ length: STEPS }, () => draw(randomGrads, random));
 
-/** The same few steps of a fresh optimizer. */
+/** A few steps of a new optimizer from the same weights. */
 function train(options: AdamWOptions, dtype: 'float16' | 'float32', gradsOfSteps: readonly Tensor[][]): Model {
   const optimizer = new AdamW(options);
   const model = {
@@ -73,7 +73,7 @@ describe("MXNet's grid of options", () => {
 
   for (const { config, dtype, multiPrecision } of configs) {
     for (const correctBias of [true, false]) {
-      const title = `should give the same bits fused as per tensor: ${config}, multiPrecision: ${multiPrecision}, correctBias: ${correctBias}`;
+      const title = `should give the same bits fused and per tensor: ${config}, multiPrecision: ${multiPrecision}, correctBias: ${correctBias}`;
 
       it(title, () => {
         const gradsOfSteps = grads.map((step) => tensors(step, dtype));
@@ -89,7 +89,7 @@ describe("MXNet's grid of options", () => {
             expectSameModel(fused, single, `${JSON.stringify(options)}, aggregateNum ${aggregateNum}`);
           }
         }
-        // Every option makes a difference; to float16 weights so little decay may make none.
+        // Every option changes the result, except that so little decay may not change float16 weights.
         expect(results.size).to.be.at.least(config === 'float16' ? grid.length / DECAY.length : grid.length);
       });
     }

@@ -25,12 +25,12 @@ import { randomFrom } from './support/random.js';
 import { CALLS, DONE, SKIPPED, stepper } from './support/steps.js';
 import { quietly } from './support/warnings.js';
 
-/** Half a unit in the last place of a number near 1: what one rounding may cost, relatively. */
+/** Half a unit in the last place of a number near 1: the relative error of one rounding. */
 const ROUNDING = { float16: 2 ** -11, bfloat16: 2 ** -8, float32: 2 ** -24, float64: 2 ** -53 };
-/** Half the distance of subnormal numbers: what one rounding may cost at least. */
+/** Half the distance between subnormal numbers: the least that one rounding may cost. */
 const TINIEST = { float16: 2 ** -25, bfloat16: 2 ** -134, float32: 2 ** -150, float64: 0 };
 
-/** A generous number of roundings: no result below takes more than eight, those of the scalars included. */
+/** No result below takes more roundings than this, those of the scalars included. */
 const ROUNDINGS = 8;
 
 interface Point {
@@ -40,9 +40,9 @@ interface Point {
 }
 
 /**
- * One element by the formula, in float64, and how far off a result may be whose
- * operations are each rounded with relative error u: to first order, the
- * formula's own dependence on its inputs, times ROUNDINGS roundings of each.
+ * One element by the formula, in float64, and a bound on the error of a result
+ * whose operations are each rounded with relative error u: to first order, the
+ * formula's sensitivity to its inputs, times ROUNDINGS roundings of each.
  *
  * beta2 * (v - q) + q cancels: its error is that of v and q, not of the result.
  */
@@ -104,7 +104,7 @@ describe('multiAdamwUpdate', () => {
       wds: lengths.map(() => 0.1 * random()),
       masters: hasMaster ? states.map(({ master }) => master as TensorLike) : undefined,
     };
-    // The reference is rounded as well, and in float64 that counts.
+    // The reference is rounded as well, which matters in float64.
     const u = dtype === 'float64' ? 2 * ROUNDING.float64 : ROUNDING.float32;
     const expected = weights.map((weight, i) => {
       const { mean, variance, master } = states[i];
@@ -119,7 +119,7 @@ describe('multiAdamwUpdate', () => {
     weights.forEach((weight, i) => {
       const expectArray = (array: TensorLike, key: keyof Point, roundings: number, name: string) => {
         const stored = tensorOf(array).dtype;
-        // Stored wider or as wide as computed, a result is not rounded again.
+        // A result is rounded again only where it is stored in fewer bits than it was computed in.
         const again = stored === 'float16' || stored === 'bfloat16' ? roundings : 0;
         const results = expected[i].map(({ result }) => result[key]);
         const bound = (k: number) =>
@@ -135,7 +135,7 @@ describe('multiAdamwUpdate', () => {
         expectArray(weight, 'w', 1.01, 'weights');
       }
       expectArray(mean, 'm', 1.01, 'means');
-      // Stochastic rounding goes to either neighbour, twice as far at most.
+      // Stochastic rounding goes to either neighbour, so its error is up to twice that of rounding to nearest.
       expectArray(variance, 'v', stateDType === 'bfloat16' ? 2.02 : 1.01, 'variances');
     });
   }
@@ -154,7 +154,7 @@ describe('multiAdamwUpdate', () => {
     }
   }
 
-  it('should update dtypes side by side, with and without masters', () => {
+  it('should update different dtypes in one call, with and without masters', () => {
     const random = randomFrom(4);
     const model = makeModel(
       DTYPE_CONFIGS.map((config, i) => [config, 10 + i]),
@@ -188,7 +188,7 @@ describe('multiAdamwUpdate', () => {
     });
   });
 
-  it('should take tensors of length 0 and no tensors at all', () => {
+  it('should accept tensors of length 0 and empty lists', () => {
     const none: Float32Array[] = [];
     expect(multiAdamwUpdate(none, none, none, none, { etas: [], lrs: [], wds: [] })).to.deep.equal(DONE);
     const empty = [new Float32Array(0)];
@@ -202,7 +202,7 @@ describe('multiAdamwUpdate', () => {
   const update = (options: object) => multiAdamwUpdate(one(), one(), one(), one(), { ...lists, ...options });
   itRefuses([
     [
-      'weights that are no list',
+      'weights that are not a list',
       () => multiAdamwUpdate(one()[0] as never, one(), one(), one(), lists),
       TypeError,
       'Expected a list for weights but received a Float32Array',
@@ -214,7 +214,7 @@ describe('multiAdamwUpdate', () => {
       'Expected an object for options but received null',
     ],
     [
-      'gradients that are no list',
+      'gradients that are not a list',
       () => multiAdamwUpdate(one(), one()[0] as never, one(), one(), lists),
       TypeError,
       'Expected a list, as of weights, for grads but received a Float32Array',
@@ -232,7 +232,7 @@ describe('multiAdamwUpdate', () => {
       'Expected a list of length 1 for etas but received one of length 0',
     ],
     [
-      'lrs that are no list',
+      'lrs that are not a list',
       () => update({ lrs: 0.1 }),
       TypeError,
       'Expected a list, as of weights, for lrs but received 0.1',
@@ -335,7 +335,7 @@ describe('multiAdamwUpdate', () => {
       'Expected float32 for masters[0] but received float64',
     ],
     [
-      'a master beside float32',
+      'a master of a float32 weight',
       () => update({ masters: one() }),
       TypeError,
       'Expected no master beside a float32 weight for masters[0] but received a Float32Array',
@@ -354,13 +354,13 @@ describe('multiAdamwUpdate', () => {
 
 describe('An update that is skipped', () => {
   const bad = [NaN, Infinity, -Infinity, 0, -0];
-  /** What rounds to 0 or an infinity in float32, and to neither in float64. */
+  /** Values that round to 0 or to an infinity in float32 but not in float64. */
   const badInFloat32 = [1e-60, -1e-60, 2 ** -150, 1e60, -1e60, 3.4028235677973366e38];
   const good = [1, -1, 2 ** -149, 3.4028235677973362e38, 0.5];
 
   for (const environment of environments()) {
     for (const call of CALLS) {
-      it(`should leave weights, states and counts as they were: ${call}, ${environment.name}`, () => {
+      it(`should leave weights, states and counts unchanged: ${call}, ${environment.name}`, () => {
         inEnvironment(environment, () => {
           const random = randomFrom(22);
           const model = makeModel(
@@ -372,7 +372,7 @@ describe('An update that is skipped', () => {
           const step = stepper(optimizer, model, call);
           expect(quietly(() => step(grads))).to.deep.equal(DONE);
           const expectKept = remember(model);
-          // Decided once for all tensors of a call: float64 waits with the others.
+          // Decided once for all tensors of a call, so float64 tensors are skipped with the others.
           for (const rescaleGrad of [...bad, ...badInFloat32]) {
             optimizer.rescaleGrad = rescaleGrad;
             expect(
@@ -392,7 +392,7 @@ describe('An update that is skipped', () => {
       });
     }
 
-    it(`should be decided in the arithmetic type: ${environment.name}`, () => {
+    it(`should be decided after rounding to the arithmetic type: ${environment.name}`, () => {
       inEnvironment(environment, () => {
         const run = (config: DTypeConfig, rescaleGrad: number) => {
           const model = makeModel([[config, 3]], randomFrom(1));
@@ -412,7 +412,7 @@ describe('An update that is skipped', () => {
       });
     });
 
-    it(`should be that of multiAdamwUpdate, too: ${environment.name}`, () => {
+    it(`should be skipped by multiAdamwUpdate as well: ${environment.name}`, () => {
       inEnvironment(environment, () => {
         const lists = { etas: [0.1, 0.1], lrs: [1, 1], wds: [0.1, 0.1] };
         for (const config of DTYPE_CONFIGS) {
@@ -446,7 +446,7 @@ describe('An update that is skipped', () => {
 });
 
 describe('The dtype configurations of a step', () => {
-  it('should be all that are tested', () => {
+  it('should all be tested', () => {
     expect([...DTYPE_CONFIGS]).to.have.lengthOf(8);
   });
 });

@@ -11,15 +11,15 @@ import { CALLS, type Call } from './support/steps.js';
 const cases = readFixture('pytorch-adamw').optimizer;
 const options: AdamWOptions = { rule: 'pytorch' };
 
-/** How far from PyTorch, whose last bits depend on its instruction set. */
+/** Tolerances, since PyTorch's last bits depend on its instruction set. */
 const OF_WEIGHT = 2e-6; // of the learning rate, for each step
 const ULPS_OF_WEIGHT = 8;
 const OF_VARIANCE = 1e-5; // of the variance
 const OF_MEAN = 1e-6; // of the largest gradient so far
-/** float64 has 29 bits more than float32. */
+/** The mantissa of float64 has 29 bits more than that of float32. */
 const FINER = 2 ** -29;
 
-/** The distance from a number to the next. */
+/** The unit in the last place of a number. */
 function ulp(value: number, dtype: 'float32' | 'float64'): number {
   const [digits, least] = dtype === 'float32' ? [23, -149] : [52, -1074];
   const exponent = value === 0 ? least : Math.floor(Math.log2(Math.abs(value))) - digits;
@@ -76,7 +76,7 @@ function expectCase(test: FixtureCase): void {
   expect(compared, `arrays compared in ${test.name}`).to.be.at.least(3 * test.shapes.length);
 }
 
-/** All that a case leaves after every step. */
+/** Copies of all arrays after each step of a case. */
 function trace(test: FixtureCase, replayOptions: ReplayOptions): Values[] {
   const values: Values[] = [];
   replay(test, { options, ...replayOptions }, (model) => {
@@ -86,7 +86,7 @@ function trace(test: FixtureCase, replayOptions: ReplayOptions): Values[] {
 }
 
 describe("PyTorch's results", () => {
-  it('should be there to compare with', () => {
+  it('should be in the fixture', () => {
     expect(cases.length).to.equal(28);
     expect(new Set(cases.map(({ implementation }) => implementation))).to.deep.equal(
       new Set(['single-tensor', 'foreach', 'fused']),
@@ -94,7 +94,7 @@ describe("PyTorch's results", () => {
   });
 
   for (const test of cases) {
-    it(`should be those of rule 'pytorch': ${test.implementation}, ${test.name}`, () => expectCase(test));
+    it(`should be matched by rule 'pytorch': ${test.implementation}, ${test.name}`, () => expectCase(test));
   }
 
   it("should differ from those of rule 'mxnet'", () => {
@@ -120,7 +120,7 @@ describe("Rule 'pytorch'", () => {
 
   for (const environment of environments()) {
     for (const call of CALLS as readonly Call[]) {
-      it(`should give the bits of TypeScript: ${call}, ${environment.name}`, () => {
+      it(`should have the same bits as in TypeScript: ${call}, ${environment.name}`, () => {
         inEnvironment(environment, () => {
           for (const test of cases) {
             const arrays = expected.get(test) ?? [];

@@ -10,10 +10,11 @@ import { CALLS, type Call } from './support/steps.js';
 const cases = readFixture('coupled-adamw').optimizer;
 
 /**
- * How far from the formula as it is printed, evaluated in float64: weights as
- * parts of the learning rate, variances of themselves, means of the largest
- * gradient with its decay. float32 is so far off the variance because
- * beta2 * (v - q) + q cancels with beta2 = 0.999, and the weight follows.
+ * Tolerances against the formula as it is printed, evaluated in float64:
+ * relative to the learning rate for weights, to the value for variances, and to
+ * the largest gradient with its decay for means. The variance in float32 needs
+ * so much because beta2 * (v - q) + q cancels with beta2 = 0.999, and the
+ * weight follows from it.
  */
 const TOLERANCES = {
   float32: { weight: 1e-3, variance: 2e-4, mean: 5e-6 },
@@ -68,7 +69,7 @@ function expectCase(test: FixtureCase, call: Call, place: Place): void {
 }
 
 describe('coupledWeightDecay', () => {
-  it('should have cases to compare with', () => {
+  it('should have cases in the fixture', () => {
     expect(cases.length).to.equal(13);
     for (const { options } of cases) expect(options).to.include({ correctBias: false, coupledWeightDecay: true });
     expect(new Set(cases.map(({ dtype }) => dtype))).to.deep.equal(new Set(['float32', 'float64']));
@@ -76,14 +77,14 @@ describe('coupledWeightDecay', () => {
 
   for (const environment of environments()) {
     for (const call of CALLS) {
-      it(`should be the formula as it is printed: ${call}, ${environment.name}`, () => {
+      it(`should follow the formula as it is printed: ${call}, ${environment.name}`, () => {
         inEnvironment(environment, () => {
           for (const test of cases) expectCase(test, call, ownMemory);
         });
       });
     }
 
-    it(`should be the same at odd offsets: ${environment.name}`, () => {
+    it(`should give the same results at odd offsets: ${environment.name}`, () => {
       inEnvironment(environment, () => {
         for (const test of cases) {
           const memory = new OddMemory();

@@ -22,7 +22,7 @@ import { quietly } from './support/warnings.js';
 
 describe('arguments', () => {
   for (const call of CALLS) {
-    it(`should be one index with one tensor, or lists: ${call}`, () => {
+    it(`should accept one index with one tensor, or lists: ${call}`, () => {
       const lists = cloneModel(start);
       const single = cloneModel(start);
       const byLists = new AdamW();
@@ -35,10 +35,10 @@ describe('arguments', () => {
         else bySingle.bind(...args).step();
       }
       expectSameModel(single, lists, 'single');
-      expect(() => expectSameModel(single, start, 'nothing')).to.throw();
+      expect(() => expectSameModel(single, start, 'undefined')).to.throw();
     });
 
-    it(`should be bare arrays as well as Tensors: ${call}`, () => {
+    it(`should accept typed arrays as well as Tensors: ${call}`, () => {
       const tensors = cloneModel(start);
       const arrays: Model = {
         indices: [...start.indices],
@@ -53,7 +53,7 @@ describe('arguments', () => {
       expectSameModel(arrays, tensors, 'arrays');
     });
 
-    it(`should be lists of none, and tensors of none: ${call}`, () => {
+    it(`should accept empty lists and empty tensors: ${call}`, () => {
       const optimizer = new AdamW();
       expect(stepper(optimizer, { indices: [], weights: [], states: [] }, call)([])).to.deep.equal(DONE);
       expect(optimizer.numUpdate).to.equal(0);
@@ -82,7 +82,7 @@ describe('update', () => {
     [true, 'fusedStep'],
     [false, 'step'],
   ] as const) {
-    it(`should be ${called}() where useFusedStep is ${useFusedStep}`, () => {
+    it(`should call ${called}() if useFusedStep is ${useFusedStep}`, () => {
       const optimizer = new Witness({ useFusedStep });
       const model = cloneModel(start);
       optimizer.update(model.indices, model.weights, gradsOf[0], model.states);
@@ -94,7 +94,7 @@ describe('update', () => {
 });
 
 describe('rescaleGrad', () => {
-  it('should be that of the next step when it is set', () => {
+  it('should apply to the next step when it is set', () => {
     const optimizer = new AdamW({ rescaleGrad: 0.5 });
     expect(optimizer.rescaleGrad).to.equal(0.5);
     optimizer.rescaleGrad = 0.125;
@@ -110,7 +110,7 @@ describe('rescaleGrad', () => {
 
   itRefuses([
     [
-      'anything but a number',
+      'a string',
       () => {
         new AdamW().rescaleGrad = '1' as never;
       },
@@ -118,7 +118,7 @@ describe('rescaleGrad', () => {
       'Expected a number for rescaleGrad but received "1"',
     ],
     [
-      'nothing',
+      'undefined',
       () => {
         new AdamW().rescaleGrad = undefined as never;
       },
@@ -146,7 +146,7 @@ describe('fusedStep', () => {
   };
 
   const changes: readonly [what: string, change: (lists: StepArguments) => void, configs?: readonly DTypeConfig[]][] = [
-    ['nothing', () => {}],
+    ['undefined', () => {}],
     ['a gradient in the same list', (lists) => (lists.grads[1] = other(lists.grads[1], 50))],
     ['all gradients', (lists) => (lists.grads = lists.grads.map((grad, i) => other(grad, 60 + i)))],
     ['the list of gradients alone', (lists) => (lists.grads = [...lists.grads])],
@@ -214,7 +214,7 @@ describe('fusedStep', () => {
 
   for (const [what, change, configs] of changes) {
     for (const call of ['fusedStep()', 'step()'] as const) {
-      it(`should see ${what} changed between steps: ${call}`, () => {
+      it(`should notice if what changes between steps is ${what}: ${call}`, () => {
         const lists = makeLists(configs);
         const expected = cloneArguments(lists);
         const optimizer = new AdamW({ learningRate: 0.1 });
@@ -239,7 +239,7 @@ describe('fusedStep', () => {
     }
   }
 
-  it('should see gradients changed in the same list again and again', () => {
+  it('should notice gradients that are replaced in the same list repeatedly', () => {
     const lists = makeLists();
     const expected = cloneArguments(lists);
     const optimizer = new AdamW();
@@ -253,7 +253,7 @@ describe('fusedStep', () => {
     }
   });
 
-  it('should go back and forth between lists', () => {
+  it('should alternate between lists', () => {
     const lists = [makeLists(), makeLists(['float64', 'float32'])];
     const expected = lists.map((each) => cloneArguments(each));
     const optimizer = new AdamW();
@@ -266,7 +266,7 @@ describe('fusedStep', () => {
     }
   });
 
-  it('should take the last good lists after a call that threw', () => {
+  it('should work with the last valid lists after a call that threw', () => {
     const lists = makeLists();
     const expected = cloneArguments(lists);
     const optimizer = new AdamW();
@@ -297,7 +297,7 @@ describe('fusedStep', () => {
     expect(optimizer.numUpdate).to.equal(3);
   });
 
-  it('should go on after dispose()', () => {
+  it('should keep working after dispose()', () => {
     const lists = makeLists();
     const expected = cloneArguments(lists);
     const optimizer = new AdamW();
@@ -312,7 +312,7 @@ describe('fusedStep', () => {
     expect(optimizer.numUpdate).to.equal(3);
   });
 
-  it('should let go of the last lists by dispose()', async () => {
+  it('should release the last lists on dispose()', async () => {
     const optimizer = new AdamW();
     const stepOnce = () => {
       const weight = Tensor.zeros(100_000); // too large for a slab

@@ -8,7 +8,7 @@ import { randomFrom } from './support/random.js';
 const { schedulers } = readFixture('mxnet-adamw');
 
 const CLASSES = { FactorScheduler, MultiFactorScheduler, PolyScheduler, CosineScheduler };
-/** Of those whose powers and cosines may differ in the last bits. */
+/** Tolerance for schedules whose powers and cosines may differ in the last bits. */
 const RELATIVE = 1e-12;
 
 function make({ scheduler, options }: FixtureScheduler): LRScheduler {
@@ -33,7 +33,7 @@ function expectRates(test: FixtureScheduler, scheduler: LRScheduler, order: read
 }
 
 describe('Schedulers', () => {
-  it("should have MXNet's values to compare with", () => {
+  it("should have MXNet's values in the fixture", () => {
     expect(schedulers.map(({ scheduler }) => scheduler)).to.have.members([
       ...new Array(3).fill('FactorScheduler'),
       ...new Array(2).fill('MultiFactorScheduler'),
@@ -46,7 +46,7 @@ describe('Schedulers', () => {
   });
 
   schedulers.forEach((test, i) => {
-    // Past maxUpdate MXNet repeats what it computed last: the values are of a call at each maxUpdate.
+    // Past maxUpdate, MXNet repeats the rate of its last call; the fixture's calls include each maxUpdate.
     const inOrder = test.numUpdate.map((_, k) => k);
     const what = `${test.scheduler} ${i + 1}`;
 
@@ -54,18 +54,18 @@ describe('Schedulers', () => {
       expectRates(test, make(test), inOrder);
     });
 
-    it(`should give the same rates in any order, again and again: ${what}`, () => {
+    it(`should give the same rates in any order, repeatedly: ${what}`, () => {
       const random = randomFrom(31 + i);
       const scheduler = make(test);
       expectRates(test, scheduler, [...inOrder].reverse());
       for (let round = 0; round < 5; round++) expectRates(test, scheduler, shuffled(inOrder, random));
     });
 
-    it(`should give the same rates alone: ${what}`, () => {
+    it(`should give the same rate from a new scheduler: ${what}`, () => {
       for (const k of inOrder) expectRates(test, make(test), [k]);
     });
 
-    it(`should take another base for one call: ${what}`, () => {
+    it(`should accept another base for one call: ${what}`, () => {
       const scheduler = make(test);
       const { baseLr } = scheduler;
       const larger = make({ ...test, options: { ...test.options, baseLr: 2 * baseLr } });
@@ -92,7 +92,7 @@ describe('Schedulers', () => {
     const options = others[name as keyof typeof others];
     const makeOne = (more: object): LRScheduler => new Class({ ...options, ...more } as never);
 
-    it(`should rise in a line to the base, whatever it is: ${name}`, () => {
+    it(`should rise linearly to any base: ${name}`, () => {
       const scheduler = makeOne(warmup);
       for (const base of [0.8, 0.2, 1.8]) {
         for (let t = 0; t <= 8; t++) {
@@ -103,7 +103,7 @@ describe('Schedulers', () => {
       expect(scheduler.learningRateAt(0)).to.equal(0.2);
     });
 
-    it(`should stay at warmupBeginLr in the mode 'constant': ${name}`, () => {
+    it(`should stay at warmupBeginLr with warmupMode 'constant': ${name}`, () => {
       const scheduler = makeOne({ ...warmup, warmupMode: 'constant' });
       for (let t = 0; t < 8; t++) expect(scheduler.learningRateAt(t, 5)).to.equal(0.2);
       expect(scheduler.learningRateAt(8)).to.be.closeTo(0.8, 1e-15);
@@ -116,7 +116,7 @@ describe('Schedulers', () => {
     });
   }
 
-  it('should have defaults of their own', () => {
+  it('should have their specific defaults', () => {
     expect(new FactorScheduler({ step: 3 })).to.include({ step: 3, factor: 1, stopFactorLr: 1e-8 });
     expect(new MultiFactorScheduler({ step: [3, 4] })).to.include({ factor: 1 });
     expect(new MultiFactorScheduler({ step: [3, 4] }).step).to.deep.equal([3, 4]);
@@ -135,7 +135,7 @@ describe('Schedulers', () => {
     }
   });
 
-  it('should rise where finalLr is above the base', () => {
+  it('should rise if finalLr is above the base', () => {
     const scheduler = new PolyScheduler({ maxUpdate: 10, baseLr: 0.1, finalLr: 0.5, power: 1 });
     expect(scheduler.learningRateAt(5)).to.be.closeTo(0.3, 1e-15);
   });
@@ -148,7 +148,7 @@ describe('Schedulers', () => {
     expect([0, 10, 11, 12, 13, 1e9].map((t) => several.learningRateAt(t))).to.deep.equal([1, 1, 0.5, 0.5, 0.25, 0.25]);
   });
 
-  it('should find the rate of a very late update at once', () => {
+  it('should find the rate of a very late update in constant time', () => {
     const scheduler = new FactorScheduler({ step: 1, factor: 0.999, baseLr: 1, stopFactorLr: 1e-3 });
     const begin = process.hrtime.bigint();
     expect(scheduler.learningRateAt(Number.MAX_SAFE_INTEGER)).to.equal(1e-3);
@@ -157,7 +157,7 @@ describe('Schedulers', () => {
     expect(Number(process.hrtime.bigint() - begin)).to.be.below(1e9);
   });
 
-  it('should not see later changes of the list of steps', () => {
+  it('should ignore later changes to the list of steps', () => {
     const step = [2, 4];
     const scheduler = new MultiFactorScheduler({ step, factor: 0.5, baseLr: 1 });
     step[0] = 1;
@@ -165,7 +165,7 @@ describe('Schedulers', () => {
     expect([2, 3, 5].map((t) => scheduler.learningRateAt(t))).to.deep.equal([1, 0.5, 0.25]);
   });
 
-  it("should be the base of a user's own", () => {
+  it('should be usable as a base class', () => {
     class Sawtooth extends LRScheduler {
       protected override afterWarmup(numUpdate: number, baseLr: number): number {
         return baseLr * (1 + (numUpdate % 3));
@@ -214,7 +214,7 @@ describe('Schedulers', () => {
         `${RATE} warmupBeginLr but received -0.1`,
       ],
       [
-        `${name}: no such mode`,
+        `${name}: an unknown mode`,
         with_({ warmupMode: 'quadratic' }),
         RangeError,
         "Expected 'linear' or 'constant' for warmupMode but received \"quadratic\"",

@@ -3,11 +3,11 @@ import { AdamW, type AdamWOptions, FactorScheduler } from '../lib/index.js';
 import { attempt, type ErrorRow, itRefuses } from './support/errors.js';
 import { quietly } from './support/warnings.js';
 
-/** What an option is set to, in the order of the columns of the table in the docs. */
+/** The values that each option is set to, in the order of the columns in docs/options.md. */
 const VALUES = { undefined, null: null, 0: 0, negative: -1, NaN, Infinity };
 type Value = keyof typeof VALUES;
 
-/** What comes of a value: what the optimizer then has, or the error that is thrown. */
+/** The result of a value: what the optimizer then holds, or the error that is thrown. */
 type Outcome = { readonly gives: unknown } | { readonly throws: string };
 type Outcomes = Readonly<Record<Value, Outcome>>;
 
@@ -19,7 +19,7 @@ const typeError = (expected: string, name: string, received: string): Outcome =>
   throws: `TypeError: Expected ${expected} for ${name} but received ${received}`,
 });
 
-/** An option of numbers that are finite and at least 0. */
+/** An option that takes finite numbers of at least 0. */
 function ofNumbers(expected: string, byDefault: number, byNull = byDefault): (name: string) => Outcomes {
   return (name) => ({
     undefined: gives(byDefault),
@@ -51,11 +51,11 @@ const DTYPE = "'float32' or 'float16' or 'bfloat16'";
 interface Row {
   readonly option: keyof AdamWOptions;
   readonly outcomes: (name: string) => Outcomes;
-  /** A value of the wrong kind, and what its error says was expected and received. */
+  /** A value of the wrong type, and what its error says was expected and received. */
   readonly wrong: readonly [value: unknown, expected: string, received: string];
-  /** What the optimizer has of it; by default its property of the same name. */
+  /** Reads the option from the optimizer; by default its property of the same name. */
   readonly read?: (optimizer: AdamW) => unknown;
-  /** Set beside it. */
+  /** Other options that are set. */
   readonly beside?: () => AdamWOptions;
 }
 
@@ -152,19 +152,19 @@ function outcomeOf({ option, read, beside }: Row, value: unknown): Outcome {
 describe('Options', () => {
   for (const row of rows) {
     const { option, outcomes, wrong, beside } = row;
-    const name = beside ? `${option} beside ${Object.keys(beside()).join()}` : option;
+    const name = beside ? `${option} with ${Object.keys(beside()).join()}` : option;
 
-    it(`should be as the table says: ${name}`, () => {
+    it(`should behave as the table says: ${name}`, () => {
       const actual = Object.entries(VALUES).map(([value, given]) => [value, outcomeOf(row, given)]);
       expect(Object.fromEntries(actual)).to.deep.equal(outcomes(option));
     });
 
-    it(`should be refused where they are of the wrong kind: ${name}`, () => {
+    it(`should be refused if they are of the wrong type: ${name}`, () => {
       const [value, expected, received] = wrong;
       expect(outcomeOf(row, value)).to.deep.equal(typeError(expected, option, received));
     });
 
-    it(`should have their defaults where they are left out: ${name}`, () => {
+    it(`should have their defaults if they are left out: ${name}`, () => {
       const optimizer = new AdamW(beside?.());
       const actual = row.read ? row.read(optimizer) : Reflect.get(optimizer, option);
       expect({ gives: actual }).to.deep.equal(outcomes(option).undefined);
@@ -225,7 +225,7 @@ describe('Options', () => {
 
   itRefuses([
     [
-      'options of the wrong kind',
+      'options that are null',
       () => new AdamW(null as never),
       TypeError,
       'Expected an object for options but received null',
@@ -257,7 +257,7 @@ describe('Options', () => {
       'Expected an integer of at least 0 for beginNumUpdate but received 0.5',
     ],
     [
-      'a beginNumUpdate past the whole numbers',
+      'a beginNumUpdate above the safe integers',
       () => new AdamW({ beginNumUpdate: 2 ** 53 }),
       RangeError,
       'Expected an integer of at least 0 for beginNumUpdate but received 9007199254740992',
@@ -269,20 +269,20 @@ describe('Options', () => {
       'Expected a whole number below 2**32 for seed but received 4294967296',
     ],
     [
-      'no such rule',
+      'an unknown rule',
       () => new AdamW({ rule: 'adam' as never }),
       RangeError,
       "Expected 'mxnet' or 'pytorch' for rule but received \"adam\"",
     ],
     [
-      'no such stateDtype',
+      'a stateDtype that is not supported',
       () => new AdamW({ stateDtype: 'float64' as never }),
       RangeError,
       `Expected ${DTYPE} for stateDtype but received "float64"`,
     ],
     ...[{}, { correctBias: true }, { correctBias: false, rule: 'pytorch' } as const].map(
       (options): ErrorRow => [
-        `coupledWeightDecay beside ${JSON.stringify(options)}`,
+        `coupledWeightDecay with ${JSON.stringify(options)}`,
         () => new AdamW({ ...options, coupledWeightDecay: true }),
         RangeError,
         "Expected false unless correctBias is false and rule is 'mxnet' for coupledWeightDecay but received true",

@@ -31,7 +31,7 @@ const VALUES: Readonly<Record<string, unknown>> = {
   '[]': [],
 };
 
-/** Makes one of each class with an option set, and what it needs beside it. */
+/** Creates one of each class with an option set, and with the other options that it requires. */
 const MAKERS: Readonly<Record<string, (options: object) => object>> = {
   AdamW: (options) => new AdamW(options),
   Optimizer: (options) => new SGD(options),
@@ -111,7 +111,7 @@ function readTable(): Row[] {
   }));
 }
 
-/** What the table says of a value: what there then is, or the class of the error. */
+/** What a cell of the table should say: the value that results, or the class of the error. */
 function outcomeOf(name: string, { option, besideScheduler }: Row, value: unknown): string {
   const beside = besideScheduler ? { lrScheduler: new FactorScheduler({ step: 1, baseLr: 0.5 }) } : {};
   const made = attempt(() => quietly(() => MAKERS[name]({ ...beside, [option]: value })));
@@ -136,7 +136,7 @@ describe('The table of options in the docs', () => {
 
   for (const row of rows) {
     for (const name of row.classes) {
-      it(`should be right about ${row.option} of ${name}${row.besideScheduler ? ' beside a scheduler' : ''}`, () => {
+      it(`should be right about ${row.option} of ${name}${row.besideScheduler ? ' with a scheduler' : ''}`, () => {
         const actual = Object.entries(VALUES).map(([column, value]) => [column, outcomeOf(name, row, value)]);
         expect(Object.fromEntries(actual)).to.deep.equal(Object.fromEntries(row.cells));
       });

@@ -22,7 +22,7 @@ function scheduler(baseLr = 0.5): FactorScheduler {
   return new FactorScheduler({ step: 2, factor: 0.5, baseLr });
 }
 
-/** A schedule that says what it is asked and goes its own way. */
+/** A schedule that records the counts it is asked for and returns a fixed rate. */
 class Recorder extends LRScheduler {
   readonly asked: number[] = [];
   rate = 0.25;
@@ -38,18 +38,18 @@ class Recorder extends LRScheduler {
 }
 
 describe('learningRate', () => {
-  it('should be 0.001 in AdamW and 0.01 in others where it is left out', () => {
+  it('should default to 0.001 in AdamW and to 0.01 in other optimizers', () => {
     expect(new AdamW().learningRate).to.equal(0.001);
     expect(new AdamW({ learningRate: undefined }).learningRate).to.equal(0.001);
     expect(new SGD().learningRate).to.equal(0.01);
   });
 
-  it('should be 0.01 where it is null', () => {
+  it('should be 0.01 if it is null', () => {
     expect(new AdamW({ learningRate: null }).learningRate).to.equal(0.01);
     expect(new SGD({ learningRate: null }).learningRate).to.equal(0.01);
   });
 
-  it("should be the scheduler's own where it is left out or null, without a warning", () => {
+  it('should come from the scheduler if it is left out or null, without a warning', () => {
     const warnings = warningsOf(() => {
       for (const Class of [AdamW, SGD]) {
         expect(new Class({ lrScheduler: scheduler() }).learningRate).to.equal(0.5);
@@ -61,7 +61,7 @@ describe('learningRate', () => {
     expect(warnings).to.deep.equal([]);
   });
 
-  it('should be what is given, 0 included', () => {
+  it('should be the given value, including 0', () => {
     expect(new AdamW({ learningRate: 0.3 }).learningRate).to.equal(0.3);
     expect(new AdamW({ learningRate: 0 }).learningRate).to.equal(0);
   });
@@ -77,7 +77,7 @@ describe('learningRate', () => {
   for (const make of schedulers) {
     const { name } = make().constructor;
 
-    it(`should override the base of a ${name}, which is not changed, with a warning`, () => {
+    it(`should override the base rate of a ${name} with a warning and leave the scheduler unchanged`, () => {
       const lrScheduler = make();
       const untouched = make();
       const expected = make();
@@ -110,7 +110,7 @@ describe('learningRate', () => {
     expect(overridden.learningRate).to.equal(0.25);
   });
 
-  it('should be that of numUpdate, from beginNumUpdate on', () => {
+  it('should be the rate at numUpdate, starting from beginNumUpdate', () => {
     const optimizer = new AdamW({ lrScheduler: scheduler(0.5), beginNumUpdate: 4 });
     expect(optimizer.learningRate).to.equal(0.25);
     const { indices, weights, states } = cloneModel(start);
@@ -119,7 +119,7 @@ describe('learningRate', () => {
   });
 
   for (const call of CALLS) {
-    it(`should be asked of the scheduler for the update that is made: ${call}`, () => {
+    it(`should be the scheduler's rate for the update being made: ${call}`, () => {
       const lrScheduler = scheduler(0.5);
       const scheduled = cloneModel(start);
       const manual = cloneModel(start);
@@ -135,7 +135,7 @@ describe('learningRate', () => {
     });
   }
 
-  it('should be asked once for a call, for the largest count of all', () => {
+  it('should be asked of the scheduler once per call, for the largest count', () => {
     const lrScheduler = new Recorder();
     const optimizer = new AdamW({ lrScheduler });
     const { indices, weights, states } = cloneModel(start);
@@ -146,7 +146,7 @@ describe('learningRate', () => {
     expect(lrScheduler.asked).to.deep.equal([1, 2, 2, 3]);
   });
 
-  it('should change nothing where the scheduler gives none', () => {
+  it('should make a step throw and change nothing if the scheduler returns an invalid rate', () => {
     const lrScheduler = new Recorder();
     const optimizer = new AdamW({ lrScheduler });
     const model = cloneModel(start);
@@ -178,7 +178,7 @@ describe('learningRate', () => {
       'Expected a finite number of at least 0 for learningRate but received -1',
     ],
     [
-      'a rate of the wrong kind beside a scheduler',
+      'a rate of the wrong type with a scheduler',
       () => new AdamW({ learningRate: '1' as never, lrScheduler: scheduler() }),
       TypeError,
       'Expected a finite number of at least 0 for learningRate but received "1"',
@@ -190,7 +190,7 @@ describe('learningRate', () => {
       'Expected at least warmupBeginLr (0.1) for learningRate but received 0.05',
     ],
     [
-      'a scheduler of the wrong kind',
+      'an object that is not an LRScheduler',
       () => new AdamW({ lrScheduler: { learningRateAt: () => 1 } as never }),
       TypeError,
       'Expected an LRScheduler for lrScheduler but received an object',
@@ -219,9 +219,9 @@ describe('setLearningRate', () => {
 
   const BESIDE = 'Expected no lrScheduler for setLearningRate but received one: the scheduler sets the rate';
   itRefuses([
-    ['a rate beside a scheduler', () => new AdamW({ lrScheduler: scheduler() }).setLearningRate(1), Error, BESIDE],
+    ['a rate with a scheduler', () => new AdamW({ lrScheduler: scheduler() }).setLearningRate(1), Error, BESIDE],
     [
-      'a rate beside a scheduler that it overrides',
+      'a rate with a scheduler whose base is overridden',
       () => quietly(() => new AdamW({ lrScheduler: scheduler(), learningRate: 1 })).setLearningRate(1),
       Error,
       BESIDE,

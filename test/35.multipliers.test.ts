@@ -12,7 +12,7 @@ describe('multipliers', () => {
   const WD = 0.2;
   const base = { learningRate: LR, wd: WD };
 
-  /** Asserts that each tensor goes the way of an optimizer of its own with these multiples of rate and decay. */
+  /** Asserts that each tensor is updated as by a separate optimizer with these multiples of rate and decay. */
   function expectMultiples(
     optimizer: AdamW,
     indices: readonly Index[],
@@ -40,10 +40,10 @@ describe('multipliers', () => {
     readonly wd?: readonly number[];
   }
   const rows: readonly Row[] = [
-    { what: 'none' },
-    { what: 'a rate by index, in an object', set: (o) => o.setLrMult({ 0: 0.5, 2: 0 }), lr: [0.5, 1, 0] },
-    { what: 'a decay by index, in an object', set: (o) => o.setWdMult({ 1: 0, 2: 7 }), wd: [1, 0, 7] },
-    { what: 'by index, in a Map', set: (o) => o.setLrMult(new Map([[1, 3]])), lr: [1, 3, 1] },
+    { what: 'as 1 if none are set' },
+    { what: 'by index, for the rate, from an object', set: (o) => o.setLrMult({ 0: 0.5, 2: 0 }), lr: [0.5, 1, 0] },
+    { what: 'by index, for the decay, from an object', set: (o) => o.setWdMult({ 1: 0, 2: 7 }), wd: [1, 0, 7] },
+    { what: 'by index, from a Map', set: (o) => o.setLrMult(new Map([[1, 3]])), lr: [1, 3, 1] },
     {
       what: 'by name',
       options: { paramIdx2name: names },
@@ -98,7 +98,7 @@ describe('multipliers', () => {
       wd: [1, 2, 1],
     },
     {
-      what: "by an object's keys only where they are canonical whole numbers",
+      what: "by an object's keys only if they are canonical whole numbers",
       set: (o) => o.setLrMult({ '01': 5, '1.0': 5, ' 1': 5, '-1': 5, '2': 0.5 }),
       lr: [1, 1, 0.5],
     },
@@ -108,7 +108,7 @@ describe('multipliers', () => {
       lr: [1, 5, 1],
     },
     {
-      what: 'what was set last, in place of all before',
+      what: 'from the last call, which replaces all before',
       set: (o) => {
         o.setLrMult({ 0: 5, 1: 5 });
         o.setLrMult({ 2: 2 });
@@ -118,13 +118,13 @@ describe('multipliers', () => {
       lr: [1, 1, 2],
     },
     {
-      what: 'in a Map of another realm',
+      what: 'from a Map of another realm',
       set: (o) => o.setLrMult(vm.runInNewContext('new Map([[1, 3]])')),
       lr: [1, 3, 1],
     },
   ];
   for (const { what, options, set, indices = numbers, lr = [1, 1, 1], wd = [1, 1, 1] } of rows) {
-    it(`should be taken ${what}`.replace('taken none', 'taken for 1 where there are none'), () => {
+    it(`should be read ${what}`, () => {
       const optimizer = new AdamW({ ...base, ...options });
       set?.(optimizer);
       expectMultiples(optimizer, indices, lr, wd);
@@ -132,7 +132,7 @@ describe('multipliers', () => {
   }
 
   for (const call of CALLS) {
-    it(`should be taken as they are at each step: ${call}`, () => {
+    it(`should be read anew at each step: ${call}`, () => {
       const parameter = { lrMult: 1, wdMult: 1 };
       const optimizer = new AdamW({ ...base, paramDict: new Map([[1, parameter]]) });
       const model = cloneModel(start);
@@ -165,7 +165,7 @@ describe('multipliers', () => {
         RangeError,
         'Expected a finite number of at least 0 for paramDict[1].lrMult but received -1',
       );
-      expectKept('after a multiplier that is none');
+      expectKept('after an invalid multiplier');
       expect(optimizer.numUpdate).to.equal(4);
     });
   }
@@ -173,7 +173,7 @@ describe('multipliers', () => {
   const MULTIPLES = 'Expected a finite number of at least 0 for';
   itRefuses([
     [
-      'multipliers of the wrong kind',
+      'multipliers of the wrong type',
       () => new AdamW().setLrMult(3 as never),
       TypeError,
       'Expected a Map or an object for lrMult but received 3',
@@ -203,25 +203,25 @@ describe('multipliers', () => {
       `${MULTIPLES} lrMult["a"] but received Infinity`,
     ],
     [
-      'a multiplier of the wrong kind',
+      'a multiplier of the wrong type',
       () => new AdamW().setLrMult({ a: '1' as never }),
       TypeError,
       `${MULTIPLES} lrMult["a"] but received "1"`,
     ],
     [
-      'a key that is no index',
+      'a key that is not an index',
       () => new AdamW().setLrMult(new Map([[1.5, 1]])),
       TypeError,
       'Expected a whole number of at least 0 or a string for a key of lrMult but received 1.5',
     ],
     [
-      'a name of the wrong kind',
+      'a name of the wrong type',
       () => new AdamW({ paramIdx2name: { 0: 1 as never } }),
       TypeError,
       'Expected a string for paramIdx2name[0] but received 1',
     ],
     [
-      'a parameter of the wrong kind',
+      'a parameter of the wrong type',
       () => new AdamW({ paramDict: { 0: 1 as never } }),
       TypeError,
       'Expected an object with lrMult and wdMult for paramDict[0] but received 1',
@@ -234,7 +234,7 @@ describe('multipliers', () => {
     ],
   ]);
 
-  it('should keep what was set where setting throws', () => {
+  it('should keep the previous multipliers if setting throws', () => {
     const optimizer = new AdamW(base);
     optimizer.setLrMult({ 0: 0.5 });
     expectError(() => optimizer.setLrMult({ 0: 2, 1: -1 }), RangeError, `${MULTIPLES} lrMult[1] but received -1`);

@@ -1,4 +1,4 @@
-/** How many updates each index has had, and what is computed from it: the rate and the bias correction. */
+/** The update count of each index, and what depends on it: the learning rate and the bias correction. */
 import { expect } from 'chai';
 import fc from 'fast-check';
 import { AdamW, type Index, multiAdamwUpdate, type StepResult } from '../lib/index.js';
@@ -9,7 +9,7 @@ import { InverseRoot } from './support/schedulers.js';
 import { gradsOf, only, start } from './support/small-model.js';
 
 describe('counts', () => {
-  it('should be kept by index, and numUpdate be their maximum', () => {
+  it('should be kept per index, with numUpdate as their maximum', () => {
     const optimizer = new AdamW();
     const { weights, states } = cloneModel(start);
     const step = (...indices: number[]) =>
@@ -36,7 +36,7 @@ describe('counts', () => {
     expect(optimizer.updateCount(9)).to.equal(0);
   });
 
-  it('should be kept by device', () => {
+  it('should be kept per device', () => {
     const optimizer = new AdamW({ beginNumUpdate: 2 });
     const { indices, weights, states } = cloneModel(start);
     optimizer.fusedStep(indices, weights, gradsOf[0], states);
@@ -45,7 +45,7 @@ describe('counts', () => {
     expect(optimizer.updateCount(0, 'cuda:0')).to.equal(2);
   });
 
-  it('should begin at beginNumUpdate', () => {
+  it('should start at beginNumUpdate', () => {
     const optimizer = new AdamW({ beginNumUpdate: 41 });
     expect(optimizer.numUpdate).to.equal(41);
     expect(optimizer.updateCount('any')).to.equal(41);
@@ -56,7 +56,7 @@ describe('counts', () => {
     expect(optimizer.updateCount('any')).to.equal(41);
   });
 
-  it('should correct the bias by the count of each index', () => {
+  it('should determine the bias correction of each index', () => {
     const model = cloneModel(start);
     const optimizer = new AdamW({ learningRate: 0.1, beginNumUpdate: 3 });
     optimizer.step(1, model.weights[1], gradsOf[0][1], model.states[1]);
@@ -72,7 +72,7 @@ describe('counts', () => {
     expectSameModel(only(model, 0), other, 'tensor 0');
   });
 
-  it('should correct the bias as the formula says, to the bit of float64', () => {
+  it('should give the bias correction of the formula, bit for bit in float64', () => {
     const random = randomFrom(33);
     for (const count of [1, 2, 3, 4, 7, 10, 64, 99, 100, 1000, 4321]) {
       for (const [beta1, beta2] of [
@@ -125,7 +125,7 @@ describe('counts', () => {
       call: fc.constantFrom('fusedStep()', 'step()', 'bind()', 'bound before'),
       subset: fc.oneof(
         fc.shuffledSubarray([0, 1, 2, 3, 4, 5]),
-        // Some that come again and again, overlapping.
+        // Overlapping subsets that recur.
         fc.constantFrom([0, 1, 2], [2, 3], [1, 2, 3, 4], [0, 1, 2, 3, 4, 5], [5]),
       ),
     }),
@@ -158,7 +158,7 @@ describe('counts', () => {
   }
 
   for (const indices of indicesOf) {
-    it(`should give subsets at different times the bits of optimizers of their own: indices ${indices.join()}`, () => {
+    it(`should update subsets at different times as separate optimizers would: indices ${indices.join()}`, () => {
       fc.assert(
         fc.property(actions, fc.integer({ min: 0, max: 5 }), (sequence, beginNumUpdate) => {
           const options = { learningRate: 0.1, wd: 0.1, beginNumUpdate };
@@ -179,7 +179,7 @@ describe('counts', () => {
     });
   }
 
-  it('should give subsets at different times the rate of the largest count', () => {
+  it('should give subsets at different times the learning rate of the largest count', () => {
     const [indices] = indicesOf;
     fc.assert(
       fc.property(actions, (sequence) => {
@@ -201,7 +201,7 @@ describe('counts', () => {
     );
   });
 
-  it('should hold for overlapping bound steps in alternation', () => {
+  it('should be right for overlapping bound steps that alternate', () => {
     const model = cloneModel(six);
     const expected = cloneModel(six);
     const optimizer = new AdamW({ learningRate: 0.1 });

@@ -43,7 +43,7 @@ describe('createState', () => {
     }
   });
 
-  it('should have a master of a half-precision weight with multiPrecision', () => {
+  it('should include a master of a half-precision weight with multiPrecision', () => {
     for (const dtype of ['float16', 'bfloat16'] as const) {
       const weight = Tensor.zeros([2, 3], { dtype }).set([1, -2, 0.1, NaN, Infinity, 1e-7]);
       const warnings = warningsOf(() => {
@@ -70,7 +70,7 @@ describe('createState', () => {
     ['float64', 'bfloat16', 'float64'],
   ];
   for (const [config, stateDtype, expected] of dtypes) {
-    it(`should be ${expected} for ${config} without a master where stateDtype is ${stateDtype}`, () => {
+    it(`should be ${expected} for ${config} without a master if stateDtype is ${stateDtype}`, () => {
       const { mean, variance, master } = quietly(() => new AdamW({ stateDtype }).createState(0, weightOf(config)));
       expect([tensorOf(mean).dtype, tensorOf(variance).dtype, master]).to.deep.equal([expected, expected, undefined]);
     });
@@ -87,13 +87,13 @@ describe('createState', () => {
 
   itRefuses([
     [
-      'an index that is none',
+      'an invalid index',
       () => new AdamW().createState(-1, new Float32Array(1)),
       TypeError,
       'Expected a whole number of at least 0 or a string for index but received -1',
     ],
     [
-      'a weight that is none',
+      'a weight that is a plain array',
       () => new AdamW().createState(0, [1] as never),
       TypeError,
       'Expected a Tensor, Float32Array, Float64Array or Float16Array for weight but received an array of length 1',
@@ -106,13 +106,13 @@ describe('createState', () => {
         'but received a Uint16Array, which does not say its dtype',
     ],
     [
-      'bfloat16 states of float16',
+      'bfloat16 states of a float16 weight',
       () => new AdamW({ stateDtype: 'bfloat16' }).createState(0, weightOf('float16')),
       RangeError,
       'Expected float32 or float16 beside a float16 weight for stateDtype but received bfloat16',
     ],
     [
-      'float16 states of bfloat16',
+      'float16 states of a bfloat16 weight',
       () => new AdamW({ stateDtype: 'float16' }).createState(0, weightOf('bfloat16')),
       RangeError,
       'Expected float32 or bfloat16 beside a bfloat16 weight for stateDtype but received float16',
@@ -128,7 +128,7 @@ describe('The warning of half precision', () => {
     ['bfloat16+float32 states', undefined, loss('bfloat16')],
   ];
   for (const [config, stateDtype, warning] of rows) {
-    it(`should come once for each optimizer, and say what happens: ${config}`, () => {
+    it(`should be emitted once per optimizer, and say what happens: ${config}`, () => {
       const model = makeModel(
         [
           [config, 3],
@@ -168,7 +168,7 @@ describe('The warning of half precision', () => {
     expect(quietly(() => walked('float32'))).to.be.closeTo(1, 0.05);
   });
 
-  it('should not come where there are masters or wider weights', () => {
+  it('should not be emitted for weights with masters or wider dtypes', () => {
     const configs: readonly DTypeConfig[] = ['float32', 'float64', 'float16+master', 'bfloat16+master'];
     const model = makeModel(
       configs.map((config) => [config, 3]),
@@ -180,7 +180,7 @@ describe('The warning of half precision', () => {
       model.weights.forEach((weight, i) => {
         optimizer.createState(i, weight);
       });
-      // What the state holds decides, not the option.
+      // The state decides, not the option.
       for (const multiPrecision of [true, false]) stepper(new AdamW({ multiPrecision }), model, 'fusedStep()')(grads);
     });
     expect(warnings).to.deep.equal([]);
@@ -213,7 +213,7 @@ describe('syncMaster', () => {
       expect(third).to.equal(model.weights[2]);
     });
 
-    it(`should take one weight with one state: ${config}`, () => {
+    it(`should accept one weight with one state: ${config}`, () => {
       const { weights, states } = makeModel([[config, 2]], randomFrom(81));
       tensorOf(weights[0]).set([3, 4]);
       syncMaster(weights[0], states[0]);
@@ -247,14 +247,14 @@ describe('syncMaster', () => {
       'Expected length 3 for states[0].master but received length 2',
     ],
     [
-      'a state that is none',
+      'a state that is null',
       () => syncMaster([half()], [null as never]),
       TypeError,
       'Expected a state with mean and variance for states[0] but received null',
     ],
   ]);
 
-  it('should have changed nothing where it throws', () => {
+  it('should change nothing if it throws', () => {
     const master = Float32Array.of(5, 6);
     expectError(
       () => syncMaster([half(), half(3)], [state(master), state(new Float32Array(2))]),

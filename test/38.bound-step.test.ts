@@ -10,7 +10,7 @@ import { DONE } from './support/steps.js';
 
 describe('bind', () => {
   for (const environment of environments()) {
-    it(`should make the steps of fusedStep(): ${environment.name}`, () => {
+    it(`should make the same steps as fusedStep(): ${environment.name}`, () => {
       inEnvironment(environment, () => {
         const model = cloneModel(start);
         const expected = cloneModel(start);
@@ -29,7 +29,7 @@ describe('bind', () => {
       });
     });
 
-    it(`should read gradients that are written anew: ${environment.name}`, () => {
+    it(`should read new values from the same gradient arrays: ${environment.name}`, () => {
       inEnvironment(environment, () => {
         const model = cloneModel(start);
         const expected = cloneModel(start);
@@ -47,7 +47,7 @@ describe('bind', () => {
       });
     });
 
-    it(`should keep the last gradients where setGrads() throws: ${environment.name}`, () => {
+    it(`should keep the last gradients if setGrads() throws: ${environment.name}`, () => {
       inEnvironment(environment, () => {
         const model = cloneModel(start);
         const expected = cloneModel(start);
@@ -86,7 +86,7 @@ describe('bind', () => {
       });
     });
 
-    it(`should say what is shared although the last gradients are gone: ${environment.name}`, () => {
+    it(`should report shared memory even if the last gradients were detached: ${environment.name}`, () => {
       inEnvironment(environment, () => {
         const weight = new Float32Array(4);
         const grad = new Float32Array(4);
@@ -130,14 +130,14 @@ describe('bind', () => {
       'Expected a list for grads but received a Float32Array',
     ],
     [
-      'nothing in setGrads()',
+      'undefined in setGrads()',
       () => ofThree().setGrads(undefined as never),
       TypeError,
       'Expected a list for grads but received undefined',
     ],
   ]);
 
-  it('should not see later changes of the lists', () => {
+  it('should ignore later changes to the lists', () => {
     const model = cloneModel(start);
     const expected = cloneModel(start);
     const lists = { ...model, weights: [...model.weights], states: [...model.states], grads: [...gradsOf[0]] };
@@ -152,7 +152,7 @@ describe('bind', () => {
     expectSameModel(model, expected, 'bound');
   });
 
-  it('should follow what is set on the optimizer', () => {
+  it('should follow later settings of the optimizer', () => {
     const model = cloneModel(start);
     const expected = cloneModel(start);
     const optimizer = new AdamW();
@@ -175,7 +175,7 @@ describe('bind', () => {
     }
   });
 
-  it('should let go of the arrays when it is disposed of', () => {
+  it('should refuse to step after dispose()', () => {
     const model = cloneModel(start);
     const optimizer = new AdamW();
     const bound = optimizer.bind(model.indices, model.weights, gradsOf[0], model.states);

@@ -1,4 +1,4 @@
-/** Optimizers by name, and classes of a user's own. */
+/** Optimizers by name, and custom optimizers. */
 import { expect } from 'chai';
 import { AdamW, createOptimizer, Optimizer, type OptimizerOptions, register } from '../lib/index.js';
 import { expectSameBits } from './support/bits.js';
@@ -12,7 +12,7 @@ import { DONE } from './support/steps.js';
 import { warningsOf } from './support/warnings.js';
 
 describe('The registry', () => {
-  it('should make an optimizer by its name, whatever its case', () => {
+  it('should create an optimizer by name, ignoring case', () => {
     for (const name of ['adamw', 'AdamW', 'ADAMW']) {
       for (const create of [createOptimizer, Optimizer.createOptimizer]) {
         const optimizer = create(name, { learningRate: 0.25, beta1: 0.5 });
@@ -23,7 +23,7 @@ describe('The registry', () => {
     }
   });
 
-  it('should know a class by its name, or by one that is given', () => {
+  it('should register a class under its own name or a given one', () => {
     const warnings = warningsOf(() => {
       class RegisteredOne extends SGD {}
       class RegisteredTwo extends SGD {}
@@ -45,7 +45,7 @@ describe('The registry', () => {
     expect(warnings).to.deep.equal([]);
   });
 
-  it('should warn where a class takes the name of another', () => {
+  it('should warn if a class takes the name of another', () => {
     class Overridden extends SGD {}
     class Overriding extends SGD {}
     register(Overridden, 'contested');
@@ -56,7 +56,7 @@ describe('The registry', () => {
     expect(createOptimizer('contested')).to.be.an.instanceOf(Overriding);
   });
 
-  it('should name what it knows for a name that it does not', () => {
+  it('should list the known names for an unknown one', () => {
     expectError(
       () => createOptimizer('nobody'),
       RangeError,
@@ -66,25 +66,25 @@ describe('The registry', () => {
 
   itRefuses([
     [
-      'a name of the wrong kind',
+      'a name of the wrong type',
       () => createOptimizer(3 as never),
       TypeError,
       'Expected a name for name but received 3',
     ],
     [
-      'options of the wrong kind',
+      'options that are null',
       () => createOptimizer('adamw', null as never),
       TypeError,
       'Expected an object for options but received null',
     ],
     [
-      'a class that is no optimizer',
+      'a class that is not an optimizer',
       () => register(class Foreign {} as never),
       TypeError,
       'Expected a subclass of Optimizer for optimizer but received the function Foreign',
     ],
     [
-      'no class',
+      'undefined instead of a class',
       () => register(undefined as never),
       TypeError,
       'Expected a subclass of Optimizer for optimizer but received undefined',
@@ -93,7 +93,7 @@ describe('The registry', () => {
   ]);
 });
 
-describe("An optimizer of a user's own", () => {
+describe('A custom optimizer', () => {
   function byHand(
     weights: readonly Float32Array[],
     lrs: readonly number[],
@@ -110,7 +110,7 @@ describe("An optimizer of a user's own", () => {
   }
 
   for (const call of ['step', 'fusedStep', 'update', 'updateMultiPrecision'] as const) {
-    it(`should have rates, decays and counts: ${call}()`, () => {
+    it(`should support rates, decays and counts: ${call}()`, () => {
       const options: OptimizerOptions = { learningRate: 0.5, wd: 0.1, rescaleGrad: 0.25, paramIdx2name: { 1: 'bias' } };
       const optimizer = new SGD(options);
       optimizer.setLrMult({ 0: 2 });

@@ -1,4 +1,4 @@
-/** float16 and bfloat16: TypeScript's conversions, and those of every backend as a step reaches them. */
+/** float16 and bfloat16: the conversions of TypeScript, and those of every backend as seen through a step. */
 import { expect } from 'chai';
 import { AdamW, type AdamWOptions, type AdamWState, Tensor } from '../lib/index.js';
 import { expectSameBits } from './support/bits.js';
@@ -39,21 +39,21 @@ describe('halves in TypeScript', () => {
         expectSameBits(roundedTo(format, values), Uint16Array.from(expected), 'bits of a list');
       });
 
-      it('should store one NaN', () => {
+      it('should store a single NaN', () => {
         const nans = everyKindOfNaN();
         const bits = new Uint16Array(nans.length).fill(format.nan);
         expectSameBits(roundedTo(format, nans), bits, 'bits of float32 NaN');
         expectSameBits(roundedTo(format, Float64Array.from(nans)), bits, 'bits of float64 NaN');
       });
 
-      it('should give its own bits back', () => {
+      it('should restore its own bits', () => {
         const expected = everyBits.map((bits) => (Number.isNaN(decodeBits(format, bits)) ? format.nan : bits));
         expectSameBits(roundedTo(format, Tensor.from(everyBits, { dtype }).toArray()), expected, 'bits');
       });
     });
   }
 
-  // [value, float16, bfloat16], worked out by hand
+  // [value, float16, bfloat16], computed by hand
   const BY_HAND: readonly (readonly [number, number, number])[] = [
     [0, 0x0000, 0x0000],
     [-0, 0x8000, 0x8000],
@@ -88,7 +88,7 @@ describe('halves in TypeScript', () => {
     [1 + 3 * 2 ** -8 - 2 ** -40, 0x3c0c, 0x3f81],
   ];
 
-  it('should round what was worked out by hand', () => {
+  it('should round the values computed by hand', () => {
     const values = BY_HAND.map(([value]) => value);
     expectSameBits(
       roundedTo({ dtype: 'float16' }, values),
@@ -115,7 +115,7 @@ function pieces(length: number): [number, number][] {
   return cut;
 }
 
-/** A half tensor over elements [begin, end) of one array that starts at an odd element of its buffer. */
+/** A half-precision tensor over elements [begin, end) of an array. */
 function cutHalf(bits: Uint16Array, dtype: 'float16' | 'bfloat16', [begin, end]: readonly [number, number]): Tensor {
   return Tensor.from(bits.subarray(begin, end), { dtype });
 }
@@ -132,7 +132,7 @@ function misplacedSingle(values: ArrayLike<number>): Float32Array {
   return array;
 }
 
-/** The arrays of a step over halves, whole; left out they are zeros. */
+/** The arrays of a step over halves before they are cut into tensors. Default zeros. */
 interface Whole {
   readonly weights: Uint16Array;
   readonly grads?: Uint16Array;
@@ -187,7 +187,7 @@ for (const environment of environments()) {
       });
 
       for (const states of ['float32', dtype] as const) {
-        it(`should leave ${dtype} weights as they are beside ${states} states`, () => {
+        it(`should leave ${dtype} weights unchanged with ${states} states`, () => {
           const weights = misplaced(everyBits);
           const means = states === 'float32' ? new Float32Array(weights.length) : new Uint16Array(weights.length);
           inEnvironment(environment, () => stepWhole(format, { weights, means }, { learningRate: 0, rule: 'pytorch' }));
@@ -197,7 +197,7 @@ for (const environment of environments()) {
       }
 
       for (const master of [false, true]) {
-        it(`should decode ${dtype} gradients${master ? ' beside masters' : ''}`, () => {
+        it(`should decode ${dtype} gradients${master ? ' with masters' : ''}`, () => {
           const grads = misplaced(everyBits);
           const before = grads.slice();
           const weights = misplaced(new Uint16Array(grads.length));
@@ -217,13 +217,13 @@ for (const environment of environments()) {
       }
 
       it(`should round ${dtype} means to the nearest, ties to even`, () => {
-        // The mean of two adjacent halves is m = beta1 * (m - g) + g with beta1 = 1/2: a tie. Beside 1/2 it is beside.
+        // m = beta1 * (m - g) + g of two adjacent halves is a tie if beta1 is 1/2, and close to one if beta1 is close.
         for (const [beta1, expected] of [
           [0.5, (low: number) => low + (low % 2)],
           [0.5 + 2 ** -6, (low: number) => low],
           [0.5 - 2 ** -6, (low: number) => low + 1],
         ] as const) {
-          // bfloat16's subnormals lie too close to float32's least number for what is beside a tie.
+          // bfloat16's subnormals lie too close to the least float32 for values close to a tie.
           const least = dtype === 'bfloat16' && beta1 !== 0.5 ? 0x80 : 0;
           const lows = everyBits.filter((bits) => (bits & 0x7fff) >= least && (bits & 0x7fff) < format.infinity - 1);
           const means = misplaced(lows);
@@ -237,7 +237,7 @@ for (const environment of environments()) {
       });
     }
 
-    it('should store one NaN in weights and states', () => {
+    it('should store a single NaN in weights and states', () => {
       for (const { dtype, nan } of HALF_FORMATS) {
         const of = (bits: number): Tensor => Tensor.from(new Uint16Array(100).fill(bits), { dtype });
         for (const bits of [nan, nan + 1, nan | 0x8000, 0x7fff, 0xffff]) {

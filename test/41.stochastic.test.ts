@@ -15,7 +15,7 @@ function float32OfBits(bits: number): number {
 }
 
 describe('the generator of stochastic rounding', () => {
-  it('should give the tensor keys that were recorded', () => {
+  it('should produce the recorded tensor keys', () => {
     const recorded: readonly (readonly [number, Index, number])[] = [
       [0, 0, 0x8fd0e8d0],
       [0, 1, 0x79472f8b],
@@ -32,8 +32,8 @@ describe('the generator of stochastic rounding', () => {
     for (const [seed, index, key] of recorded) expect(tensorKey(seed, index), `${seed}, ${index}`).to.equal(key);
   });
 
-  it('should give the numbers that were recorded', () => {
-    // test/native/kernels.test.cc holds the same.
+  it('should produce the recorded numbers', () => {
+    // The same numbers are in test/native/kernels.test.cc.
     const elements = [0, 1, 2, 255, 256, 4294967295];
     const recorded: readonly (readonly [number, number, number, readonly number[]])[] = [
       [0, 1, 0, [0xfb78d35c, 0xc8970f5a, 0x64fb1a3c, 0x4545fdc4, 0x98718084, 0x2a31a18b]],
@@ -102,7 +102,7 @@ describe('the numbers of stochastic rounding', () => {
     });
   }
 
-  it('should be told from numbers that are not', () => {
+  it('should be distinguishable from numbers that are not random', () => {
     expect(looksRandom(along((i) => i))).to.equal(false);
     expect(looksRandom(along((i) => i * 0x9e3779b1))).to.equal(false);
     expect(looksRandom(along((i) => at(0, 0, 1, i >>> 1)))).to.equal(false);
@@ -112,7 +112,7 @@ describe('the numbers of stochastic rounding', () => {
 });
 
 describe('stochastic rounding', () => {
-  it('should round upwards for as many of all numbers as the discarded bits say', () => {
+  it('should round up with the probability that the discarded bits give', () => {
     for (const bits of [0x3f800000, 0x3f800001, 0x3f804000, 0x3f80c001, 0x3f80ffff, 0x00000001, 0x7f7e8000]) {
       const value = float32OfBits(bits);
       let ups = 0;
@@ -145,7 +145,7 @@ describe('stochastic rounding', () => {
     }
   });
 
-  it('should stop at the largest finite value and leave infinities and NaN', () => {
+  it('should not exceed the largest finite value and should keep infinities and NaN', () => {
     for (const random of [0, 1, 0x8000, 0xffff, -1]) {
       for (const bits of [0x7f7fffff, 0x7f7f0001, 0x7f7f0000]) {
         expect(toBfloat16Stochastic(float32OfBits(bits), random)).to.equal(0x7f7f);
@@ -160,7 +160,7 @@ describe('stochastic rounding', () => {
   });
 });
 
-/** bfloat16 arrays of one tensor, at an odd element of a buffer. */
+/** The bfloat16 arrays of one tensor, each starting at an odd element of a buffer. */
 interface Arrays {
   readonly weight: Uint16Array;
   readonly grad: Uint16Array;
@@ -184,10 +184,10 @@ function stepAll(optimizer: AdamW, indices: readonly Index[], all: readonly Arra
   );
 }
 
-/** A gradient whose square has bits to discard: 1.01 to 1.99. */
+/** A gradient between 1.01 and 1.99, whose square has bits that rounding discards. */
 const someGradient = (i: number): number => 0x3f81 + (i % 127);
 
-/** With beta2 = 0 the variance is the square of the gradient, rounded for storage by what is tested. */
+/** With beta2 = 0 the variance is the square of the gradient, rounded for storage: the rounding under test. */
 const SQUARES: AdamWOptions = { beta2: 0, correctBias: false, learningRate: 0.01 };
 
 function expectedSquares(arrays: Arrays, seed: number, index: Index, count: number): Uint16Array {
@@ -199,7 +199,7 @@ for (const environment of environments({ threads: true })) {
   describe(`bfloat16 variances: ${environment.name}`, () => {
     withoutWarningOfHalf();
 
-    it('should be rounded by the numbers of their seed, index, count and element', () => {
+    it('should be rounded with the random numbers of their seed, index, count and element', () => {
       const lengths = [40961, 1, 0, 257, 70001, 33, 16384, 255, 20000];
       const all = lengths.map((length, i) => makeArrays(length, 2 * i + 1, (k) => someGradient(k * (i + 1))));
       const indices = lengths.map((_, i) => (i % 2 === 0 ? i * 1000 : `layers.${i}.weight`));
@@ -216,7 +216,7 @@ for (const environment of environments({ threads: true })) {
       });
     });
 
-    it('should be the same alone as among others', () => {
+    it('should be the same whether updated alone or with others', () => {
       const lengths = [50000, 300, 60001, 7];
       const make = (i: number): Arrays => makeArrays(lengths[i], 1, (k) => someGradient(k + i));
       const together = lengths.map((_, i) => make(i));
@@ -261,14 +261,14 @@ for (const environment of environments()) {
       const all = [reference, ...others];
       for (let a = 0; a < all.length; a++) {
         for (let b = 0; b < a; b++) {
-          // Independent roundings agree in 2/3 of cases where discarded bits are uniform; the same ones in all.
+          // With uniform discarded bits, independent roundings agree in 2/3 of cases, and equal ones in all.
           const same = all[a].reduce((sum, bits, i) => sum + (bits === all[b][i] ? 1 : 0), 0) / 4000;
           expect(same, `${a} and ${b}`).to.be.within(0.5, 0.8);
         }
       }
     });
 
-    it('should stop at the largest finite value and leave infinities and NaN', () => {
+    it('should not exceed the largest finite value and should keep infinities and NaN', () => {
       const length = 3000;
       // The rescaled gradient's square is 0x1.fffffcp127, so that all but two numbers of 65,536 would round it up.
       const rescaleGrad = 2 ** 64 * (1 - 2 ** -24);
@@ -288,7 +288,7 @@ for (const environment of environments()) {
       ['zero', 0],
       ['small', 0.03125],
     ] as const) {
-      it(`should decay as float32 ones do with ${what} gradients`, () => {
+      it(`should decay like float32 variances with ${what} gradients`, () => {
         const length = 400;
         const steps = 3000;
         const first = 1.5;
@@ -315,7 +315,7 @@ for (const environment of environments()) {
 }
 
 describe('bfloat16 variances rounded to nearest', () => {
-  it('would never decay', () => {
+  it('should never decay', () => {
     const variance = Tensor.zeros(1, { dtype: 'bfloat16' }).set([1.5]);
     for (let step = 0; step < 3000; step++) variance.set([Math.fround(0.999 * variance.toArray()[0])]);
     expect(variance.toArray()[0]).to.equal(1.5);

@@ -1,4 +1,4 @@
-/** beta ** t, against whole-number arithmetic that loses nothing, and the bias correction that uses it. */
+/** beta ** t against exact integer arithmetic, and the bias correction that uses it. */
 import { expect } from 'chai';
 import fc from 'fast-check';
 import { AdamW } from '../lib/index.js';
@@ -6,7 +6,7 @@ import { power } from '../lib/numerics/power.js';
 import { environments, inEnvironment } from './support/environments.js';
 import { exactPower, nearlyExactPower, rounded, scaledOf } from './support/exact-power.js';
 
-/** Below this the low halves of products underflow, and 1 - beta ** t is 1 whatever beta ** t is. */
+/** Below this the low halves of products underflow; 1 - beta ** t is 1 there anyway. */
 const EXACT_FROM = 2 ** -900;
 
 function expectPower(base: number, exponent: number, expected: number): void {
@@ -83,7 +83,7 @@ describe('power', () => {
 for (const environment of environments()) {
   describe(`bias correction: ${environment.name}`, () => {
     for (const rule of ['mxnet', 'pytorch'] as const) {
-      it(`should be made of correctly rounded powers by the rule '${rule}'`, () => {
+      it(`should use correctly rounded powers with rule '${rule}'`, () => {
         for (const t of [1, 2, 3, 10, 100, 999, 1000, 5000]) {
           for (const [beta1, beta2] of [
             [0.9, 0.999],

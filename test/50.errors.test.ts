@@ -1,4 +1,4 @@
-/** Bad steps: what each throws, and that nothing has changed after it. */
+/** Invalid steps: the error that each throws, and that it changes nothing. */
 import { expect } from 'chai';
 import { AdamW, type AdamWOptions, type DType, multiAdamwUpdate, Tensor } from '../lib/index.js';
 import { describeOnEachBackend } from './support/backends.js';
@@ -9,14 +9,14 @@ import { expectGoodStep, LENGTH, type Lists, Scene, viewsAt, zeros } from './sup
 import { Schedule } from './support/schedulers.js';
 import { DONE } from './support/steps.js';
 
-/** One bad call. */
+/** One invalid call. */
 interface Row {
   readonly title: string;
   readonly dtype?: DType;
   readonly options?: AdamWOptions;
-  /** How many tensors there are, and which of them is bad; by default the only one, and the last of three. */
+  /** The number of tensors and which of them is invalid. Default: the only one, and the last of three. */
   readonly cases?: readonly (readonly [size: number, bad: number])[];
-  /** Makes tensor i of the lists bad. */
+  /** Makes tensor i of the lists invalid. */
   readonly spoil: (lists: Lists, i: number) => void;
   readonly error: ErrorClass;
   readonly message: string | ((i: number) => string);
@@ -29,7 +29,7 @@ const CASES = [
 /** For lists that are wrong as a whole. */
 const WHOLE = [[2, 0]] as const;
 
-/** The arrays of a float32 tensor: how a message calls each, and how it is replaced. */
+/** The arrays of a float32 tensor: the name of each in messages, and how it is replaced. */
 const ARRAYS: readonly { name: (i: number) => string; put: (lists: Lists, i: number, value: unknown) => void }[] = [
   { name: (i) => `weights[${i}]`, put: (lists, i, value) => (lists.weights[i] = value) },
   { name: (i) => `grads[${i}]`, put: (lists, i, value) => (lists.grads[i] = value) },
@@ -117,7 +117,7 @@ const ofKind: Row[] = [
 
 const ofLists: Row[] = (['weights', 'grads', 'states'] as const).flatMap((name): Row[] => [
   {
-    title: `${name} that is no list beside a list of indices`,
+    title: `${name} that is not a list although indices is`,
     cases: WHOLE,
     spoil: (lists) => {
       (lists as unknown as Record<string, unknown>)[name] = lists[name][0];
@@ -153,7 +153,7 @@ const ofLists: Row[] = (['weights', 'grads', 'states'] as const).flatMap((name):
     message: `Expected a list of length 2 for ${name} but received one of length 3`,
   },
   {
-    title: `${name} that is a list beside one index`,
+    title: `${name} that is a list although indices is not`,
     cases: [[1, 0]],
     spoil: (lists) => {
       const one = { indices: 0, weights: lists.weights[0], grads: lists.grads[0], states: lists.states[0] };
@@ -224,7 +224,7 @@ const ofDTypes: Row[] = [
       message: (i) => `Expected float32 for states[${i}].mean but received ${dtype}`,
     },
     {
-      title: `a ${dtype} variance beside a float32 mean`,
+      title: `a ${dtype} variance with a float32 mean`,
       spoil: (lists, i) => {
         lists.states[i].variance = zeros(dtype);
       },
@@ -252,7 +252,7 @@ const ofDTypes: Row[] = [
     message: (i) => `Expected float64 for grads[${i}] but received float32`,
   },
   {
-    title: 'a bfloat16 gradient of a float16 weight, of as many bytes',
+    title: 'a bfloat16 gradient of a float16 weight, of the same size',
     dtype: 'float16',
     spoil: (lists, i) => {
       lists.grads[i] = zeros('bfloat16');
@@ -261,7 +261,7 @@ const ofDTypes: Row[] = [
     message: (i) => `Expected float16 for grads[${i}] but received bfloat16`,
   },
   {
-    title: 'a bfloat16 mean of a float16 weight, of as many bytes',
+    title: 'a bfloat16 mean of a float16 weight, of the same size',
     dtype: 'float16',
     spoil: (lists, i) => {
       lists.states[i].mean = zeros('bfloat16');
@@ -280,7 +280,7 @@ const ofDTypes: Row[] = [
     message: (i) => `Expected float16 for grads[${i}] but received float32`,
   },
   {
-    title: 'a half-precision mean beside a master',
+    title: 'a half-precision mean with a master',
     dtype: 'float16',
     options: { multiPrecision: true },
     spoil: (lists, i) => {
@@ -329,7 +329,7 @@ const ofLengths: Row[] = [
 
 const ofMemory: Row[] = [
   ...[...ARRAYS, MASTER].flatMap(({ name, put }): Row[] => {
-    // The only tensors with masters here are float16, whose weights and gradients are no Float32Array.
+    // Only float16 tensors have masters here, and their weights and gradients are not Float32Arrays.
     const master = name(0).endsWith('master');
     const common = master
       ? { dtype: 'float16' as const, options: { multiPrecision: true }, error: RangeError }
@@ -408,7 +408,7 @@ const ofOverlaps: Row[] = [
       [3, 2],
     ],
     spoil: (lists, i) => {
-      // Each array twice: the first of all in memory is named, so one pair is left.
+      // The message names the first overlap in memory, so only one array is shared.
       lists.states[i].mean = lists.states[0].mean;
     },
     error: RangeError,
@@ -527,14 +527,14 @@ const ofOverlaps: Row[] = [
   },
 ];
 
-/** Options that the constructor takes and a step with float32 arithmetic does not. */
+/** Options that the constructor accepts and a step in float32 refuses. */
 interface ScalarRow {
   readonly title: string;
   readonly options: AdamWOptions;
   readonly prepare?: (optimizer: AdamW) => void;
   readonly error?: ErrorClass;
   readonly message: string;
-  /** Whether float64 weights take it. Default true. */
+  /** Whether float64 weights accept it. Default true. */
   readonly fineInFloat64?: boolean;
 }
 
@@ -607,7 +607,7 @@ const ofScalars: ScalarRow[] = [
     ] as const
   ).map(
     ([rate, error, received]): ScalarRow => ({
-      title: `a scheduler that gives ${received}`,
+      title: `a scheduler that returns ${received}`,
       options: { lrScheduler: new Schedule(rate) },
       error,
       message: `Expected a finite number of at least 0 for the learning rate of lrScheduler but received ${received}`,
@@ -624,7 +624,7 @@ function call(optimizer: AdamW, entry: (typeof ENTRIES)[number], lists: Lists): 
   return optimizer[entry](indices, weights, grads, states);
 }
 
-/** Every method, alone and after a step that keeps its lists, with the bad tensor as the only one and as the last. */
+/** Tries every method, before and after a valid step, with the invalid tensor alone and as the last. */
 function refuses({ dtype, options, cases = CASES, spoil, error, message }: Row): void {
   for (const [size, bad] of cases) {
     for (const entry of ENTRIES) {
@@ -689,7 +689,7 @@ describeOnEachBackend('errors of step, fusedStep, update and bind', (run) => {
 
   describe('scalars that the arithmetic type cannot hold', () => {
     for (const row of ofScalars) it(`should refuse ${row.title}`, () => run(() => refusesScalars(row)));
-    it('should refuse them where only the last of several tensors is float32', () => {
+    it('should refuse them if only the last of several tensors is float32', () => {
       run(() => {
         const optimizer = new AdamW({ epsilon: 1e39 });
         const wide = [1, 2].map((value) => new Float64Array(LENGTH).fill(value));
@@ -710,7 +710,7 @@ describeOnEachBackend('errors of step, fusedStep, update and bind', (run) => {
       });
     });
 
-    it('should leave all as it was where the multiplier of the last tensor alone is too large', () => {
+    it('should change nothing if only the multiplier of the last tensor is too large', () => {
       run(() => {
         const scene = new Scene(3, 'float32', { wd: 0.1 });
         scene.optimizer.setWdMult({ 2: 1e300 });
@@ -724,7 +724,7 @@ describeOnEachBackend('errors of step, fusedStep, update and bind', (run) => {
       });
     });
 
-    it('should refuse a multiplier in paramDict that went wrong', () => {
+    it('should refuse a multiplier in paramDict that became invalid', () => {
       run(() => {
         const parameters: Record<number, { lrMult: unknown }> = { 0: { lrMult: 1 }, 2: { lrMult: 1 } };
         const [scene, twin] = [0, 1].map(() => new Scene(3, 'float32', { paramDict: parameters as never }));
@@ -749,7 +749,7 @@ describeOnEachBackend('errors of step, fusedStep, update and bind', (run) => {
       });
     });
 
-    it('should pass on what a scheduler throws', () => {
+    it('should pass on errors that a scheduler throws', () => {
       run(() => {
         let fails = true;
         const lrScheduler = new Schedule(() => {
@@ -768,7 +768,7 @@ describeOnEachBackend('errors of step, fusedStep, update and bind', (run) => {
   });
 
   describe('no errors', () => {
-    it('should take one gradient for two weights', () => {
+    it('should accept one gradient for two weights', () => {
       run(() => {
         const [scene, twin] = [new Scene(2), new Scene(2)];
         const { indices, weights, grads, states } = scene.good;
@@ -779,7 +779,7 @@ describeOnEachBackend('errors of step, fusedStep, update and bind', (run) => {
       });
     });
 
-    it('should take gradients that overlap each other, and arrays that only touch', () => {
+    it('should accept gradients that overlap each other, and adjacent arrays', () => {
       run(() => {
         const scene = new Scene(2);
         const { indices, states } = scene.good;
@@ -789,7 +789,7 @@ describeOnEachBackend('errors of step, fusedStep, update and bind', (run) => {
       });
     });
 
-    it('should take tensors of length 0, even of the same memory', () => {
+    it('should accept tensors of length 0, even in the same memory', () => {
       run(() => {
         const optimizer = new AdamW();
         const empty = new Float32Array(0);
@@ -803,7 +803,7 @@ describeOnEachBackend('errors of step, fusedStep, update and bind', (run) => {
       });
     });
 
-    it('should take lists of no tensors', () => {
+    it('should accept empty lists', () => {
       run(() => {
         const optimizer = new AdamW();
         expect(optimizer.fusedStep([], [], [], [])).to.deep.equal(DONE);

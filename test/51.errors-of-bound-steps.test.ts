@@ -1,4 +1,4 @@
-/** Bound steps and kept lists whose memory goes away, and what else they refuse. */
+/** Bound steps and kept lists whose memory is detached or disposed of, and other calls that they refuse. */
 import { MessageChannel, receiveMessageOnPort } from 'node:worker_threads';
 import { expect } from 'chai';
 import { AdamW, type Tensor } from '../lib/index.js';
@@ -12,7 +12,7 @@ import { DONE } from './support/steps.js';
 
 const ENTRIES = ['step', 'fusedStep', 'update', 'bind'] as const;
 
-/** What may happen to memory between two steps. */
+/** How memory may be detached between two steps. */
 const GONE: readonly { how: string; take: (buffer: ArrayBuffer) => ArrayBuffer }[] = [
   { how: 'structuredClone', take: detach },
   {
@@ -30,7 +30,7 @@ const GONE: readonly { how: string; take: (buffer: ArrayBuffer) => ArrayBuffer }
 describeOnEachBackend('errors of bound steps', (run) => {
   for (const { how, take } of GONE) {
     for (const role of ['weight', 'grad', 'mean', 'variance', 'master'] as const) {
-      it(`should notice that ${how} took the ${role} of the last tensor`, () => {
+      it(`should throw if ${how} detached the ${role} of the last tensor`, () => {
         run(() => {
           for (const bad of [0, 2]) {
             const tensors = [0, 1, 2].map(() => callersTensor(role === 'master'));
@@ -67,7 +67,7 @@ describeOnEachBackend('errors of bound steps', (run) => {
   }
 
   for (const role of ['weights', 'grads', 'mean', 'variance', 'master'] as const) {
-    it(`should notice that the ${role} of the last tensor was disposed of`, () => {
+    it(`should throw if the ${role} of the last tensor was disposed of`, () => {
       run(() => {
         const scene = new Scene(3, 'float16', { multiPrecision: true });
         const { indices, weights, grads, states } = scene.good;
@@ -93,7 +93,7 @@ describeOnEachBackend('errors of bound steps', (run) => {
     });
   }
 
-  it('should still step where a tensor that is not bound was disposed of', () => {
+  it('should still step if a tensor that is not bound was disposed of', () => {
     run(() => {
       const scene = new Scene(2);
       const { indices, weights, grads, states } = scene.good;
@@ -104,7 +104,7 @@ describeOnEachBackend('errors of bound steps', (run) => {
     });
   });
 
-  it('should notice memory that goes away while the step itself asks the scheduler', () => {
+  it('should throw if memory is detached while the step calls the scheduler', () => {
     run(() => {
       for (const role of ['weight', 'grad', 'mean', 'variance'] as const) {
         const { arrays, state } = callersTensor(false);
@@ -129,7 +129,7 @@ describeOnEachBackend('errors of bound steps', (run) => {
     });
   });
 
-  it('should notice memory that goes away while the step itself reads paramDict', () => {
+  it('should throw if memory is detached while the step reads paramDict', () => {
     run(() => {
       const { arrays, state } = callersTensor(false);
       const { weight, grad } = arrays as Record<string, Float32Array>;
@@ -214,7 +214,7 @@ describeOnEachBackend('errors of bound steps', (run) => {
       });
     });
 
-    it(`should change nothing where ${where} disposes of the step, and of the optimizer's arrays`, () => {
+    it(`should change nothing if ${where} disposes of the step, and of the optimizer's arrays`, () => {
       run(() => {
         let call = (): void => {};
         const scene = new Scene(
@@ -291,7 +291,7 @@ describeOnEachBackend('errors of bound steps', (run) => {
     ],
   ];
   for (const [title, makeGrads, error, message] of badGrads) {
-    it(`should refuse ${title} in setGrads and keep the gradients that were bound`, () => {
+    it(`should refuse ${title} in setGrads() and keep the bound gradients`, () => {
       run(() => {
         const [scene, twin] = [new Scene(3), new Scene(3)];
         const [step, twinStep] = [scene, twin].map(({ optimizer, good: { indices, weights, grads, states } }) =>
@@ -307,7 +307,7 @@ describeOnEachBackend('errors of bound steps', (run) => {
     });
   }
 
-  it('should keep a list of gradients that the caller changes later', () => {
+  it('should ignore later changes to the list of gradients', () => {
     run(() => {
       const [scene, twin] = [new Scene(2), new Scene(2)];
       const [step, twinStep] = [scene, twin].map(({ optimizer, good: { indices, weights, grads, states } }) =>
@@ -322,7 +322,7 @@ describeOnEachBackend('errors of bound steps', (run) => {
     });
   });
 
-  it('should refuse everything once it was disposed of', () => {
+  it('should refuse every call after dispose()', () => {
     run(() => {
       const scene = new Scene(2);
       const { indices, weights, grads, states } = scene.good;
@@ -337,7 +337,7 @@ describeOnEachBackend('errors of bound steps', (run) => {
     });
   });
 
-  it('should refuse a learning rate that was set after binding, and go on once it is mended', () => {
+  it('should refuse a learning rate that was set after binding, and continue after it is corrected', () => {
     run(() => {
       const scene = new Scene(2, 'float32', { correctBias: false });
       const { indices, weights, grads, states } = scene.good;
@@ -354,7 +354,7 @@ describeOnEachBackend('errors of bound steps', (run) => {
     });
   });
 
-  it('should use the lists again after dispose of the optimizer', () => {
+  it('should use the lists again after the optimizer was disposed of', () => {
     run(() => {
       const [scene, twin] = [new Scene(2), new Scene(2)];
       scene.goodStep();

@@ -1,4 +1,4 @@
-/** Bad calls of multiAdamwUpdate, syncMaster and createState, and bad options. */
+/** Invalid calls of multiAdamwUpdate, syncMaster and createState, and invalid options. */
 import { expect } from 'chai';
 import {
   AdamW,
@@ -32,7 +32,7 @@ interface MultiRow {
   readonly message: string;
 }
 
-/** Replaces the last of a list. */
+/** A list with another last entry. */
 function withLast(list: readonly unknown[], value: unknown): unknown[] {
   return [...list.slice(0, -1), value];
 }
@@ -44,7 +44,7 @@ function withOptions(changes: Record<string, unknown>): MultiRow['spoil'] {
 const ofMulti: MultiRow[] = [
   ...(['grads', 'means', 'variances'] as const).flatMap((name): MultiRow[] => [
     {
-      title: `${name} that is no list`,
+      title: `${name} that is not a list`,
       spoil: () => ({ [name]: undefined }),
       error: TypeError,
       message: `Expected a list, as of weights, for ${name} but received undefined`,
@@ -56,26 +56,26 @@ const ofMulti: MultiRow[] = [
       message: `Expected a list of length 3 for ${name} but received one of length 2`,
     },
     {
-      title: `a last of ${name} that is null`,
+      title: `an entry of ${name} that is null`,
       spoil: (args) => ({ [name]: withLast(args[name], null) }),
       error: TypeError,
       message: `Expected ${TENSOR} for ${name}[2] but received null`,
     },
     {
-      title: `a last of ${name} of another length`,
+      title: `an entry of ${name} of another length`,
       spoil: (args) => ({ [name]: withLast(args[name], new Float32Array(LENGTH - 1)) }),
       error: RangeError,
       message: `Expected length ${LENGTH} for ${name}[2] but received length ${LENGTH - 1}`,
     },
     {
-      title: `a last of ${name} of another dtype`,
+      title: `an entry of ${name} of another dtype`,
       spoil: (args) => ({ [name]: withLast(args[name], new Float64Array(LENGTH)) }),
       error: TypeError,
       message: `Expected float32 for ${name}[2] but received float64`,
     },
   ]),
   {
-    title: 'weights that is no list',
+    title: 'weights that is not a list',
     spoil: () => ({ weights: new Float32Array(LENGTH) }),
     error: TypeError,
     message: 'Expected a list for weights but received a Float32Array',
@@ -93,7 +93,7 @@ const ofMulti: MultiRow[] = [
     message: `Expected ${NAME_DTYPE} for weights[2] but received ${UINT16}`,
   },
   {
-    title: 'a weight that comes twice',
+    title: 'the same weight twice',
     spoil: ({ weights }) => ({ weights: withLast(weights, weights[0]) }),
     error: RangeError,
     message: shares('weights[2]', 'weights[0]'),
@@ -138,25 +138,25 @@ const ofMulti: MultiRow[] = [
       message: `Expected a list of length 3 for ${name} but received one of length 4`,
     },
     {
-      title: `a last of ${name} that is a string`,
+      title: `an entry of ${name} that is a string`,
       spoil: withOptions({ [name]: [1, 1, '1'] }),
       error: TypeError,
       message: `Expected ${AT_LEAST_0} for ${name}[2] but received "1"`,
     },
     {
-      title: `a last of ${name} that is NaN`,
+      title: `an entry of ${name} that is NaN`,
       spoil: withOptions({ [name]: [1, 1, NaN] }),
       error: RangeError,
       message: `Expected ${AT_LEAST_0} for ${name}[2] but received NaN`,
     },
     {
-      title: `a last of ${name} that is negative`,
+      title: `an entry of ${name} that is negative`,
       spoil: withOptions({ [name]: [1, 1, -1] }),
       error: RangeError,
       message: `Expected ${AT_LEAST_0} for ${name}[2] but received -1`,
     },
     {
-      title: `a last of ${name} that float32 cannot hold`,
+      title: `an entry of ${name} that float32 cannot hold`,
       spoil: withOptions({ [name]: [1, 1, 1e39] }),
       error: RangeError,
       message: `Expected a number that float32 can hold for ${name}[2] but received 1e+39`,
@@ -303,7 +303,7 @@ describeOnEachBackend('errors of multiAdamwUpdate', (run) => {
     });
   });
 
-  it('should notice memory that goes away while it reads its options', () => {
+  it('should throw if memory is detached while the options are read', () => {
     run(() => {
       for (const role of ['weight', 'grad', 'mean', 'variance'] as const) {
         const { arrays, state } = callersTensor(false);
@@ -530,7 +530,7 @@ describeOnEachBackend('errors of createState', (run) => {
   });
 });
 
-/** Options that are refused at once. */
+/** Options that are refused when they are set. */
 describe('errors of the constructor and setters', () => {
   const positive = 'a positive number, or null for none,';
   const rows: readonly [string, unknown, ErrorClass, string, string][] = [
@@ -573,12 +573,12 @@ describe('errors of the constructor and setters', () => {
     });
   }
 
-  it('should refuse options that are no object', () => {
+  it('should refuse options that are not an object', () => {
     expectError(() => new AdamW(null as never), TypeError, 'Expected an object for options but received null');
     expectError(() => new AdamW(1 as never), TypeError, 'Expected an object for options but received 1');
   });
 
-  it('should leave the optimizer as it was where a setter refuses', () => {
+  it('should leave the optimizer unchanged if a setter throws', () => {
     const optimizer = new AdamW({ learningRate: 0.5, rescaleGrad: 2 });
     expectError(
       () => optimizer.setLearningRate(-1),

@@ -1,4 +1,4 @@
-/** A step that throws has changed nothing, in any of its tensors. */
+/** A step that throws changes none of its tensors, whichever of them is invalid. */
 import { expect } from 'chai';
 import { AdamW, type AdamWOptions, Tensor, type TensorLike } from '../lib/index.js';
 import { environments, inEnvironment } from './support/environments.js';
@@ -44,19 +44,19 @@ describe('A step that throws', () => {
       'Expected a list of length 4 for weights but received one of length 5',
     ],
     [
-      'states that are no list',
+      'states that are not a list',
       (args) => Object.assign(args, { states: args.states[0] }),
       TypeError,
       'Expected a list, since indices is one, for states but received an object',
     ],
     [
-      'one index for lists',
+      'one index with lists',
       (args) => Object.assign(args, { indices: 0 }),
       TypeError,
       'Expected one Tensor, since indices is one index, for weights but received an array of length 4',
     ],
     [
-      'no index',
+      'an undefined index',
       (args) => Object.assign(args, { indices: undefined }),
       TypeError,
       'Expected a whole number of at least 0 or a string for indices but received undefined',
@@ -86,7 +86,7 @@ describe('A step that throws', () => {
       'Expected an index of its own for indices[3] but received "w", as indices[2]',
     ],
     [
-      'a weight that is none',
+      'a weight that is a plain array',
       ({ weights }) => (weights[1] = [1] as never),
       TypeError,
       'Expected a Tensor, Float32Array, Float64Array or Float16Array for weights[1] but received an array of length 1',
@@ -110,13 +110,13 @@ describe('A step that throws', () => {
       'Expected length 3 for grads[3] but received length 4',
     ],
     [
-      'no gradient',
+      'an undefined gradient',
       ({ grads }) => (grads[0] = undefined as never),
       TypeError,
       'Expected a Tensor, Float32Array, Float64Array or Float16Array for grads[0] but received undefined',
     ],
     [
-      'no state',
+      'a state that is null',
       ({ states }) => (states[3] = null as never),
       TypeError,
       'Expected a state with mean and variance for states[3] but received null',
@@ -146,13 +146,13 @@ describe('A step that throws', () => {
       'Expected length 3 for states[3].variance but received length 2',
     ],
     [
-      'half states beside a master',
+      'a half-precision mean with a master',
       ({ states }) => Object.assign(states[2], { mean: Tensor.zeros(6, { dtype: 'float16' }) }),
       TypeError,
       'Expected float32 for states[2].mean but received float16',
     ],
     [
-      'a master beside float32',
+      'a master of a float32 weight',
       ({ states }) => Object.assign(states[1], { master: new Float32Array(5) }),
       TypeError,
       'Expected no master beside a float32 weight for states[1].master but received a Float32Array',
@@ -263,7 +263,7 @@ describe('A step that throws', () => {
 
   for (const environment of [environments()[0], ...environments().slice(-1)]) {
     for (const [what, spoil, kind, message, options] of rows) {
-      it(`should have changed nothing, for ${what}: ${environment.name}`, () => {
+      it(`should change nothing for ${what}: ${environment.name}`, () => {
         inEnvironment(environment, () => {
           for (const call of CALLS) {
             const args = make();
@@ -281,7 +281,7 @@ describe('A step that throws', () => {
     }
   }
 
-  it('should check scalars against the types of the call alone', () => {
+  it('should check scalars only against the dtypes of the call', () => {
     const wide = makeModel([['float64', 3]], randomFrom(1));
     const options = { learningRate: 1e39, wd: 0, epsilon: 1e39, clipGradient: 1e-60, beta1: 0.9999999999 };
     expect(stepper(new AdamW(options), wide, 'fusedStep()')(makeGrads(wide, randomFrom(2)))).to.deep.equal(DONE);

@@ -1,4 +1,4 @@
-/** Whose memory a step may use, and how long it must stay. */
+/** The memory that a step may use, and how long it is kept alive. */
 import { createRequire } from 'node:module';
 import { join } from 'node:path';
 import { setImmediate } from 'node:timers/promises';
@@ -111,7 +111,7 @@ describe('memory of another addon', () => {
       });
     }
 
-    itUnless(either(noCompiler, noGc), 'should stay while it is bound, and no longer', async () => {
+    itUnless(either(noCompiler, noGc), 'should be kept alive while it is bound, and no longer', async () => {
       const length = 10_000;
       await collect();
       const before = foreign.finalized();
@@ -133,7 +133,7 @@ describe('memory of another addon', () => {
       expect(foreign.finalized(), 'blocks freed after dispose').to.equal(before + 4);
     });
 
-    itUnless(noCompiler, 'should be missed once its owner detached it', () => {
+    itUnless(noCompiler, 'should make a step throw after its owner detached it', () => {
       run(() => {
         const weight = foreign.external(400);
         const bound = bind({ ...makeOne('float32', 100), weights: [new Float32Array(weight)] });
@@ -144,7 +144,7 @@ describe('memory of another addon', () => {
     });
   });
 
-  itUnless(either(noNative, noCompiler), 'should be refused where two ArrayBuffers share it', () => {
+  itUnless(either(noNative, noCompiler), 'should be refused if two ArrayBuffers share it', () => {
     for (const [shift, shared] of [
       [0, true],
       [36, true],
@@ -165,7 +165,7 @@ describe('memory of another addon', () => {
 
   const isas = environments().flatMap(({ isa }) => (isa === undefined ? [] : [isa]));
   for (const isa of isas) {
-    itUnless(noCompiler, `should be left alone beside the arrays, to the byte (${isa})`, () => {
+    itUnless(noCompiler, `should not be accessed outside the arrays, to the byte (${isa})`, () => {
       const source = `
         import { createRequire } from 'node:module';
         const { AdamW, Tensor, backendInfo } = await import(libraryUrl);
@@ -186,7 +186,7 @@ describe('memory of another addon', () => {
       expect(reportOf(source, { env: { FUSED_ADAMW_ISA: isa } })).to.equal(isa);
     });
   }
-  if (isas.length === 0) itUnless(noNative, 'should be left alone beside the arrays, to the byte', () => {});
+  if (isas.length === 0) itUnless(noNative, 'should not be accessed outside the arrays, to the byte', () => {});
 });
 
 describeOnEachBackend('shared memory', (run) => {
@@ -207,7 +207,7 @@ describeOnEachBackend('shared memory', (run) => {
     });
   }
 
-  it('should take a gradient that a worker wrote', async () => {
+  it('should accept a gradient that a worker wrote', async () => {
     const length = 1001;
     const shared = new SharedArrayBuffer(4 * length);
     const expected = expectedOne('float32', length);
@@ -223,9 +223,9 @@ describeOnEachBackend('shared memory', (run) => {
   });
 });
 
-describe('shared memory under two names', () => {
-  // TypeScript sees no addresses.
-  itUnless(noNative, 'should be refused where one is written', () => {
+describe('shared memory behind two SharedArrayBuffers', () => {
+  // TypeScript cannot see addresses.
+  itUnless(noNative, 'should be refused if one of them is written', () => {
     const shared = new SharedArrayBuffer(40);
     const weight = new Float32Array(shared);
     const alias = new Float32Array(structuredClone(shared));
@@ -239,7 +239,7 @@ describe('shared memory under two names', () => {
   });
 });
 
-describeOnEachBackend('small arrays that begin their life in the heap', (run) => {
+describeOnEachBackend('small arrays whose memory is still in the JavaScript heap', (run) => {
   itUnless(noGc, 'should be updated in place, before and after collections', async () => {
     const count = 500;
     const lengthOf = (i: number): number => 1 + (i % 16);
@@ -314,7 +314,7 @@ describe('views at any offset', () => {
 
   withoutWarningOfHalf();
   for (const config of CONFIGS) {
-    it(`should be all that a step changes (${config})`, () => {
+    it(`should be the only memory that a step changes (${config})`, () => {
       for (const length of LENGTHS) {
         const start = makeOne(config, length);
         const expected = expectedOne(config, length);
@@ -347,7 +347,7 @@ describeOnEachBackend('garbage collection', (run) => {
     };
   }
 
-  itUnless(noGc, 'should spare what is bound, in many rounds, and nothing after dispose', async () => {
+  itUnless(noGc, 'should not collect bound arrays in many rounds, and collect them after dispose', async () => {
     const expected = valuesIn(expectedOne('float32', LENGTH).weights[0]);
     const bounds: BoundStep[] = [];
     const all: ReturnType<typeof lone>[] = [];
@@ -356,7 +356,7 @@ describeOnEachBackend('garbage collection', (run) => {
       if (round % 10 === 9) await collect();
     }
     await collect();
-    // Memory that was freed by mistake would be used again here.
+    // Memory that was freed by mistake would be reused here.
     const garbage = Array.from({ length: 200 }, () => new Float32Array(LENGTH).fill(NaN));
     expect(garbage).to.have.length(200);
     run(() => {
@@ -373,7 +373,7 @@ describeOnEachBackend('garbage collection', (run) => {
     expect(all.flatMap(({ refs }) => refs).filter((ref) => ref.deref())).to.have.length(0);
   });
 
-  itUnless(noGc, 'should spare what the last fusedStep used, until dispose or another step', async () => {
+  itUnless(noGc, 'should not collect the arrays of the last fusedStep until dispose or another step', async () => {
     const optimizer = new AdamW();
     const stepLone = (): ReturnType<typeof lone> =>
       run(() => lone(({ indices, weights, grads, states }) => optimizer.fusedStep(indices, weights, grads, states)));
@@ -389,7 +389,7 @@ describeOnEachBackend('garbage collection', (run) => {
     expect(alive(second), 'after dispose').to.equal(0);
   });
 
-  itUnless(noGc, 'should free what steps leave behind', async () => {
+  itUnless(noGc, 'should free the memory of past steps', async () => {
     const round = (): void =>
       run(() => {
         for (let i = 0; i < 8; i++) {
@@ -432,7 +432,7 @@ describe('a loop that never yields to the event loop', () => {
       multiAdamwUpdate(weights, grads, means, variances, { etas: ones, lrs: ones, wds: ones });`,
   };
   for (const [title, body] of Object.entries(loops)) {
-    itUnless(either(noNative, noGc), `should not gather memory (${title})`, () => {
+    itUnless(either(noNative, noGc), `should not leak memory (${title})`, () => {
       const source = `${prelude}
         const loop = (rounds) => {
           for (let round = 0; round < rounds; round++) { ${body} }
@@ -455,8 +455,8 @@ interface WebAssemblyMemory {
 const { Memory } = (globalThis as unknown as { WebAssembly: { Memory: new (options: object) => WebAssemblyMemory } })
   .WebAssembly;
 
-describeOnEachBackend('memory of WebAssembly', (run) => {
-  it('should be updated in place, and missed once it has grown', () => {
+describeOnEachBackend('WebAssembly memory', (run) => {
+  it('should be updated in place, and make a step throw once it has grown', () => {
     run(() => {
       const memory = new Memory({ initial: 1, maximum: 100 });
       const length = 1001;
@@ -487,7 +487,7 @@ describeOnEachBackend('memory of WebAssembly', (run) => {
     });
   });
 
-  it('should be missed where it grows while the step asks the scheduler', () => {
+  it('should make the step throw if it grows while the step reads paramDict', () => {
     run(() => {
       const memory = new Memory({ initial: 1, maximum: 1000 });
       const weight = new Float32Array(memory.buffer);
@@ -509,7 +509,7 @@ describeOnEachBackend('memory of WebAssembly', (run) => {
     });
   });
 
-  it('should be usable where it is shared', () => {
+  it('should be usable if it is shared', () => {
     run(() => {
       const memory = new Memory({ initial: 1, maximum: 2, shared: true });
       let byteOffset = 0;
@@ -527,7 +527,7 @@ describeOnEachBackend('memory of WebAssembly', (run) => {
   });
 });
 
-describe('memory that moves away', () => {
+describe('memory that is transferred', () => {
   // Node 20 has transfer() behind a flag.
   const flags = 'transfer' in ArrayBuffer.prototype ? [] : ['--harmony-rab-gsab-transfer'];
   const noTransfer =
@@ -573,7 +573,7 @@ describe('memory that moves away', () => {
     ) as ReturnType<typeof testMove>;
 
   for (const how of ['transfer', 'transferToFixedLength', 'resize']) {
-    itUnless(how === 'resize' ? null : noTransfer, `should not be that of Tensor.zeros, by ${how}`, () => {
+    itUnless(how === 'resize' ? null : noTransfer, `should not be that of Tensor.zeros: ${how}`, () => {
       const { moved, there, step: result } = testMove(how, true);
       expect(moved).to.equal(`TypeError: Expected memory that may move for ${how} but received that of a Tensor`);
       expect(there).to.equal(true);
@@ -582,7 +582,7 @@ describe('memory that moves away', () => {
   }
 
   for (const how of ['structuredClone', 'postMessage']) {
-    it(`should not be that of Tensor.zeros, by ${how}`, () => {
+    it(`should not be that of Tensor.zeros: ${how}`, () => {
       const { there, step: result } = testMove(how, true);
       expect(there).to.equal(true);
       expect(result).to.deep.equal(DONE);
@@ -590,7 +590,7 @@ describe('memory that moves away', () => {
   }
 
   for (const how of ['transfer of the prototype', 'transferToFixedLength of the prototype']) {
-    itUnless(noTransfer, `should be missed or refused where it is that of Tensor.zeros, by ${how}`, () => {
+    itUnless(noTransfer, `should stay, or make a step throw, if it is that of Tensor.zeros: ${how}`, () => {
       const { there, step: result, weight } = testMove(how, true);
       if (there) {
         expect(result).to.deep.equal(DONE);
@@ -604,7 +604,7 @@ describe('memory that moves away', () => {
   for (const how of ['transfer', 'transferToFixedLength', 'structuredClone']) {
     itUnless(
       how === 'structuredClone' ? null : noTransfer,
-      `should be missed where it is the caller's, by ${how}`,
+      `should make a step throw if it is the caller's: ${how}`,
       () => {
         const { moved, there, step: result, weight } = testMove(how, false);
         expect({ moved, there, result, weight }).to.deep.equal({

@@ -1,5 +1,5 @@
-/** Hostile surroundings: other libraries, threads that come and go, limits, broken binaries and lying arrays. */
-import { type SpawnSyncReturns, spawnSync } from 'node:child_process';
+/** Hostile surroundings: other libraries, workers, limits, broken binaries and arrays that misreport themselves. */
+import { spawnSync } from 'node:child_process';
 import { existsSync, mkdirSync, readFileSync, rmSync, truncateSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { expect } from 'chai';
@@ -28,9 +28,10 @@ import {
 import { binary, compileLibrary, either, itUnless, noCompiler, noNative, notLinux } from './support/conditions.js';
 import { expectError } from './support/errors.js';
 import type { ExampleOptions } from './support/example-step.js';
+import { expectedDigests, expectFallback, fallbackWarnings, STEPS } from './support/fallback.js';
 import { withoutWarningOfHalf } from './support/warnings.js';
 
-/** More than a step on one thread takes. */
+/** Large enough that a step uses several threads. */
 const LARGE: ExampleOptions = { length: 100_003, steps: 2 };
 const NATIVE = { FUSED_ADAMW_BACKEND: 'native' };
 
@@ -55,7 +56,7 @@ describe('a library linked with -ffast-math', () => {
       [true, false].map((subnormal) => ({ ...LARGE, dtype, subnormal, options: { wd: 0.1, learningRate: 0.01 } })),
   );
 
-  /** The digests of all examples with some numbers of threads, and whether this thread flushes. */
+  /** The digests of all examples for each number of threads, and whether this thread flushes subnormals. */
   const digests = (threads: readonly number[]): string => `
     process.removeAllListeners('warning'); // of half precision
     const library = await import(libraryUrl);
@@ -65,7 +66,7 @@ describe('a library linked with -ffast-math', () => {
     });
     report({ found, ...library.backendInfo().javascript });`;
 
-  // Either it is there before Node is, for all threads, or the thread that loads the package has opened it before.
+  // Loaded before Node, for all threads; or opened by the thread that then loads the package.
   const ways: readonly { name: string; env: () => Record<string, string>; source: () => string }[] = [
     { name: 'preloaded', env: () => ({ LD_PRELOAD: fastMath }), source: () => '' },
     {
@@ -82,14 +83,14 @@ describe('a library linked with -ffast-math', () => {
       expect(found).to.deep.equal({ found: threads.map(() => expected), flushesSubnormals: true });
     });
 
-    itUnless(either(noCompiler, notLinux), `should be reported, where TypeScript runs (${name})`, () => {
+    itUnless(either(noCompiler, notLinux), `should be reported where TypeScript runs (${name})`, () => {
       const env_ = { ...env(), FUSED_ADAMW_BACKEND: 'javascript' };
       const { found, flushesSubnormals } = reportOf(`${source()}${digests([1])}`, { env: env_ }) as {
         found: string[][];
         flushesSubnormals: boolean;
       };
       expect(flushesSubnormals).to.equal(true);
-      // TypeScript cannot change the settings of its thread: only where nothing is subnormal are the bits the same.
+      // TypeScript cannot change the settings of its thread: the bits are the same only where nothing is subnormal.
       EXAMPLES.forEach((example, i) => {
         if (!example.subnormal) expect(found[0][i], JSON.stringify(example)).to.equal(expectedDigest(example));
         else if (example.dtype === 'float32') expect(found[0][i]).not.to.equal(expectedDigest(example));
@@ -99,7 +100,7 @@ describe('a library linked with -ffast-math', () => {
 
   itUnless(
     either(noNative, noCompiler, notLinux),
-    'should change no bit in the workers of a thread that flushes',
+    'should change no bit in the workers of a thread that flushes subnormals',
     () => {
       const source = `
       import { Worker } from 'node:worker_threads';
@@ -122,7 +123,7 @@ describe('a library linked with -ffast-math', () => {
 });
 
 describe('workers', () => {
-  /** Runs bodies in workers of a process whose main thread never loads the package. */
+  /** Code of a process whose main thread never loads the package, and that runs bodies in workers. */
   const prelude = `
     import { Worker } from 'node:worker_threads';
     const start = (body) => new Worker(\`(async () => {
@@ -148,7 +149,7 @@ describe('workers', () => {
     );
   };
 
-  itUnless(noNative, 'should each make steps on two threads, 30 in turn', () => {
+  itUnless(noNative, 'should make steps on two threads each, 30 workers in turn', () => {
     expectDigests(`for (let i = 0; i < 30; i++) report(await ended(start(aLargeStep)));`, 30);
   });
 
@@ -159,7 +160,7 @@ describe('workers', () => {
     expectDigests(source, 4);
   });
 
-  itUnless(noNative, 'should end when they are terminated before their first step', () => {
+  itUnless(noNative, 'should terminate before their first step', () => {
     const source = `${prelude}
       for (let i = 0; i < 40; i++) {
         const worker = start(aLargeStep);
@@ -203,7 +204,7 @@ describe('workers', () => {
         return worker;
       };`;
 
-    itUnless(reason, `should end when they are terminated in the middle of ${title}`, () => {
+    itUnless(reason, `should terminate in the middle of ${title}`, () => {
       const source = `${prelude}${begun}
         for (let i = 0; i < 12; i++) {
           const worker = await begin();
@@ -229,7 +230,7 @@ describe('a machine without libgomp', () => {
   const folder = temporaryFolder();
 
   itUnless(either(noNative, noCompiler, notLinux), 'should run native code, on threads', () => {
-    // Files that are no libraries, where libraries are looked for first; and one that needs libgomp, as proof.
+    // Files that are not libraries hide the real ones; a library that needs libgomp proves that they do.
     const hidden = join(folder.path, 'hidden');
     mkdirSync(hidden);
     const source = join(folder.path, 'empty.c');
@@ -261,7 +262,7 @@ describe('a machine without libgomp', () => {
 describe('limits of threads', () => {
   const folder = temporaryFolder();
 
-  /** A step on seven threads, and how many threads the process got by it. */
+  /** A step on seven threads, and how many threads it adds to the process. */
   const sevenThreads = `
     import { readdirSync } from 'node:fs';
     const library = await import(libraryUrl);
@@ -273,7 +274,7 @@ describe('limits of threads', () => {
       return { digest, more: threads() - before };
     };`;
 
-  // Root is above all limits, so it becomes somebody of whom there are no other processes.
+  // Limits do not apply to root, so the child runs as a user without other processes.
   const isRoot = process.getuid?.() === 0;
   const user = isRoot ? 54_321 : undefined;
   const noUser =
@@ -287,7 +288,7 @@ describe('limits of threads', () => {
     return { root, user, env: NATIVE, ...options };
   };
 
-  itUnless(either(noNative, notLinux, noUser), 'should be none by themselves', () => {
+  itUnless(either(noNative, notLinux, noUser), 'should allow seven threads by default', () => {
     expect(reportOf(`${sevenThreads} report(step());`, alone())).to.deep.equal({
       digest: expectedDigest(LARGE),
       more: 6,
@@ -296,7 +297,7 @@ describe('limits of threads', () => {
 
   itUnless(
     either(noNative, notLinux, noUser, noCommand('prlimit', '--version')),
-    'should leave a step that can make no thread at all on its own',
+    'should leave a step on one thread if no thread can be created',
     () => {
       const source = `${sevenThreads}
         import { spawnSync } from 'node:child_process';
@@ -326,7 +327,7 @@ describe('limits of threads', () => {
     },
   );
 
-  itUnless(noNative, 'should follow OMP_NUM_THREADS where it says something', () => {
+  itUnless(noNative, 'should follow OMP_NUM_THREADS if it is a positive number', () => {
     const available = threadsOf({ env: NATIVE });
     for (const [value, expected] of [
       ['3', 3],
@@ -341,7 +342,7 @@ describe('limits of threads', () => {
     }
   });
 
-  itUnless(noNative, 'should not follow what the environment becomes later', () => {
+  itUnless(noNative, 'should ignore later changes of the environment', () => {
     const source = `
       const { backendInfo, setNumThreads } = await import(libraryUrl);
       const threads = [backendInfo().threads];
@@ -360,51 +361,14 @@ describe('a binary that does not fit', () => {
   const BUILT = 'build/Release/fused_adamw.node';
   const CARRIED = `prebuilds/${process.platform}-${process.arch}/fused_adamw.node`;
 
-  /** A package with a binary that `spoil` was given the path of. */
+  /** A copy of the package whose binary `spoil` has damaged. */
   const spoiled = (name: string, spoil: (path: string) => void): string => {
     const root = copyPackage(join(folder.path, name), binary);
     spoil(join(root, BUILT));
     return root;
   };
 
-  const use = `
-    const library = await import(libraryUrl);
-    const digests = [1, 2].map(() => exampleDigest(library, ${JSON.stringify({ length: 100 })}));
-    const { backend, native: { reason, path } } = library.backendInfo();
-    report({ backend, reason, path, digests });`;
-  const digest = (): string => expectedDigest({ length: 100 });
-
-  interface Used {
-    readonly backend: string;
-    readonly reason?: string;
-    readonly path?: string;
-    readonly digests: string[];
-  }
-
-  const warnings = ({ stderr }: SpawnSyncReturns<string>): string[] =>
-    stderr.split('\n').filter((line) => line.includes('FUSED_ADAMW_FALLBACK'));
-
-  const expectFallback = (root: string, reason: RegExp): void => {
-    const child = runChild(use, { root, env: { FUSED_ADAMW_BACKEND: '' } });
-    const [used] = reportsOf(child) as Used[];
-    expect(used.reason).to.match(reason);
-    expect(used).to.deep.equal({
-      backend: 'javascript',
-      reason: used.reason,
-      digests: [digest(), digest()],
-    });
-    const told = warnings(child);
-    expect(told, child.stderr).to.have.length(1);
-    expect(told[0]).to.include(used.reason);
-
-    const insisting = runChild(use, { root, env: NATIVE });
-    expectExit(insisting, 1);
-    expect(insisting.stderr).to.include(
-      `Error: FUSED_ADAMW_BACKEND is native, but the addon does not load: ${used.reason}`,
-    );
-  };
-
-  it('should be said not to be there, where there is none', () => {
+  it('should be reported as missing if there is none', () => {
     const root = copyPackage(join(folder.path, 'none'));
     expectFallback(root, new RegExp(`^there is no binary for ${process.platform}-${process.arch}$`));
   });
@@ -412,7 +376,7 @@ describe('a binary that does not fit', () => {
   const cuts = [0, 10, 64, 1000, 4096, 100_000, -4096, -1] as const;
   for (const cut of cuts) {
     const what = cut < 0 ? `${-cut} bytes short` : `${cut} bytes long`;
-    itUnless(either(noNative, notLinux), `should be told to be no library, where it is ${what}`, () => {
+    itUnless(either(noNative, notLinux), `should be reported as invalid if it is ${what}`, () => {
       const root = spoiled(`cut-${what}`, (path) => {
         truncateSync(path, cut < 0 ? readFileSync(path).length + cut : cut);
       });
@@ -420,32 +384,32 @@ describe('a binary that does not fit', () => {
     });
   }
 
-  itUnless(either(noNative, notLinux), 'should be told to be no library, where it is a text', () => {
+  itUnless(either(noNative, notLinux), 'should be reported as invalid if it is a text file', () => {
     const root = spoiled('text', (path) =>
       writeFileSync(path, 'version https://git-lfs.github.com/spec/v1\n'.repeat(50)),
     );
     expectFallback(root, /invalid ELF header/);
   });
 
-  itUnless(either(noNative, noCompiler), 'should be told to be of another version, where it is another addon', () => {
+  itUnless(either(noNative, noCompiler), 'should be reported as another version if it is another addon', () => {
     const root = spoiled('other', (path) => {
       compileLibrary(join(repository, 'test/native/foreign-addon/foreign.c'), path);
     });
-    expectFallback(root, /^the binary belongs to another version; build it again$/);
+    expectFallback(root, /^the binary belongs to another version of the package; build it again/);
   });
 
-  itUnless(either(noNative, notLinux), 'should give way to the one that the package carries', () => {
+  itUnless(either(noNative, notLinux), 'should be passed over for the one that the package carries', () => {
     const root = copyPackage(join(folder.path, 'carried'), binary, CARRIED);
     mkdirSync(join(root, 'build/Release'), { recursive: true });
     writeFileSync(join(root, BUILT), '');
-    const child = runChild(use, { root, env: NATIVE });
+    const child = runChild(STEPS, { root, env: NATIVE });
     expect(reportsOf(child)).to.deep.equal([
-      { backend: 'native', path: join(root, CARRIED), digests: [digest(), digest()] },
+      { backend: 'native', available: true, path: join(root, CARRIED), digests: expectedDigests() },
     ]);
-    expect(warnings(child)).to.deep.equal([]);
+    expect(fallbackWarnings(child)).to.deep.equal([]);
   });
 
-  itUnless(noNative, 'should be the one that FUSED_ADAMW_ISA asks for, or an error', () => {
+  itUnless(noNative, 'should run the instruction set of FUSED_ADAMW_ISA, or throw', () => {
     const { native } = backendInfo();
     const isas = native.available ? native.isas : [];
     const source = `report((await import(libraryUrl)).backendInfo().native.isa);`;
@@ -461,8 +425,8 @@ describe('a binary that does not fit', () => {
     }
   });
 
-  it('should not matter to a FUSED_ADAMW_BACKEND that there is not', () => {
-    const child = runChild(use, { env: { FUSED_ADAMW_BACKEND: 'fortran' } });
+  it('should not be loaded for an unknown FUSED_ADAMW_BACKEND', () => {
+    const child = runChild(STEPS, { env: { FUSED_ADAMW_BACKEND: 'fortran' } });
     expectExit(child, 1);
     expect(child.stderr).to.include(
       `RangeError: Expected 'native' or 'javascript' for FUSED_ADAMW_BACKEND but received "fortran"`,
@@ -470,11 +434,11 @@ describe('a binary that does not fit', () => {
   });
 });
 
-describeOnEachBackend('arrays that lie about themselves', (run) => {
+describeOnEachBackend('arrays that misreport themselves', (run) => {
   const LENGTH = 37;
   const GUARD = 0xa5;
 
-  /** An array of a subclass, or one that was tampered with, over part of a buffer. */
+  /** Makes an array of a subclass, or a modified one, over part of a buffer. */
   type Make = (buffer: ArrayBuffer, byteOffset: number, length: number) => Float32Array;
 
   const lies: Record<string, Make> = {
@@ -605,7 +569,7 @@ describeOnEachBackend('arrays that lie about themselves', (run) => {
   };
 
   for (const [lie, make] of Object.entries(lies)) {
-    it(`should be taken for what they are: ${lie}`, () => {
+    it(`should be used as what they are: ${lie}`, () => {
       run(() => {
         for (const [name, use] of Object.entries(uses)) {
           const expected = makeFour(honest);
@@ -632,7 +596,7 @@ describeOnEachBackend('arrays that lie about themselves', (run) => {
     'an object that says it is one': { [Symbol.toStringTag]: 'Float32Array', length: LENGTH } as never,
   };
   for (const [what, array] of Object.entries(refused)) {
-    it(`should be refused where they are none: ${what}`, () => {
+    it(`should be refused if they are not arrays: ${what}`, () => {
       run(() => {
         const { arrays } = makeFour(honest);
         const [weight, grad, mean, variance] = arrays;

@@ -7,7 +7,7 @@ import { type ErrorRow, itRefuses } from './support/errors.js';
 
 describe('backendInfo', () => {
   for (const environment of environments()) {
-    it(`should say what runs: ${environment.name}`, () => {
+    it(`should describe the backend: ${environment.name}`, () => {
       inEnvironment(environment, () => {
         const info = withoutCuda(backendInfo);
         expect(Object.keys(info)).to.have.members(['backend', 'native', 'threads', 'cuda', 'javascript']);
@@ -33,7 +33,7 @@ describe('backendInfo', () => {
     });
   }
 
-  it('should not hand out what it keeps', () => {
+  it('should not expose its internal lists', () => {
     const { native } = backendInfo();
     if (native.available) (native.isas as string[]).length = 0;
     const again = backendInfo().native;
@@ -46,7 +46,7 @@ describe('setNumThreads', () => {
 
   afterEach(() => setNumThreads(null));
 
-  it('should set the threads of large steps, and null return to the default', () => {
+  it('should set the number of threads, and return to the default for null', () => {
     const before = backendInfo().threads;
     for (const count of [1, 3, 64]) {
       setNumThreads(count);
@@ -56,7 +56,7 @@ describe('setNumThreads', () => {
     expect(backendInfo().threads).to.equal(before);
   });
 
-  it('should set nothing of the TypeScript backend', () => {
+  it('should have no effect on the TypeScript backend', () => {
     inEnvironment(TYPESCRIPT, () => {
       setNumThreads(4);
       expect(backendInfo().threads).to.equal(1);

@@ -15,7 +15,7 @@ import { withoutWarningOfHalf } from './support/warnings.js';
 const STEPS = 3;
 const GUARD = 0xa5;
 
-/** Where a tensor's arrays lie is random too: `gaps` are elements between the end of an array and the next. */
+/** One tensor; `gaps` are the elements between the end of an array and the next. */
 interface TensorPlan {
   readonly config: DTypeConfig;
   readonly length: number;
@@ -24,7 +24,7 @@ interface TensorPlan {
 
 interface Plan {
   readonly tensors: readonly TensorPlan[];
-  /** Of the values in all arrays. */
+  /** Seed of the values in all arrays. */
   readonly seed: number;
   readonly shared: boolean;
   readonly options: AdamWOptions;
@@ -119,13 +119,13 @@ function randomValue(next: () => number): number {
 const POOL = 20011;
 const pools = new Map<string, Values>();
 
-/** Values of a dtype, made once: conversions take longer than steps. */
+/** Values of a dtype, made once because conversions take longer than steps. */
 function poolOf(dtype: DType, sign: 'any' | 'positive'): Values {
   const name = `${dtype} ${sign}`;
   let pool = pools.get(name);
   if (!pool) {
     const next = numbersFrom(1);
-    // A variance is not negative, but one of a few may be.
+    // Variances are positive, except for a few.
     const value = (): number => {
       const any = randomValue(next);
       return sign === 'any' || next() % 64 === 0 ? any : Math.abs(any);
@@ -136,7 +136,7 @@ function poolOf(dtype: DType, sign: 'any' | 'positive'): Values {
   return pool;
 }
 
-/** Fills an array with values that begin anywhere in the pool and go round. */
+/** Fills an array from the pool, starting at `start` and wrapping around. */
 function fill(tensor: Tensor, start: number, sign: 'any' | 'positive' = 'any'): void {
   const pool = poolOf(tensor.dtype, sign);
   for (let at = 0, from = start % POOL; at < tensor.length; from = 0) {
@@ -187,7 +187,7 @@ class Arena {
     return this.means.map((mean, i) => ({ mean, variance: this.variances[i], master: this.masters[i] }));
   }
 
-  /** Other values in the same gradients. */
+  /** Writes other values into the same gradients. */
   newGrads(): void {
     for (const grad of this.grads) fill(grad, this.#next());
   }
@@ -209,7 +209,7 @@ class Arena {
   }
 }
 
-/** The arrays of an arena on a GPU; what a step makes of them is copied back. */
+/** The arrays of an arena on a GPU; the results of a step are copied back. */
 class GpuCopy {
   readonly #arena: Arena;
   readonly #weights: Tensor[];
@@ -238,14 +238,14 @@ class GpuCopy {
   }
 }
 
-/** Makes one step, the count of which is given. */
+/** A way to make a step; `step` counts from 0. */
 type Way = (arena: Arena, optimizer: AdamW, indices: readonly Index[], step: number) => void;
 
 const fused: Way = (arena, optimizer, indices) => {
   optimizer.fusedStep(indices, arena.weights, arena.grads, arena.states);
 };
 
-/** All steps of a plan in an environment. Where they were made, gradients and guard bytes are as they were. */
+/** Runs all steps of a plan in an environment, and asserts that gradients and guard bytes are unchanged. */
 function run(plan: Plan, environment: Environment, way: Way = fused, options: AdamWOptions = {}): Arena {
   return inEnvironment(environment, () => {
     const arena = new Arena(plan);
@@ -274,15 +274,19 @@ const someEnvironment = fc.constantFrom(...everywhere);
 describe('properties of a step over random lists', () => {
   withoutWarningOfHalf();
 
-  itUnless(noNative, 'should have the bits of TypeScript on every instruction set and number of threads', () => {
-    fc.assert(
-      fc.property(plan, fc.constantFrom(1, 2, 3, 7), (plan, threads) => {
-        const expected = run(plan, TYPESCRIPT);
-        for (const environment of native) run(plan, { ...environment, threads }).expectSame(expected);
-      }),
-      { numRuns: 60 },
-    );
-  });
+  itUnless(
+    noNative,
+    'should have the same bits as in TypeScript on every instruction set and number of threads',
+    () => {
+      fc.assert(
+        fc.property(plan, fc.constantFrom(1, 2, 3, 7), (plan, threads) => {
+          const expected = run(plan, TYPESCRIPT);
+          for (const environment of native) run(plan, { ...environment, threads }).expectSame(expected);
+        }),
+        { numRuns: 60 },
+      );
+    },
+  );
 
   const ways: Record<string, Way> = {
     'one tensor at a time': (arena, optimizer, indices) => {
@@ -332,7 +336,7 @@ describe('properties of a step over random lists', () => {
     });
   }
 
-  itUnless(noCuda, 'should have the same bits on a GPU, at the same places modulo 64 bytes', () => {
+  itUnless(noCuda, 'should have the same bits on a GPU, at the same addresses modulo 64 bytes', () => {
     fc.assert(
       fc.property(plan, (plan) => {
         let device: GpuCopy | undefined;
@@ -355,7 +359,7 @@ describe('properties of a step over random lists', () => {
     );
   });
 
-  it('should have the same bits with one binding for all steps', () => {
+  it('should have the same bits with one bound step for all updates', () => {
     fc.assert(
       fc.property(plan, someEnvironment, (plan, environment) => {
         let bound: { step(): unknown } | undefined;
@@ -403,7 +407,7 @@ describe('properties of a step over random lists', () => {
             );
           }
         };
-        // Its stochastic rounding goes by the place in the list, which leaving tensors with masters out would change.
+        // Its stochastic rounding depends on the place in the list, so tensors with masters go last.
         const tensors = [...plan.tensors].sort((a, b) => a.config.indexOf('master') - b.config.indexOf('master'));
         const ordinary = {
           ...plan,
@@ -416,7 +420,7 @@ describe('properties of a step over random lists', () => {
     );
   });
 
-  it('should leave everything as it was where a step is skipped', () => {
+  it('should leave everything unchanged if a step is skipped', () => {
     fc.assert(
       fc.property(
         plan,

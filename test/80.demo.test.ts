@@ -11,7 +11,7 @@ const demo = fileURLToPath(new URL('../examples/mnist/main.js', import.meta.url)
 
 type Variables = Record<string, string | undefined>;
 
-/** The variables that choose how AdamW runs, each as the demo would find it where nobody set it. */
+/** Unsets the variables that choose how AdamW runs. */
 const UNSET: Variables = { FUSED_ADAMW_BACKEND: undefined, FUSED_ADAMW_ISA: undefined, OMP_NUM_THREADS: undefined };
 
 function runDemo(args: readonly string[], variables: Variables = {}) {
@@ -20,7 +20,7 @@ function runDemo(args: readonly string[], variables: Variables = {}) {
   return { status, stdout, stderr };
 }
 
-/** What follows a heading in the demo's report. */
+/** The text after a heading in the demo's report. */
 function factOf(stdout: string, name: string): string {
   return new RegExp(`^ {2}${name} +(.*)$`, 'm').exec(stdout)?.[1] ?? expect.fail(`no ${name} in ${stdout}`);
 }
@@ -56,7 +56,7 @@ describe('The demo', () => {
       expect(stdout).not.to.include('\x1b');
     });
 
-    it('should have said which backend ran and why', () => {
+    it('should have printed which backend ran and why', () => {
       expect(factOf(stdout, 'Backend')).to.equal('TypeScript (FUSED_ADAMW_BACKEND is javascript)');
     });
 
@@ -79,7 +79,7 @@ describe('The demo', () => {
       ],
     ];
     for (const [name, variables, backend] of environments) {
-      it(`should have the weights that ${name} finds, to the bit`, function () {
+      it(`should have the same weights as with ${name}, bit for bit`, function () {
         const { native } = backendInfo();
         if (!native.available) {
           if (this.test) this.test.title += ` (${native.reason})`;
@@ -94,7 +94,7 @@ describe('The demo', () => {
     }
   });
 
-  it('should explain itself', () => {
+  it('should print its options with --help', () => {
     const { status, stdout, stderr } = runDemo(['--help']);
     expect(status).to.equal(0);
     expect(stderr).to.equal('');
@@ -117,13 +117,13 @@ describe('The demo', () => {
     });
   }
 
-  it('should refuse an argument that it does not know, and name those that it does', () => {
+  it('should refuse an unknown argument and list the known ones', () => {
     const { status, stderr } = runDemo(['--momentum=0.9']);
     expect(status).to.equal(2);
     expect(stderr).to.match(/^Expected one of --epochs, .*--help for an argument but received "--momentum=0.9"\n$/);
   });
 
-  it('should refuse a folder that is a file, before it trains', () => {
+  it('should refuse a file as the folder before training', () => {
     const file = join(folder, 'file');
     writeFileSync(file, '');
     const { status, stdout, stderr } = runDemo(['--out', file]);

@@ -10,7 +10,7 @@ import { randomFrom, randomWeights } from './support/random.js';
 const driverCalls = useDriverCalls();
 
 describe('memory of another library on a GPU', () => {
-  itUnless(noDriverCalls, 'should be used where it is', () => {
+  itUnless(noDriverCalls, 'should be used in place', () => {
     const { allocate, free } = driverCalls();
     const pointer = allocate(4096n);
     const tensor = Tensor.fromDevicePointer(pointer + 8n, { shape: [10, 10], dtype: 'float32' });
@@ -24,7 +24,7 @@ describe('memory of another library on a GPU', () => {
     free(pointer);
   });
 
-  itUnless(noDriverCalls, 'should be refused where it cannot be what it is said to be', () => {
+  itUnless(noDriverCalls, 'should be refused if it does not match its description', () => {
     const { allocate, allocateElsewhere, allocateHost, free } = driverCalls();
     const pointer = allocate(1000n);
     const of = (address: bigint | number, shape = 10, device?: 'cuda:0') =>
@@ -41,7 +41,7 @@ describe('memory of another library on a GPU', () => {
     ] as const;
     for (const [call, message] of rows) expectError(call, RangeError, message);
     expect(() => of(0n)).to.throw();
-    // A driver rounds the sizes of allocations up.
+    // Drivers round up the sizes of allocations.
     expectError(
       () => of(pointer, 2 ** 30),
       RangeError,
@@ -55,7 +55,7 @@ describe('memory of another library on a GPU', () => {
     free(pointer);
   });
 
-  itUnless(either(noDriverCalls, noGc), 'should keep its owner while it is used, and no longer', async () => {
+  itUnless(either(noDriverCalls, noGc), 'should keep its owner alive while it is used, and no longer', async () => {
     const { allocate, free } = driverCalls();
     const pointer = allocate(4096n);
     let isGone = false;
@@ -89,7 +89,7 @@ describe('memory of another library on a GPU', () => {
 
   itUnless(
     either(noDriverCalls, noGc),
-    'should keep an owner of any kind, and let go of it at once where nothing uses it',
+    'should keep an owner of any type alive, and release it as soon as nothing uses it',
     async () => {
       const { allocate, free } = driverCalls();
       const pointer = allocate(4096n);

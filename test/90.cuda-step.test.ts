@@ -37,7 +37,7 @@ const SPECS: readonly (readonly [DTypeConfig, number])[] = DTYPE_CONFIGS.flatMap
 ]);
 
 describe('a step on a GPU', () => {
-  itUnless(noCuda, 'should make states that lie there, with the bits of those on the CPU', () => {
+  itUnless(noCuda, 'should create states on the GPU, with the same bits as on the CPU', () => {
     for (const config of DTYPE_CONFIGS) {
       const { dtype, stateDType, hasMaster } = dtypesOf(config);
       const options = { ...OPTIONS, multiPrecision: hasMaster, stateDtype: 'float32' } as const;
@@ -59,7 +59,7 @@ describe('a step on a GPU', () => {
     }
   });
 
-  itUnless(noCuda, 'should see fresh gradients at each step, and leave them as they are', () => {
+  itUnless(noCuda, 'should see fresh gradients at each step and leave them unchanged', () => {
     const random = randomFrom(8);
     const host = makeModel(SPECS, random);
     const device = toDevice(host);
@@ -69,13 +69,13 @@ describe('a step on a GPU', () => {
       const there = grads.map((grad) => (grad as Tensor).to('cuda'));
       quietly(() => onHost.fusedStep(host.indices, host.weights, grads, host.states));
       quietly(() => onDevice.fusedStep(device.indices, device.weights, there, device.states));
-      if (t % 2 === 0) continue; // no copy makes steps wait
+      if (t % 2 === 0) continue; // so that no copy synchronizes the steps
       for (const [i, grad] of there.entries()) expectSameBits(valuesIn(grad), valuesIn(grads[i]), `grads[${i}]`);
     }
     expectSameModel(device, host, 'after six steps');
   });
 
-  itUnless(noCuda, 'should be the same by step(), with a few tensors a call, and by bind()', () => {
+  itUnless(noCuda, 'should be the same by step(), with a few tensors per call, and by bind()', () => {
     const random = randomFrom(9);
     const host = makeModel(SPECS, random);
     const grads = makeGrads(host, random);
@@ -100,7 +100,7 @@ describe('a step on a GPU', () => {
     for (const [i, model] of models.entries()) expectSameModel(model, host, `way ${i}`);
   });
 
-  itUnless(noCuda, 'should be one call over tensors of several devices, with counts of each', () => {
+  itUnless(noCuda, 'should be one call over tensors of several devices, with counts per device', () => {
     const random = randomFrom(10);
     const host = makeModel(SPECS, random);
     const mixed = cloneModel(host);
@@ -125,36 +125,40 @@ describe('a step on a GPU', () => {
     expect(optimizer.numUpdate).to.equal(3);
   });
 
-  itUnless(noSecondGpu, 'should be one call over tensors of two GPUs, and not over the arrays of one on both', () => {
-    const random = randomFrom(16);
-    const host = makeModel(SPECS, random);
-    const deviceOf = (i: number): 'cuda:0' | 'cuda:1' => (i % 2 === 0 ? 'cuda:0' : 'cuda:1');
-    const moved = (tensor: Tensor, i: number): Tensor => tensor.to(deviceOf(i));
-    const model: Model = {
-      indices: host.indices,
-      weights: host.weights.map((weight, i) => moved(weight as Tensor, i)),
-      states: host.states.map(({ mean, variance, master }, i) => ({
-        mean: moved(mean as Tensor, i),
-        variance: moved(variance as Tensor, i),
-        master: master && moved(master as Tensor, i),
-      })),
-    };
-    const [expected, optimizer] = [new AdamW(OPTIONS), new AdamW(OPTIONS)];
-    for (let t = 0; t < 3; t++) {
-      const grads = makeGrads(host, random) as Tensor[];
-      quietly(() => expected.fusedStep(host.indices, host.weights, grads, host.states));
-      quietly(() => optimizer.fusedStep(model.indices, model.weights, grads.map(moved), model.states));
-    }
-    expectSameModel(model, host, 'two GPUs');
-    expect([optimizer.updateCount(0, 'cuda:0'), optimizer.updateCount(1, 'cuda:1')]).to.deep.equal([3, 3]);
-    expectError(
-      () => optimizer.fusedStep(0, model.weights[0], (model.weights[0] as Tensor).to('cuda:1'), model.states[0]),
-      RangeError,
-      'Expected memory on cuda:0, as of the weight, for grads[0] but received memory on cuda:1',
-    );
-  });
+  itUnless(
+    noSecondGpu,
+    'should be one call over tensors of two GPUs, and refuse a tensor whose arrays are on both',
+    () => {
+      const random = randomFrom(16);
+      const host = makeModel(SPECS, random);
+      const deviceOf = (i: number): 'cuda:0' | 'cuda:1' => (i % 2 === 0 ? 'cuda:0' : 'cuda:1');
+      const moved = (tensor: Tensor, i: number): Tensor => tensor.to(deviceOf(i));
+      const model: Model = {
+        indices: host.indices,
+        weights: host.weights.map((weight, i) => moved(weight as Tensor, i)),
+        states: host.states.map(({ mean, variance, master }, i) => ({
+          mean: moved(mean as Tensor, i),
+          variance: moved(variance as Tensor, i),
+          master: master && moved(master as Tensor, i),
+        })),
+      };
+      const [expected, optimizer] = [new AdamW(OPTIONS), new AdamW(OPTIONS)];
+      for (let t = 0; t < 3; t++) {
+        const grads = makeGrads(host, random) as Tensor[];
+        quietly(() => expected.fusedStep(host.indices, host.weights, grads, host.states));
+        quietly(() => optimizer.fusedStep(model.indices, model.weights, grads.map(moved), model.states));
+      }
+      expectSameModel(model, host, 'two GPUs');
+      expect([optimizer.updateCount(0, 'cuda:0'), optimizer.updateCount(1, 'cuda:1')]).to.deep.equal([3, 3]);
+      expectError(
+        () => optimizer.fusedStep(0, model.weights[0], (model.weights[0] as Tensor).to('cuda:1'), model.states[0]),
+        RangeError,
+        'Expected memory on cuda:0, as of the weight, for grads[0] but received memory on cuda:1',
+      );
+    },
+  );
 
-  itUnless(noCuda, 'should count replicas of a tensor on two devices once each', () => {
+  itUnless(noCuda, 'should count replicas of a tensor on two devices separately', () => {
     const optimizer = new AdamW();
     const weights = [randomTensor('float32', 50), randomTensor('float32', 50).to('cuda')];
     const grads = weights.map((weight) =>
@@ -172,7 +176,7 @@ describe('a step on a GPU', () => {
     );
   });
 
-  itUnless(noCuda, 'should take 10,000 tensors, with as many counts', () => {
+  itUnless(noCuda, 'should accept 10,000 tensors with separate counts', () => {
     const random = randomFrom(11);
     const configs: DTypeConfig[] = ['float32', 'bfloat16+master', 'float64'];
     const specs = Array.from({ length: 10_000 }, (_, i) => [configs[i % 3], 1 + (i % 70)] as const);
@@ -201,12 +205,12 @@ describe('a step on a GPU', () => {
 
   const fourArrays = 4 * 2 * (2 ** 31 + 5000);
   const tooSmall =
-    noCuda ?? (deviceBytes > 1.1 * fourArrays ? null : `it takes ${fourArrays} bytes and the GPU has ${deviceBytes}`);
-  itUnless(tooSmall, 'should take a tensor of more than 2^31 elements', () => {
+    noCuda ?? (deviceBytes > 1.1 * fourArrays ? null : `it needs ${fourArrays} bytes and the GPU has ${deviceBytes}`);
+  itUnless(tooSmall, 'should accept a tensor of more than 2^31 elements', () => {
     const length = 2 ** 31 + 5000;
     const zeros = () => Tensor.zeros(length, { dtype: 'float16', device: 'cuda' });
     const arrays = [zeros(), zeros(), zeros(), zeros()];
-    // Windows at both ends and where 31 bits end.
+    // Windows at both ends and around element 2^31.
     const windows = [0, 2 ** 31 - 2048, length - 3000];
     const size = 3000;
     const view = (tensor: Tensor, start: number) =>
@@ -221,7 +225,7 @@ describe('a step on a GPU', () => {
     const [onHost, onDevice] = [new AdamW(OPTIONS), new AdamW(OPTIONS)];
     for (let t = 0; t < 2; t++) {
       quietly(() => onDevice.fusedStep(0, arrays[0], arrays[1], { mean: arrays[2], variance: arrays[3] }));
-      // The windows overlap no other: each is a tensor of its own on the CPU.
+      // The windows do not overlap: each is a separate tensor on the CPU.
       quietly(() => onHost.fusedStep(host.indices, host.weights, grads, host.states));
     }
     windows.forEach((start, i) => {
@@ -237,7 +241,7 @@ describe('a step on a GPU', () => {
     for (const array of arrays) array.dispose();
   });
 
-  itUnless(noCuda, 'should update by the operator', () => {
+  itUnless(noCuda, 'should run multiAdamwUpdate', () => {
     const random = randomFrom(14);
     const host = makeModel(
       SPECS.filter(([config]) => !config.endsWith('master')),
@@ -262,7 +266,7 @@ describe('a step on a GPU', () => {
     expectSameModel(device, host, 'multiAdamwUpdate');
   });
 
-  itUnless(noCuda, 'should refresh masters', () => {
+  itUnless(noCuda, 'should run syncMaster', () => {
     const weight = randomTensor('float16', 20).to('cuda');
     const optimizer = new AdamW({ multiPrecision: true });
     const state = optimizer.createState(0, weight);
@@ -271,7 +275,7 @@ describe('a step on a GPU', () => {
     expect((state.master as Tensor).toArray()).to.deep.equal(weight.toArray());
   });
 
-  itUnless(noCuda, 'should be skipped as on the CPU', () => {
+  itUnless(noCuda, 'should be skipped as it is on the CPU', () => {
     const weight = randomTensor('float32', 20).to('cuda');
     const optimizer = new AdamW();
     const state = optimizer.createState(0, weight);
@@ -282,7 +286,7 @@ describe('a step on a GPU', () => {
     expect(optimizer.numUpdate).to.equal(0);
   });
 
-  itUnless(noCuda, 'should refuse what is wrong with its tensors, and change nothing', () => {
+  itUnless(noCuda, 'should refuse invalid tensors and change nothing', () => {
     const optimizer = new AdamW();
     const weight = randomTensor('float32', 20).to('cuda');
     const before = weight.toArray();
@@ -333,7 +337,7 @@ describe('a step on a GPU', () => {
     expect(optimizer.numUpdate).to.equal(0);
   });
 
-  itUnless(noDriverCalls, 'should run on a given stream, before copies of ours and after those before it', () => {
+  itUnless(noDriverCalls, 'should run on a given stream, in order with our copies', () => {
     const { createStream, createStreamElsewhere, synchronizeStream } = driverCalls();
     const random = randomFrom(15);
     const host = makeModel(SPECS, random);
@@ -362,7 +366,7 @@ describe('a step on a GPU', () => {
     expect(foreign.numUpdate).to.equal(0);
   });
 
-  itUnless(noCuda, "should run on the default stream by the driver's own name for it", () => {
+  itUnless(noCuda, "should accept the driver's constant for the default stream", () => {
     const host = randomTensor('float32', 100);
     const grad = randomTensor('float32', 100, 2);
     const results = [host.to('cuda'), host].map((weight) => {
@@ -375,7 +379,7 @@ describe('a step on a GPU', () => {
 
   itUnless(
     either(noDriverCalls, noStandIn),
-    'should fail as a whole, and only its optimizer, where the device fails',
+    'should fail as a whole, and only for its optimizer, if the device fails',
     () => {
       const { createStream, fail } = driverCalls();
       const stream = createStream();
@@ -406,7 +410,7 @@ describe('a step on a GPU', () => {
     },
   );
 
-  itUnless(noDriverCalls, 'should leave no memory behind where its gradients are refused', () => {
+  itUnless(noDriverCalls, 'should not leak memory if its gradients are refused', () => {
     const { freeBytes } = driverCalls();
     const zeros = () => Tensor.zeros(1, { device: 'cuda' });
     const indices = Array.from({ length: 2000 }, (_, i) => i);
@@ -421,36 +425,32 @@ describe('a step on a GPU', () => {
     expect(Number(before - freeBytes())).to.be.below(8 * 2 ** 20);
   });
 
-  itUnless(
-    either(noDriverCalls, noGc),
-    'should leave no memory behind after many tensors that were dropped',
-    async () => {
-      const { freeBytes } = driverCalls();
-      const round = async (count: number) => {
-        for (let i = 0; i < count; i++) {
-          const weight = Tensor.zeros(20_000 + (i % 7), { device: 'cuda' });
-          if (i % 50 === 0) {
-            const optimizer = new AdamW();
-            const grad = Tensor.zeros(weight.length, { device: 'cuda' });
-            optimizer.fusedStep(0, weight, grad, optimizer.createState(0, weight));
-          }
-          if (i % 10 === 0) await setImmediate();
-          if (i % 1000 === 0) collectGarbage?.();
+  itUnless(either(noDriverCalls, noGc), 'should not leak memory after many tensors were dropped', async () => {
+    const { freeBytes } = driverCalls();
+    const round = async (count: number) => {
+      for (let i = 0; i < count; i++) {
+        const weight = Tensor.zeros(20_000 + (i % 7), { device: 'cuda' });
+        if (i % 50 === 0) {
+          const optimizer = new AdamW();
+          const grad = Tensor.zeros(weight.length, { device: 'cuda' });
+          optimizer.fusedStep(0, weight, grad, optimizer.createState(0, weight));
         }
-        for (let i = 0; i < 5; i++) {
-          collectGarbage?.();
-          await setImmediate();
-        }
-        synchronize();
-      };
-      await round(200);
-      const before = freeBytes();
-      await round(10_000);
-      expect(Number(before - freeBytes())).to.be.below(64 * 2 ** 20);
-    },
-  );
+        if (i % 10 === 0) await setImmediate();
+        if (i % 1000 === 0) collectGarbage?.();
+      }
+      for (let i = 0; i < 5; i++) {
+        collectGarbage?.();
+        await setImmediate();
+      }
+      synchronize();
+    };
+    await round(200);
+    const before = freeBytes();
+    await round(10_000);
+    expect(Number(before - freeBytes())).to.be.below(64 * 2 ** 20);
+  });
 
-  itUnless(noCuda, 'should run in workers, at once and after they ended', async () => {
+  itUnless(noCuda, 'should run in workers concurrently, and after they ended', async () => {
     const source = `
       const { workerData, parentPort } = require('node:worker_threads');
       import(workerData).then(({ AdamW, Tensor }) => {
@@ -482,7 +482,7 @@ describe('a step on a GPU', () => {
     expect(Tensor.zeros(2, { device: 'cuda' }).toArray()).to.deep.equal(new Float32Array(2));
   });
 
-  itUnless(noCuda, 'should not crash a process that exits in the middle of it', () => {
+  itUnless(noCuda, 'should not crash a process that exits during it', () => {
     const source = `
       const { AdamW, Tensor } = await import(libraryUrl);
       const weight = Tensor.zeros(2 ** 20, { device: 'cuda' });

@@ -13,7 +13,7 @@ import { quietly } from './support/warnings.js';
 const driverCalls = useDriverCalls();
 
 describe('a GPU', () => {
-  itUnless(noCuda, 'should be told of', () => {
+  itUnless(noCuda, 'should be described by backendInfo()', () => {
     const info = backendInfo().cuda;
     if (!info.available) return expect.fail();
     expect(info.driver).to.match(/^\d+\.\d$/);
@@ -26,7 +26,7 @@ describe('a GPU', () => {
     expect(info.deviceCode).to.match(/^fused-adamw device code [0-9a-f]{64} nvcc \d+\.\d+/);
   });
 
-  itUnless(noDriverCalls, 'should leave the thread with the context that it had', () => {
+  itUnless(noDriverCalls, "should not change the thread's current context", () => {
     const { hasCurrentContext } = driverCalls();
     expect(hasCurrentContext()).to.equal(0n);
     const weight = randomTensor('float32', 10).to('cuda');
@@ -39,7 +39,7 @@ describe('a GPU', () => {
 
 describe('a Tensor on a GPU', () => {
   for (const dtype of DTYPES) {
-    itUnless(noCuda, `should be zeros at first: ${dtype}`, () => {
+    itUnless(noCuda, `should start as zeros: ${dtype}`, () => {
       for (const length of [0, 1, 1000]) {
         const tensor = Tensor.zeros(length, { dtype, device: 'cuda' });
         expect(tensor.device).to.equal('cuda:0');
@@ -48,7 +48,7 @@ describe('a Tensor on a GPU', () => {
       }
     });
 
-    itUnless(noCuda, `should take and give values as one on the CPU: ${dtype}`, () => {
+    itUnless(noCuda, `should take and give values like one on the CPU: ${dtype}`, () => {
       const values = [0, -1.5, 1e-7, 65504, Math.PI, NaN, Infinity, -0];
       const host = Tensor.zeros(8, { dtype }).set(values);
       const device = Tensor.zeros([2, 4], { dtype, device: 'cuda' }).set(values);
@@ -66,7 +66,7 @@ describe('a Tensor on a GPU', () => {
       expectSameBits(valuesIn(host.to('cuda').to('cuda:0')), host.data, `${dtype}, by to()`);
     });
 
-    itUnless(noCuda, `should be copied without waiting: ${dtype}`, async () => {
+    itUnless(noCuda, `should be copied asynchronously: ${dtype}`, async () => {
       for (const pinned of [false, true]) {
         const from = Tensor.zeros(5000, { dtype, pinned }).copyFrom(randomTensor(dtype, 5000));
         const there = Tensor.zeros(5000, { dtype, device: 'cuda' });
@@ -78,14 +78,14 @@ describe('a Tensor on a GPU', () => {
     });
   }
 
-  itUnless(noCuda, 'should be itself where it is there already', () => {
+  itUnless(noCuda, 'should be returned by to() if it is already on the device', () => {
     const tensor = Tensor.zeros(3, { device: 'cuda' });
     expect(tensor.to('cuda:0')).to.equal(tensor);
     expect(tensor.to('auto')).to.equal(tensor);
     expect(Tensor.zeros(1, { device: 'auto' }).device).to.equal('cuda:0');
   });
 
-  itUnless(noCuda, 'should have an address that is aligned, and of states one like that of the weight', () => {
+  itUnless(noCuda, 'should have an aligned address, and states aligned like the weight', () => {
     const optimizer = new AdamW({ stateDtype: 'float32' });
     for (const [dtype, residue] of [
       ['float32', 0],
@@ -106,7 +106,7 @@ describe('a Tensor on a GPU', () => {
     expect(Number(Tensor.zeros(5, { device: 'cuda' }).pointer % 64n)).to.equal(0);
   });
 
-  itUnless(noCuda, 'should not show memory of the GPU as that of the host', () => {
+  itUnless(noCuda, 'should not expose its memory as data', () => {
     expectError(
       () => Tensor.zeros(3, { device: 'cuda' }).data,
       RangeError,
@@ -114,7 +114,7 @@ describe('a Tensor on a GPU', () => {
     );
   });
 
-  itUnless(noCuda, 'should be gone once it is disposed of', () => {
+  itUnless(noCuda, 'should be unusable after dispose()', () => {
     const tensor = Tensor.zeros(3, { device: 'cuda' });
     tensor.dispose();
     tensor.dispose();
@@ -124,7 +124,7 @@ describe('a Tensor on a GPU', () => {
     }
   });
 
-  itUnless(noCuda, 'should refuse what is not there', () => {
+  itUnless(noCuda, 'should refuse an unavailable device and pinned memory on a device', () => {
     expectError(
       () => Tensor.zeros(3, { device: 'cuda:77' }),
       RangeError,
@@ -137,53 +137,53 @@ describe('a Tensor on a GPU', () => {
     );
   });
 
-  itUnless(noCuda, 'should refuse copies that do not fit, and memory that may move away', async () => {
-    const tensor = Tensor.zeros(3, { device: 'cuda' });
-    expectError(
-      () => tensor.copyFrom(Tensor.zeros(4)),
-      RangeError,
-      'Expected length 3 for source but received length 4',
-    );
-    expectError(
-      () => tensor.copyFrom(Tensor.zeros(3, { dtype: 'float64' })),
-      TypeError,
-      'Expected a float32 Tensor for source but received float64',
-    );
-    const refused = await tensor.copyAsync(Tensor.from(new Float32Array(3))).catch((error: unknown) => error);
-    expect(String(refused)).to.equal(
-      'RangeError: Expected memory of Tensor.zeros for source but received memory that may move away',
-    );
-  });
+  itUnless(
+    noCuda,
+    'should refuse copies that do not fit, and asynchronous copies from memory that may be detached',
+    async () => {
+      const tensor = Tensor.zeros(3, { device: 'cuda' });
+      expectError(
+        () => tensor.copyFrom(Tensor.zeros(4)),
+        RangeError,
+        'Expected length 3 for source but received length 4',
+      );
+      expectError(
+        () => tensor.copyFrom(Tensor.zeros(3, { dtype: 'float64' })),
+        TypeError,
+        'Expected a float32 Tensor for source but received float64',
+      );
+      const refused = await tensor.copyAsync(Tensor.from(new Float32Array(3))).catch((error: unknown) => error);
+      expect(String(refused)).to.equal(
+        'RangeError: Expected memory of Tensor.zeros for source but received memory that may move away',
+      );
+    },
+  );
 
-  itUnless(noCuda, 'should say that there is not so much memory, and go on', () => {
+  itUnless(noCuda, 'should report that memory is exhausted, and keep working', () => {
     expect(() => Tensor.zeros(2 ** 45, { device: 'cuda' }))
       .to.throw(Error, /^CUDA failed in cuMemAlloc: CUDA_ERROR_OUT_OF_MEMORY \(.+\)$/)
       .with.property('code', 'CUDA_ERROR_OUT_OF_MEMORY');
     expect(Tensor.zeros(2, { device: 'cuda' }).toArray()).to.deep.equal(new Float32Array(2));
   });
 
-  itUnless(
-    either(noDriverCalls, noStandIn),
-    'should be told of a copy that does not start, and no more of it',
-    async () => {
-      const { fail } = driverCalls();
-      const host = Tensor.zeros(100, { pinned: true });
-      const device = Tensor.zeros(100, { device: 'cuda' });
-      for (const call of ['cuEventCreate', 'cuEventRecord', 'cuStreamAddCallback']) {
-        for (const copy of [() => device.copyAsync(host), () => host.copyAsync(device)]) {
-          fail(call, 0);
-          const error = await copy().catch((thrown: unknown) => thrown);
-          expect(error).to.be.an('error').with.property('code', 'CUDA_ERROR_OUT_OF_MEMORY');
-          synchronize();
-          expect(await copy()).to.be.an.instanceof(Tensor);
-        }
+  itUnless(either(noDriverCalls, noStandIn), 'should reject a copy that does not start, and keep working', async () => {
+    const { fail } = driverCalls();
+    const host = Tensor.zeros(100, { pinned: true });
+    const device = Tensor.zeros(100, { device: 'cuda' });
+    for (const call of ['cuEventCreate', 'cuEventRecord', 'cuStreamAddCallback']) {
+      for (const copy of [() => device.copyAsync(host), () => host.copyAsync(device)]) {
+        fail(call, 0);
+        const error = await copy().catch((thrown: unknown) => thrown);
+        expect(error).to.be.an('error').with.property('code', 'CUDA_ERROR_OUT_OF_MEMORY');
+        synchronize();
+        expect(await copy()).to.be.an.instanceof(Tensor);
       }
-      fail('callback', 0); // the device fails meanwhile
-      const error = await host.copyAsync(device).catch((thrown: unknown) => thrown);
-      expect(error).to.be.an('error').with.property('code', 'CUDA_ERROR_OUT_OF_MEMORY');
-      expect(await host.copyAsync(device)).to.equal(host);
-    },
-  );
+    }
+    fail('callback', 0); // the device fails meanwhile
+    const error = await host.copyAsync(device).catch((thrown: unknown) => thrown);
+    expect(error).to.be.an('error').with.property('code', 'CUDA_ERROR_OUT_OF_MEMORY');
+    expect(await host.copyAsync(device)).to.equal(host);
+  });
 
   itUnless(noCuda, 'should not crash a worker that ends between copies', async () => {
     const source = `
@@ -198,7 +198,7 @@ describe('a Tensor on a GPU', () => {
     const child = runChild(`
       import { once } from 'node:events';
       import { Worker } from 'node:worker_threads';
-            const options = { eval: true, workerData: libraryUrl, execArgv: [] };
+      const options = { eval: true, workerData: libraryUrl, execArgv: [] };
       for (let i = 0; i < 3; i++) await once(new Worker(${JSON.stringify(source)}, options), 'exit');`);
     expectExit(child, 0);
   });

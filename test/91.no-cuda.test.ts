@@ -1,4 +1,4 @@
-/** Where no GPU can be used: each reason is produced for real, told, and the CPU does the work. */
+/** Where no GPU can be used: each reason is provoked, reported, and the CPU does the work. */
 import { mkdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { expect } from 'chai';
@@ -12,7 +12,7 @@ const FUNCTIONS = [
   ...readFileSync(join(repository, 'native/cuda/driver.h'), 'utf8').matchAll(/^ {2}X\((cu\w+),/gm),
 ].map(([, name]) => name);
 
-/** The start of an uncompressed file of machine code whose header says that it is longer than this. */
+/** The start of an uncompressed fat binary whose header gives a larger size than the file has. */
 const TRUNCATED = Buffer.alloc(64);
 TRUNCATED.writeUInt32LE(0xba55ed50, 0);
 TRUNCATED.writeUInt16LE(1, 4);
@@ -21,15 +21,15 @@ TRUNCATED.writeBigUInt64LE(1_000_000n, 8);
 
 interface Absence {
   readonly title: string;
-  /** What functions of the driver return in place of success, or do beside. */
+  /** Bodies of driver functions that do not just return success. */
   readonly bodies?: Readonly<Record<string, string>>;
   /** A function that the driver lacks. */
   readonly lacks?: string;
   readonly deviceCode?: 'none' | 'truncated';
-  /** A file that is no library in place of one. */
+  /** Whether the driver's file is not a library. */
   readonly broken?: boolean;
   readonly reason: RegExp;
-  /** Whether the driver alone can tell, before a device is made ready. */
+  /** Whether it is known before a device is initialized. */
   readonly toldAtOnce: boolean;
 }
 
@@ -96,7 +96,7 @@ const ABSENCES: readonly Absence[] = [
   },
 ];
 
-/** A driver that knows one device and does nothing; `bodies` are in the place of its functions'. */
+/** A driver with one device whose functions do nothing but what `bodies` say. */
 function driverSource({ bodies = {}, lacks }: Absence): string {
   const all: Record<string, string> = {
     cuGetErrorName: 'static char name[32]; sprintf(name, "NAME OF %d", (int)(long)a); *(char**)b = name; return 0;',
@@ -162,7 +162,7 @@ describe('where no GPU can be used', () => {
 
   for (const absence of ABSENCES) {
     const { title, broken, deviceCode, reason, toldAtOnce } = absence;
-    itUnless(either(notLinux, noNative, noCompiler), `should say so, and use the CPU: ${title}`, () => {
+    itUnless(either(notLinux, noNative, noCompiler), `should report it and use the CPU: ${title}`, () => {
       const place = join(folder.path, title.replaceAll(' ', '-'));
       const root = copyPackage(join(place, 'package'), binary);
       const drivers = join(place, 'driver');
@@ -185,22 +185,22 @@ describe('where no GPU can be used', () => {
     });
   }
 
-  itUnless(noNative, 'should say so, and use the CPU: FUSED_ADAMW_DEVICE', () => {
+  itUnless(noNative, 'should report it and use the CPU: FUSED_ADAMW_DEVICE', () => {
     const report = reportOf(SOURCE, { env: { FUSED_ADAMW_DEVICE: 'cpu' } }) as Report;
     expectAbsent(report, /^FUSED_ADAMW_DEVICE is cpu$/, true);
   });
 
-  it('should say so, and use the CPU: the TypeScript backend', () => {
+  it('should report it and use the CPU: the TypeScript backend', () => {
     const report = reportOf(SOURCE, { env: { FUSED_ADAMW_BACKEND: 'javascript' } }) as Report;
     expectAbsent(report, /^CUDA needs the native backend: FUSED_ADAMW_BACKEND is javascript$/, true);
   });
 
-  it('should have nothing to wait for', () => {
+  it('should have a synchronize() that returns at once', () => {
     const source = 'const { synchronize } = await import(libraryUrl); synchronize(); report("done");';
     expect(reportOf(source, { env: { FUSED_ADAMW_DEVICE: 'cpu' } })).to.equal('done');
   });
 
-  it('should have ordinary memory where page-locked memory is asked for', () => {
+  it('should give ordinary memory if page-locked memory is requested', () => {
     const source = `
       const { Tensor } = await import(libraryUrl);
       report([...Tensor.zeros(3, { pinned: true }).set([1, 2, 3]).data]);`;

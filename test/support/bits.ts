@@ -1,4 +1,4 @@
-/** Comparison of arrays by their bits, with a message that shows where and how they differ. */
+/** Comparison of arrays by their bits, with messages that show where and how they differ. */
 import { expect } from 'chai';
 
 export type Values = Float32Array | Float64Array | Uint16Array;
@@ -14,14 +14,14 @@ function bitsOf(value: number, like: Values): string {
   return `0x${view.getUint32(0).toString(16).padStart(8, '0')}`;
 }
 
-/** Whether two elements are the same bits; any NaN equals any other in float32 and float64. */
+/** Whether two elements have the same bits; in float32 and float64 any NaN equals any other. */
 function same(a: number, b: number): boolean {
   return Object.is(a, b) || (Number.isNaN(a) && Number.isNaN(b));
 }
 
 /**
- * Asserts that two arrays hold the same bits. Halves are compared as bits, NaN
- * included: which NaN is stored to them is part of the contract.
+ * Asserts that two arrays have the same bits. Halves are compared as bits, NaN
+ * included: which NaN is stored in them is part of the contract.
  */
 export function expectSameBits(actual: Values, expected: Values, what: string): void {
   expect(actual.length, `length of ${what}`).to.equal(expected.length);

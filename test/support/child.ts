@@ -1,4 +1,4 @@
-/** Child processes, for what a test must not do to its own. */
+/** Child processes, for what a test must not do in its own. */
 import { type SpawnSyncReturns, spawnSync } from 'node:child_process';
 import { chmodSync, cpSync, mkdirSync, mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
@@ -33,9 +33,9 @@ export interface ChildOptions {
 export type Child = SpawnSyncReturns<string>;
 
 /**
- * Runs an ES module in a process of its own. It finds there `libraryUrl` to
- * import the package from, what example-step.ts exports (at `exampleUrl` for
- * workers), and `report(value)` for its results.
+ * Runs an ES module in a new process. In scope are `libraryUrl` to import the
+ * package from, the exports of example-step.ts (and `exampleUrl` for workers),
+ * and `report(value)` for results.
  */
 export function runChild(source: string, options: ChildOptions = {}): Child {
   const { flags = [], root = repository, prefix = [], user, timeout = 60 } = options;
@@ -61,7 +61,7 @@ export function runChild(source: string, options: ChildOptions = {}): Child {
   });
 }
 
-/** What a child that ended well reported, each in its turn. */
+/** The values that a child reported, in order. It must have exited with status 0. */
 export function reportsOf(child: Child): unknown[] {
   expectExit(child, 0);
   return child.stdout
@@ -70,12 +70,12 @@ export function reportsOf(child: Child): unknown[] {
     .map((line) => JSON.parse(line.slice('report: '.length)));
 }
 
-/** Runs a module that must end well; what it reported last. */
+/** Runs a module that must exit with status 0, and returns the last value that it reported. */
 export function reportOf(source: string, options: ChildOptions = {}): unknown {
   return reportsOf(runChild(source, options)).at(-1);
 }
 
-/** Asserts how a child ended; by a signal is a crash. */
+/** Asserts the exit status of a child, and that no signal ended it. */
 export function expectExit(child: Child, status: number): void {
   const { signal, stdout, stderr } = child;
   expect({ signal, status: child.status }, `${child.error ?? ''}\n${stdout}\n${stderr}`).to.deep.equal({
@@ -86,7 +86,7 @@ export function expectExit(child: Child, status: number): void {
 
 const expectedDigests = new Map<string, string>();
 
-/** What exampleDigest() must be anywhere: that of the TypeScript backend here. */
+/** The digest that exampleDigest() must have everywhere: that of the TypeScript backend here. */
 export function expectedDigest(options: ExampleOptions): string {
   const key = JSON.stringify(options);
   const known = expectedDigests.get(key);
@@ -96,7 +96,7 @@ export function expectedDigest(options: ExampleOptions): string {
   return digest;
 }
 
-/** A folder that is there while the tests of a suite run. */
+/** A folder that exists while the tests of a suite run. */
 export function temporaryFolder(): { readonly path: string } {
   const folder = { path: '' };
   before(() => {
@@ -108,7 +108,7 @@ export function temporaryFolder(): { readonly path: string } {
 }
 
 /**
- * A copy of what the package needs at run time, for all to read.
+ * A copy of what the package needs at run time, readable by every user.
  *
  * @param binary taken as its addon, if there is one
  * @param place where the addon goes

@@ -1,4 +1,4 @@
-/** What a test needs of the machine. One that cannot run here is reported as pending, with the reason. */
+/** What tests require of the machine. A test that cannot run here is pending, with the reason in its title. */
 import { spawnSync } from 'node:child_process';
 import { createRequire } from 'node:module';
 import type { Func } from 'mocha';
@@ -10,7 +10,7 @@ export function itUnless(reason: string | null, title: string, body: Func): void
   else it(`${title} (not here: ${reason})`);
 }
 
-/** The first reason that there is. */
+/** The first reason that is not null. */
 export function either(...reasons: (string | null)[]): string | null {
   return reasons.find((reason) => reason !== null) ?? null;
 }
@@ -30,7 +30,7 @@ export const Float16Array: (new (values: readonly number[]) => Float16ArrayLike 
   Reflect.get(globalThis, 'Float16Array');
 export const noFloat16Array: string | null = Float16Array ? null : 'this engine has no Float16Array';
 
-/** Collects garbage, where Node was told to let tests do so. */
+/** Collects garbage; undefined if Node runs without --expose-gc. */
 export const collectGarbage = (globalThis as { gc?: () => void }).gc;
 export const noGc: string | null = collectGarbage ? null : 'node runs without --expose-gc';
 
@@ -62,7 +62,7 @@ export function compileLibrary(source: string, target: string, flags: readonly s
   if (status !== 0) throw new Error(`${compiler} ${args.join(' ')}: ${stderr}`);
 }
 
-/** Runs a function as if no GPU were to be used. */
+/** Runs a function with GPUs turned off. */
 export function withoutCuda<T>(run: () => T): T {
   const before = process.env.FUSED_ADAMW_DEVICE;
   process.env.FUSED_ADAMW_DEVICE = 'cpu';

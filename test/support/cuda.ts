@@ -1,4 +1,4 @@
-/** The GPUs of tests, arrays on them, and calls of the driver that are not ours. */
+/** GPUs for tests: arrays on them, and direct calls of the driver. */
 import { createRequire } from 'node:module';
 import { join } from 'node:path';
 import { backendInfo, type DType, Tensor } from '../../lib/index.js';
@@ -6,10 +6,10 @@ import { repository, temporaryFolder } from './child.js';
 import { compileLibrary, either, noCompiler, noCuda } from './conditions.js';
 import { DTYPE_BYTES, type Place, tensorOf } from './memory.js';
 
-/** Memory of a GPU as Tensors own it. */
+/** Memory of a GPU that Tensors own. */
 export const deviceMemory: Place = (dtype, length) => Tensor.zeros(length, { dtype, device: 'cuda' });
 
-/** Memory of a GPU as another library may have it: no address is a multiple of more than the element's size. */
+/** Memory of a GPU as another library may allocate it: aligned to no more than the element's size. */
 export class OddDeviceMemory {
   #count = 0;
 
@@ -17,14 +17,14 @@ export class OddDeviceMemory {
     onDeviceAt(dtype, length, DTYPE_BYTES[dtype] * (1 + 2 * (this.#count++ % 7)));
 }
 
-/** Zeros on a GPU at so many bytes, modulo 64, after a multiple of 64. */
+/** Zeros on a GPU at an address of this residue modulo 64. */
 export function onDeviceAt(dtype: DType, length: number, residue: number): Tensor {
   const bytes = DTYPE_BYTES[dtype];
   const owner = Tensor.zeros(length + 64 / bytes, { dtype, device: 'cuda' });
   return Tensor.fromDevicePointer(owner.pointer + BigInt(residue % 64), { shape: length, dtype, owner });
 }
 
-/** A copy of a tensor on a GPU, at its own address modulo 64. */
+/** A copy of a tensor on a GPU, at the same address modulo 64. */
 export function copyToDevice(tensor: Tensor): Tensor {
   const { byteOffset } = tensor.data;
   return onDeviceAt(tensor.dtype, tensor.length, byteOffset % 64).copyFrom(tensor);
@@ -51,7 +51,7 @@ export const noStandIn: string | null =
 /** Why useDriverCalls() cannot be used, or null. */
 export const noDriverCalls: string | null = either(noCuda, noCompiler);
 
-/** What another library would do with the driver; test/native/cuda/driver-calls.c. */
+/** Calls of the driver as another library would make them: test/native/cuda/driver-calls.c. */
 interface DriverCalls {
   createStream(): bigint;
   synchronizeStream(stream: bigint): void;
@@ -65,7 +65,7 @@ interface DriverCalls {
   fail(call: string, after: number): void;
 }
 
-/** In a suite: what returns the calls, which are compiled when a test first asks for them. */
+/** For a suite: a function that returns the calls, compiled when a test first needs them. */
 export function useDriverCalls(): () => DriverCalls {
   const folder = temporaryFolder();
   let loaded: DriverCalls | undefined;

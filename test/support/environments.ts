@@ -1,4 +1,4 @@
-/** Everything that a step can run on here, for one suite over all of them. */
+/** The environments that a step can run in here, for one suite over all of them. */
 import { expect } from 'chai';
 import { loadBackend, switchBackend } from '../../lib/backend/index.js';
 import { backendInfo, setNumThreads } from '../../lib/index.js';
@@ -14,7 +14,7 @@ export const TYPESCRIPT: Environment = { name: 'TypeScript', backend: 'javascrip
 
 const THREADS = [1, 2, 7];
 
-/** What this process was started with: native where it loads, unless FUSED_ADAMW_BACKEND says otherwise. */
+/** The addon of this process, unless it does not load or FUSED_ADAMW_BACKEND is javascript. */
 const { addon } = loadBackend();
 
 /** Every instruction set of this machine (with each number of threads, if asked for), then TypeScript. */
@@ -27,7 +27,7 @@ export function environments(options: { readonly threads?: boolean } = {}): Envi
   return [...native, TYPESCRIPT];
 }
 
-/** Runs a function in an environment, with proof that it is the one, and returns to what was. */
+/** Runs a function in an environment, asserts that it is active, and restores the previous one. */
 export function inEnvironment<T>(environment: Environment, run: () => T): T {
   const before = backendInfo();
   try {

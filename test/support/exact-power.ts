@@ -1,4 +1,4 @@
-/** Powers of doubles in whole-number arithmetic, rounded once. */
+/** Powers of doubles in exact integer arithmetic, rounded once. */
 
 /** whole * 2 ** exponent. */
 export interface Scaled {
@@ -39,7 +39,7 @@ export function exactPower(base: number, exponent: number): number {
   return rounded({ whole: scaled.whole ** BigInt(exponent), exponent: exponent * scaled.exponent });
 }
 
-/** Bits that nearlyExactPower() keeps of each product: what it cuts off is 2 ** -500 of the result. */
+/** Bits of each product that nearlyExactPower() keeps, for a relative error below 2 ** -500. */
 const PRECISION = 600;
 
 function multiply(a: Scaled, b: Scaled): Scaled {

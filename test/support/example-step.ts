@@ -29,7 +29,7 @@ export interface Example {
   readonly state: { readonly mean: library.Tensor; readonly variance: library.Tensor };
 }
 
-/** Bytes of an element, bits of the mantissa in its upper half or only word, and the exponent of 0.5. */
+/** Bytes of an element, mantissa bits in its upper (or only) word, and the biased exponent of 0.5. */
 const FORMATS = {
   float16: { bytes: 2, mantissa: 10, half: 14 },
   bfloat16: { bytes: 2, mantissa: 7, half: 126 },
@@ -77,7 +77,7 @@ export function exampleStep(from: Library, options: ExampleOptions): Example {
   return example;
 }
 
-/** One short text for the bits of weight, mean and variance. */
+/** The SHA-256 of the bits of weight, mean and variance. */
 export function digestOf({ weight, state }: Example): string {
   const hash = createHash('sha256');
   for (const { data } of [weight, state.mean, state.variance]) {

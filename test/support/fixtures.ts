@@ -47,7 +47,7 @@ export function readFixture(name: 'mxnet-adamw' | 'pytorch-adamw' | 'coupled-ada
   return JSON.parse(readFileSync(new URL(`${name}.json`, folder), 'utf8'));
 }
 
-/** The values behind base64: halves as bits. */
+/** The values of a base64 string; halves as bits. */
 export function decode(text: string, dtype: DType): Float32Array | Float64Array | Uint16Array {
   const bytes = Buffer.from(text, 'base64');
   const buffer = new ArrayBuffer(bytes.length);
@@ -56,7 +56,7 @@ export function decode(text: string, dtype: DType): Float32Array | Float64Array 
   return dtype === 'float64' ? new Float64Array(buffer) : new Uint16Array(buffer);
 }
 
-/** Memory of a fixture as a Tensor. */
+/** The values of a base64 string as a Tensor. */
 export function decodeTensor(text: string, dtype: DType, shape: readonly number[]): Tensor {
   return Tensor.from(decode(text, dtype).buffer as ArrayBuffer, { dtype, shape });
 }

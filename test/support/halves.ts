@@ -1,4 +1,4 @@
-/** float16 and bfloat16 by their definitions, in arithmetic that shares nothing with lib/numerics/half.ts. */
+/** float16 and bfloat16 by their definitions, independent of lib/numerics/half.ts. */
 import { Tensor } from '../../lib/index.js';
 
 export interface HalfFormat {
@@ -18,7 +18,7 @@ export const HALF_FORMATS: readonly HalfFormat[] = [
 /** All 65,536 bit patterns. */
 export const everyBits = Uint16Array.from({ length: 0x10000 }, (_, bits) => bits);
 
-/** Bits of the halves that Tensor.set() rounds values to. */
+/** The bits to which Tensor.set() rounds values. */
 export function roundedTo({ dtype }: Pick<HalfFormat, 'dtype'>, values: ArrayLike<number>): Uint16Array {
   return Tensor.zeros(values.length, { dtype }).set(values).data;
 }
@@ -31,7 +31,7 @@ export function decodeBits(format: HalfFormat, bits: number): number {
   return magnitude === format.infinity ? sign * Infinity : sign * unboundedValue(format, magnitude);
 }
 
-/** As decodeBits(), with infinity taken for the number that would come next: roundings go by the distance to it. */
+/** As decodeBits(), with infinity as the number that would come next, since rounding depends on the distance to it. */
 function unboundedValue({ mantissaBits, bias }: HalfFormat, magnitude: number): number {
   const exponent = magnitude >> mantissaBits;
   const fraction = (magnitude % 2 ** mantissaBits) / 2 ** mantissaBits;
@@ -79,7 +79,7 @@ export function everyRounding(format: HalfFormat, type: 'float32' | 'float64'): 
   return { values, expected };
 }
 
-/** NaN of both signs and many payloads, signalling ones among them, as float32. */
+/** NaNs of both signs and many payloads, signalling ones included, as float32. */
 export function everyKindOfNaN(): Float32Array {
   const bits: number[] = [];
   for (const sign of [0, 0x80000000]) {

@@ -1,4 +1,4 @@
-/** The words of messages, and values of wrong kinds with what a message calls them. */
+/** Parts of messages, and values of the wrong type with their descriptions in messages. */
 import { LENGTH } from './scene.js';
 
 export const TENSOR = 'a Tensor, Float32Array, Float64Array or Float16Array';

@@ -1,4 +1,4 @@
-/** Weights with states and gradients, for steps that are compared with each other. */
+/** Makers of weights, states and gradients, and comparisons of them. */
 import { expect } from 'chai';
 import * as abi from '../../lib/backend/abi.js';
 import type { AdamWState, DType, Index, TensorLike } from '../../lib/index.js';
@@ -17,14 +17,14 @@ export function dtypesOf(config: DTypeConfig): { dtype: DType; stateDType: DType
   return { dtype: weight, stateDType: mean, hasMaster: master !== undefined };
 }
 
-/** The configuration that createState() makes of a weight's dtype. */
+/** The dtype configuration that createState() gives a weight. */
 export function configOf(dtype: DType, multiPrecision: boolean): DTypeConfig {
   if (dtype === 'float32' || dtype === 'float64') return dtype;
   if (multiPrecision) return `${dtype}+master`;
   return dtype === 'bfloat16' ? 'bfloat16+float32 states' : dtype;
 }
 
-/** A fresh state, whose master, if there is one, is not set. */
+/** A new state of zeros, its master included. */
 export function makeState(config: DTypeConfig, length: number, place: Place = ownMemory): AdamWState {
   const { stateDType, hasMaster } = dtypesOf(config);
   const state = { mean: place(stateDType, length), variance: place(stateDType, length) };
@@ -37,7 +37,7 @@ export interface Model {
   readonly states: AdamWState[];
 }
 
-/** Random weights with fresh states, one for each dtype configuration and length, numbered from 0. */
+/** Random weights with new states, one for each dtype configuration and length, with indices from 0. */
 export function makeModel(
   specs: readonly (readonly [DTypeConfig, number])[],
   random: () => number,
@@ -73,7 +73,7 @@ export interface StepArguments {
   states: AdamWState[];
 }
 
-/** Random arguments of a step in the middle of a training: no state is 0. */
+/** Random arguments of a step as in the middle of training: states are not zero. */
 export function makeArguments(
   specs: readonly (readonly [DTypeConfig, number])[],
   random: () => number,
@@ -102,7 +102,7 @@ export function arraysOf({ weights, states }: Model): [string, TensorLike][] {
   });
 }
 
-/** Copies of arrays, elsewhere. */
+/** Copies of arrays in other memory. */
 export function cloneArrays(arrays: readonly TensorLike[], place: Place = ownMemory): TensorLike[] {
   return arrays.map((array) => {
     const { dtype, length } = tensorOf(array);
@@ -112,7 +112,7 @@ export function cloneArrays(arrays: readonly TensorLike[], place: Place = ownMem
   });
 }
 
-/** A copy of a model, elsewhere. */
+/** A copy of a model in other memory. */
 export function cloneModel({ indices, weights, states }: Model, place: Place = ownMemory): Model {
   return {
     indices: [...indices],
@@ -127,7 +127,7 @@ export function cloneModel({ indices, weights, states }: Model, place: Place = o
   };
 }
 
-/** A copy of the arguments of a step, elsewhere. */
+/** A copy of the arguments of a step in other memory. */
 export function cloneArguments(args: StepArguments, place: Place = ownMemory): StepArguments {
   return { ...cloneModel(args, place), grads: cloneArrays(args.grads, place) };
 }
@@ -144,12 +144,12 @@ export function expectSameModel(actual: Model, expected: Model, what: string): v
   expect(arrays.map(([name]) => name)).to.deep.equal(others.map(([name]) => name));
   arrays.forEach(([name, array], k) => {
     const other = others[k][1];
-    if (Buffer.compare(bytesIn(array), bytesIn(other)) === 0) return; // as most are, and many times faster
+    if (Buffer.compare(bytesIn(array), bytesIn(other)) === 0) return; // many times faster, and true for most
     expectSameBits(valuesIn(array), valuesIn(other), `${what}: ${name}`);
   });
 }
 
-/** What a model holds now; the function that is returned asserts that it still does. */
+/** Remembers the values of a model; the returned function asserts that they are unchanged. */
 export function remember(model: Model): (what: string) => void {
   const before = arraysOf(model).map(([name, array]) => ({ name, array, values: copyOf(array) }));
   return (what) => {

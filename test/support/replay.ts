@@ -7,7 +7,7 @@ import { fillWith, ownMemory, type Place, tensorOf } from './memory.js';
 import { configOf, type Model, makeState } from './model.js';
 import { type Call, stepper } from './steps.js';
 
-/** Golden values so many times, one after the other: each element is updated on its own. */
+/** Golden values repeated `times` times, which is valid since elements are updated independently. */
 export function repeated(text: string, dtype: DType, times: number): Values {
   const values = decode(text, dtype);
   const all: Values = Tensor.zeros(times * values.length, { dtype }).data;
@@ -23,11 +23,11 @@ function placed(text: string, dtype: DType, place: Place, times: number): Tensor
 }
 
 export interface ReplayOptions {
-  /** Options beside those of the case. */
+  /** Options in addition to those of the case. */
   readonly options?: AdamWOptions;
   readonly call?: Call;
   readonly place?: Place;
-  /** How often each array holds the values of the case. Default 1. */
+  /** How often each array repeats the values of the case. Default 1. */
   readonly times?: number;
 }
 

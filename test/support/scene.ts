@@ -1,11 +1,11 @@
-/** An optimizer with its tensors, and proof that a call that throws has changed nothing. */
+/** An optimizer with its tensors, and snapshots that show whether a call has changed anything. */
 import { expect } from 'chai';
 import { AdamW, type AdamWOptions, type AdamWState, type DType, Tensor, type TensorLike } from '../../lib/index.js';
 import { bytesOf } from './buffers.js';
 import { configOf, makeArguments, type StepArguments } from './model.js';
 import { randomFrom } from './random.js';
 
-/** The arguments of a step, into which tests put wrong things. */
+/** The arguments of a step, in which tests replace something by an invalid value. */
 export interface Lists {
   indices: unknown[];
   weights: unknown[];
@@ -13,7 +13,7 @@ export interface Lists {
   states: Record<string, unknown>[];
 }
 
-/** Those of a step that is right, all of them Tensors. */
+/** Valid arguments of a step, all of them Tensors. */
 interface GoodLists extends StepArguments {
   readonly weights: Tensor[];
   readonly grads: Tensor[];
@@ -35,7 +35,7 @@ export class Scene {
     ) as GoodLists;
   }
 
-  /** Lists that may be spoiled: those of the scene stay as they are. */
+  /** Copies of the lists, which a test may change. */
   lists(): Lists {
     const { indices, weights, grads, states } = this.good;
     return {
@@ -51,7 +51,7 @@ export class Scene {
     this.optimizer.fusedStep(indices, weights, grads, states as AdamWState[]);
   }
 
-  /** Its arrays, wherever they lie, and its counts. */
+  /** The values of its arrays, and its count. */
   values(): unknown {
     const { optimizer, good } = this;
     const { weights, grads, states } = good;
@@ -59,7 +59,7 @@ export class Scene {
     return { arrays: arrays.map((list) => list.map(({ data }) => [...data])), numUpdate: optimizer.numUpdate };
   }
 
-  /** Every bit of the memory behind its arrays and others, and its counts. */
+  /** All bytes of the buffers behind its arrays and other values, and its counts. */
   snapshot(...others: unknown[]): unknown {
     const { optimizer, good } = this;
     return {
@@ -70,7 +70,7 @@ export class Scene {
   }
 }
 
-/** All memory behind a value that may hold anything. */
+/** All buffers that a value refers to. */
 function buffersOf(value: unknown, found = new Set<ArrayBufferLike>(), seen = new Set<unknown>()) {
   if (typeof value !== 'object' || value === null || seen.has(value)) return found;
   seen.add(value);
@@ -84,17 +84,17 @@ function buffersOf(value: unknown, found = new Set<ArrayBufferLike>(), seen = ne
   return found;
 }
 
-/** A tensor of zeros like those of a scene. */
+/** A tensor of zeros, as long as those of a scene. */
 export function zeros(dtype: DType): Tensor {
   return Tensor.zeros(LENGTH, { dtype });
 }
 
-/** Float32Arrays of one buffer that begin at these elements. */
+/** Float32Arrays over one buffer that start at these elements. */
 export function viewsAt(buffer: ArrayBufferLike, ...starts: number[]): Float32Array[] {
   return starts.map((start) => new Float32Array(buffer, 4 * start, LENGTH));
 }
 
-/** The arrays of one tensor in memory of the caller's, which can be taken away. */
+/** The arrays of one tensor in the caller's memory, which can be detached. */
 export interface CallersTensor {
   readonly arrays: Record<string, Float32Array | Uint16Array>;
   readonly state: AdamWState;
@@ -109,12 +109,12 @@ export function callersTensor(hasMaster: boolean): CallersTensor {
   return { arrays: { weight: half(), grad: half(), ...withMaster }, state: withMaster };
 }
 
-/** What a step takes of such an array. */
+/** Such an array as an argument of a step. */
 export function likeTensor(array: Float32Array | Uint16Array): TensorLike {
   return array instanceof Uint16Array ? Tensor.from(array, { dtype: 'float16' }) : array;
 }
 
-/** Nothing is left of an error: the next good step does what it does in a twin that saw none. */
+/** Asserts that an error left nothing behind: the next valid step has the same result as in a twin without the error. */
 export function expectGoodStep(scene: Scene, twin: Scene, what: string): void {
   scene.goodStep();
   twin.goodStep();

@@ -1,4 +1,4 @@
-/** Learning rate schedules of a user's own. */
+/** Custom learning rate schedules. */
 import { LRScheduler } from '../../lib/index.js';
 
 /** The base rate over the square root of the count. */
@@ -8,7 +8,7 @@ export class InverseRoot extends LRScheduler {
   }
 }
 
-/** The schedule that a function gives. */
+/** A schedule that calls a function. */
 export class Schedule extends LRScheduler {
   readonly #rate: (numUpdate: number) => number;
 

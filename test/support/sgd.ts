@@ -1,4 +1,4 @@
-/** An optimizer of a user's own. */
+/** A custom optimizer. */
 import { type Index, type OneOrMany, Optimizer, type StepResult, type TensorLike } from '../../lib/index.js';
 import { valuesIn } from './memory.js';
 import { DONE } from './steps.js';

@@ -13,7 +13,7 @@ export const start = makeModel(
 );
 export const gradsOf = Array.from({ length: 5 }, (_, i) => makeGrads(start, randomFrom(300 + i)));
 
-/** Tensor i of a model, alone. */
+/** A model of tensor i alone. */
 export function only({ weights, states }: Model, i: number, index: Index = i): Model {
   return { indices: [index], weights: [weights[i]], states: [states[i]] };
 }

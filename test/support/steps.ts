@@ -9,7 +9,7 @@ export const SKIPPED: StepResult = { skipped: true, reason: 'rescaleGrad' };
 export const CALLS = ['fusedStep()', 'step()', 'bind()'] as const;
 export type Call = (typeof CALLS)[number];
 
-/** Runs the steps of a model through one of the ways; the function that is returned makes one by other gradients. */
+/** Returns a function that makes a step of a model with the gradients it is given, in one of the ways. */
 export function stepper(optimizer: AdamW, { indices, weights, states }: Model, call: Call) {
   const bind = (grads: readonly TensorLike[]) => {
     const bound = optimizer.bind(indices, weights, grads, states);

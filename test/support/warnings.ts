@@ -1,6 +1,6 @@
-/** What a piece of code warns of. */
+/** Warnings that code emits. */
 
-/** What a function returns; warnings on its way are kept from the console. */
+/** Runs a function without its warnings, and returns its result. */
 export function quietly<T>(run: () => T): T {
   const { emitWarning } = process;
   process.emitWarning = () => {};
@@ -12,8 +12,8 @@ export function quietly<T>(run: () => T): T {
 }
 
 /**
- * The messages that process.emitWarning() was given while a function ran; none
- * reaches the console. That there is no native backend is not among them.
+ * The messages that a function passed to process.emitWarning(), which do not
+ * reach the console. The warning of the fallback to TypeScript is left out.
  */
 export function warningsOf(run: () => void): string[] {
   const messages: string[] = [];
