@@ -2,7 +2,13 @@
 
 export { type BackendInfo, backendInfo, setNumThreads } from './backend/info.js';
 export type { DataOf, Device, DType, Float16ArrayLike } from './numerics/dtype.js';
-export { AdamW, type AdamWOptions, type AdamWState, type AdamWStateTensors } from './optimizers/adamw.js';
+export {
+  ADAMW_OPTIONS,
+  AdamW,
+  type AdamWOptions,
+  type AdamWState,
+  type AdamWStateTensors,
+} from './optimizers/adamw.js';
 export {
   CosineScheduler,
   type DecaySchedulerOptions,

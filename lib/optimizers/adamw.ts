@@ -87,9 +87,28 @@ export interface AdamWOptions extends OptimizerOptions {
   readonly stream?: bigint | number | null;
 }
 
+/** The options of AdamW: what a subclass adds to for its own. */
+export const ADAMW_OPTIONS = [
+  ...OPTIMIZER_OPTIONS,
+  'beta1',
+  'beta2',
+  'epsilon',
+  'correctBias',
+  'rule',
+  'coupledWeightDecay',
+  'stateDtype',
+  'seed',
+  'stream',
+] as const satisfies readonly (keyof AdamWOptions)[];
+
 /** What the last fusedStep() or step() was called with, so that the same lists are not validated again. */
-interface LastStep extends StepArguments<AdamWState> {
+interface LastStep {
   readonly bound: BoundStep;
+  readonly indices: readonly Index[];
+  readonly weights: readonly TensorLike[];
+  /** Null while they are replaced: an interrupt may leave either list bound. */
+  grads: readonly TensorLike[] | null;
+  readonly states: readonly AdamWState[];
   readonly means: readonly (TensorLike | undefined)[];
   readonly variances: readonly (TensorLike | undefined)[];
   readonly masters: readonly (TensorLike | undefined)[];
@@ -250,7 +269,7 @@ export class AdamW extends Optimizer<AdamWState> {
    * `aggregateNum` tensors.
    *
    * The lists of the last call are kept: where they hold the same arrays again,
-   * nothing is looked at twice; where only gradients differ, only they are.
+   * nothing is validated twice; where only gradients differ, only they are.
    * dispose() lets go of them.
    *
    * @param indices of the tensors, whole numbers or strings, no two the same:
@@ -274,7 +293,7 @@ export class AdamW extends Optimizer<AdamWState> {
   }
 
   /**
-   * The tensors of a step, looked at once: `bound.step()` is a fusedStep() of
+   * The tensors of a step, validated once: `bound.step()` is a fusedStep() of
    * them whose cost in TypeScript does not grow with their number.
    *
    * @throws as fusedStep()
@@ -292,36 +311,35 @@ export class AdamW extends Optimizer<AdamWState> {
   /** Lets go of the arrays of the last step. The optimizer can be used again. */
   dispose(): void {
     this.exclusive.check();
-    this.#letGo();
+    this.#replaceLast(null);
   }
 
-  #letGo(): void {
-    this.#last?.bound.letGo();
-    this.#last = null;
+  #replaceLast(last: LastStep | null): void {
+    const before = this.#last;
+    this.#last = last;
+    before?.bound.letGo();
   }
 
   #bindCached(lists: StepArguments<AdamWState>): BoundStep {
     const last = this.#last;
     if (last && isSameBut(last, lists)) {
-      if (!isSame(last.grads, lists.grads)) {
-        const grads = [...lists.grads];
+      if (last.grads === null || !isSame(last.grads, lists.grads)) {
+        const grads = copyList(lists.grads, lists.indices.length);
+        last.grads = null;
         last.bound.takeGrads({ name: 'grads', values: grads });
-        this.#last = { ...last, grads };
+        last.grads = grads;
       }
       return last.bound;
     }
     const next = this.#bind(lists);
-    this.#letGo();
-    this.#last = next;
+    this.#replaceLast(next);
     return next.bound;
   }
 
   #bind(lists: StepArguments<AdamWState>): LastStep {
     const size = lists.indices.length;
-    const indices = copyList(lists.indices, size);
-    for (let i = 0; i < size; i++) indices[i] = checkIndex(indices[i], `indices[${i}]`);
     const kept = {
-      indices,
+      indices: copyList(lists.indices, size),
       weights: copyList(lists.weights, size),
       grads: copyList(lists.grads, size),
       states: copyList(lists.states, size),
@@ -329,6 +347,8 @@ export class AdamW extends Optimizer<AdamWState> {
       variances: filledList<TensorLike | undefined>(size, undefined),
       masters: filledList<TensorLike | undefined>(size, undefined),
     };
+    const indices = copyList(kept.indices, size);
+    for (let i = 0; i < size; i++) indices[i] = checkIndex(indices[i], `indices[${i}]`);
     checkDistinct(indices, kept.weights);
     for (let i = 0; i < size; i++) {
       checkState(kept.states[i], i);
@@ -464,20 +484,6 @@ export class AdamW extends Optimizer<AdamWState> {
 }
 
 register(AdamW);
-
-/** The names of all options of AdamW. */
-const ADAMW_OPTIONS = [
-  ...OPTIMIZER_OPTIONS,
-  'beta1',
-  'beta2',
-  'epsilon',
-  'correctBias',
-  'rule',
-  'coupledWeightDecay',
-  'stateDtype',
-  'seed',
-  'stream',
-] as const satisfies readonly (keyof AdamWOptions)[];
 
 const STATE_DTYPES = ['float32', 'float16', 'bfloat16'] as const;
 

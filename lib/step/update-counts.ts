@@ -92,12 +92,12 @@ export class UpdateCounts {
     for (const [count, group] of claimed) {
       if (group.counter && !group.mixed && group.counter.members === group.indices.length) continue;
       const fresh: Counter = { count, members: group.indices.length };
+      this.#version++; // before any index moves: an interrupt may leave some of them where they were
       for (const index of group.indices) {
         const old = counters.get(index);
         if (old) old.members--;
         counters.set(index, fresh);
       }
-      this.#version++;
     }
     return indices.map((index) => counters.get(index) as Counter);
   }
