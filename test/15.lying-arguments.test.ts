@@ -1,13 +1,13 @@
 /** Arguments of Tensors that answer differently each time, or run code: each is read once, and the copy is what counts. */
 import { expect } from 'chai';
-import { type DType, Tensor } from '../lib/index.js';
+import { Tensor } from '../lib/index.js';
 import { expectSameBits } from './support/bits.js';
+import { growableBuffer, resizableBuffer } from './support/buffers.js';
 import { environments, inEnvironment } from './support/environments.js';
 import { expectError, itRefuses } from './support/errors.js';
+import { DTYPES } from './support/memory.js';
 
-const DTYPES: readonly DType[] = ['float16', 'bfloat16', 'float32', 'float64'];
-
-/** A list with holes where `sizes` has none. */
+/** A list with holes but for some values. */
 function sparse<T>(length: number, values: Readonly<Record<number, T>>): T[] {
   return Object.assign(new Array<T>(length), values);
 }
@@ -297,11 +297,10 @@ describe('lying arguments', () => {
 
       it('should be seen as it is: a buffer that hides that it can be resized', () => {
         run(() => {
-          for (const [Buffer, key, what] of [
-            [ArrayBuffer, 'resizable', 'a resizable ArrayBuffer'],
-            [SharedArrayBuffer, 'growable', 'a growable SharedArrayBuffer'],
+          for (const [buffer, key, what] of [
+            [resizableBuffer(16), 'resizable', 'a resizable ArrayBuffer'],
+            [growableBuffer(16), 'growable', 'a growable SharedArrayBuffer'],
           ] as const) {
-            const buffer: ArrayBuffer = Reflect.construct(Buffer, [16, { maxByteLength: 32 }]);
             Object.defineProperty(buffer, key, { value: false });
             const message = `Expected memory of a fixed size for data but received ${what}`;
             expectError(() => Tensor.from(new Float32Array(buffer)), RangeError, message);

@@ -1,14 +1,12 @@
 /** Memory that two SharedArrayBuffers share: a step must not take it for two. */
 import { expect } from 'chai';
 import { sameMemory } from '../lib/backend/shared-memory.js';
-import { AdamW, type AdamWState, type DType, Tensor } from '../lib/index.js';
+import { AdamW, type AdamWState, Tensor } from '../lib/index.js';
 import { describeOnEachBackend } from './support/backends.js';
 import { expectSameBits } from './support/bits.js';
 import { expectError } from './support/errors.js';
+import { DTYPE_BYTES, DTYPES } from './support/memory.js';
 import { shares } from './support/messages.js';
-
-const DTYPES: readonly DType[] = ['float16', 'bfloat16', 'float32', 'float64'];
-const BYTES: Readonly<Record<DType, number>> = { float16: 2, bfloat16: 2, float32: 4, float64: 8 };
 
 /** Another object of the same memory, as a worker gets it by postMessage(). */
 function again(buffer: SharedArrayBuffer): SharedArrayBuffer {
@@ -36,7 +34,7 @@ describeOnEachBackend('shared memory', (run) => {
   const LENGTH = 8;
 
   for (const dtype of DTYPES) {
-    const bytes = BYTES[dtype] * LENGTH;
+    const bytes = DTYPE_BYTES[dtype] * LENGTH;
     const over = (buffer: SharedArrayBuffer, byteOffset = 0): Tensor =>
       Tensor.from(buffer, { dtype, byteOffset, length: LENGTH });
     const fresh = (): Tensor => over(new SharedArrayBuffer(bytes));

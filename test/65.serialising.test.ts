@@ -5,15 +5,15 @@ import { inspect } from 'node:util';
 import v8 from 'node:v8';
 import { BroadcastChannel, MessageChannel, Worker } from 'node:worker_threads';
 import { expect } from 'chai';
-import { AdamW, type DType, Tensor, type TensorJSON } from '../lib/index.js';
+import { AdamW, Tensor, type TensorJSON } from '../lib/index.js';
 import { expectSameBits } from './support/bits.js';
+import { detached, disposed } from './support/buffers.js';
 import { copyPackage, temporaryFolder } from './support/child.js';
 import { itUnless, noCuda } from './support/conditions.js';
 import { environments, inEnvironment } from './support/environments.js';
 import { expectError, itRefuses } from './support/errors.js';
+import { DTYPES } from './support/memory.js';
 import { randomFrom } from './support/random.js';
-
-const DTYPES: readonly DType[] = ['float16', 'bfloat16', 'float32', 'float64'];
 
 /** Numbers that JSON, or a conversion on the way to it, may lose. */
 const HARD = [
@@ -116,6 +116,14 @@ describe('serialising', () => {
       }
     });
 
+    it('should need no cast for the arrays of a state', () => {
+      const state = new AdamW().createState(0, Tensor.zeros(2).set([1, 2]));
+      const values: Float32Array | Float64Array = state.mean.toArray();
+      const json: TensorJSON = state.variance.toJSON();
+      expect([...values, ...json.data]).to.deep.equal([0, 0, 0, 0]);
+      expect(state.master?.toArray()).to.equal(undefined);
+    });
+
     itUnless(noCuda, 'should carry a tensor on a GPU, to any device', () => {
       const tensor = Tensor.zeros(15, { dtype: 'float64', device: 'cuda' }).set(HARD);
       const again = Tensor.fromJSON(JSON.parse(JSON.stringify(tensor)), { device: 'cuda' });
@@ -185,11 +193,7 @@ describe('serialising', () => {
       ],
       [
         'JSON of a tensor that was disposed of',
-        () => {
-          const tensor = Tensor.zeros(2);
-          tensor.dispose();
-          return JSON.stringify(tensor);
-        },
+        () => JSON.stringify(disposed(Tensor.zeros(2))),
         RangeError,
         'Expected a live Tensor for this but received one that was disposed of',
       ],
@@ -225,15 +229,13 @@ describe('serialising', () => {
       it(`should be refused with what to use instead: ${name}`, () => {
         const tensor = Tensor.zeros(3).set([1, 2, 3]);
         const state = new AdamW().createState(0, tensor);
-        const disposed = Tensor.zeros(1);
-        disposed.dispose();
         for (const value of [
           tensor,
           [tensor],
           state,
           { layers: new Map([['dense', state]]) },
           { ...tensor },
-          disposed,
+          disposed(Tensor.zeros(1)),
         ]) {
           expect(() => clone(value)).to.throw(MESSAGE);
         }
@@ -376,12 +378,11 @@ describe('serialising', () => {
     });
 
     it('should show where there are no values', () => {
-      const disposed = Tensor.zeros([2, 3]);
-      disposed.dispose();
-      expect(inspect(disposed)).to.equal('Tensor float32 [2, 3] (disposed)');
-      const detached = Tensor.from(new Float64Array(2));
-      structuredClone(detached.data.buffer, { transfer: [detached.data.buffer as ArrayBuffer] });
-      expect(inspect(detached)).to.equal('Tensor float64 [2] (its memory is detached)');
+      expect(inspect(disposed(Tensor.zeros([2, 3])))).to.equal('Tensor float32 [2, 3] (disposed)');
+      const memory = new Float64Array(2);
+      const tensor = Tensor.from(memory);
+      detached(memory);
+      expect(inspect(tensor)).to.equal('Tensor float64 [2] (its memory is detached)');
     });
 
     it('should show what is no Tensor, too', () => {

@@ -1,15 +1,14 @@
 /** Sizes of the dimensions of a tensor. */
 import { checkInteger, wrongKind } from '../errors.js';
+import { copyList } from '../lists.js';
 
 /** A length, or a list of sizes: a frozen copy, every size of which was read once and validated. */
 export function checkShape(shape: unknown, name: string): readonly number[] {
   if (typeof shape === 'number') return Object.freeze([checkInteger(shape, name)]);
   if (!Array.isArray(shape)) throw wrongKind('a length or a list of sizes', name, shape);
-  const { length } = shape;
-  // By index into an array of numbers: no hole, method of a subclass or setter of a prototype has a say in it.
-  const sizes = new Float64Array(length);
-  for (let i = 0; i < length; i++) sizes[i] = checkInteger(shape[i], `${name}[${i}]`);
-  return Object.freeze(Array.from(sizes));
+  const sizes = copyList<unknown>(shape);
+  for (let i = 0; i < sizes.length; i++) sizes[i] = checkInteger(sizes[i], `${name}[${i}]`);
+  return Object.freeze(sizes as number[]);
 }
 
 /** Number of elements. */

@@ -37,8 +37,7 @@ export function checkTensorJSON(json: unknown): {
   readonly values: ArrayLike<number>;
 } {
   if (typeof json === 'string') throw wrongKindIn('an object, as JSON.parse() returns,', 'json', 'a string');
-  const given = json as Partial<Record<keyof TensorJSON, unknown>>;
-  const { dtype, shape, data } = readOptions(given, 'json', ['dtype', 'shape', 'data']);
+  const { dtype, shape, data } = readOptions(json as Partial<TensorJSON>, 'json', ['dtype', 'shape', 'data']);
   const checkedDType = checkDType(dtype, 'json.dtype');
   const sizes = checkShape(shape, 'json.shape');
   return { dtype: checkedDType, shape: sizes, values: checkNumbers(data, 'json.data', elementsOf(sizes), WORDS) };

@@ -170,13 +170,7 @@ export class Tensor<D extends DType = DType> {
     options: TensorFromOptions<D> & { dtype: D },
   ): Tensor<D>;
   static from(data: unknown, options: TensorFromOptions = {}): Tensor {
-    const {
-      shape: wanted,
-      dtype: given,
-      byteOffset,
-      length,
-    } = readOptions(options, 'options', ['shape', 'dtype', 'byteOffset', 'length']);
-    const part = { dtype: given, byteOffset, length };
+    const { shape: wanted, ...part } = readOptions(options, 'options', ['shape', 'dtype', 'byteOffset', 'length']);
     const { dtype, storage } = types.isAnyArrayBuffer(data) ? storageOfBuffer(data, part) : storageOfArray(data, part);
     const elements = typedArrayLength(storage);
     const shape = checkShape(wanted === undefined ? elements : wanted, 'shape');
@@ -199,15 +193,11 @@ export class Tensor<D extends DType = DType> {
     shape: number | readonly number[],
     options: TensorZerosOptions<D> = {},
   ): Tensor<D> {
-    const {
-      dtype: wanted = 'float32',
-      device: place,
-      pinned: isPinned,
-    } = readOptions(options, 'options', ['dtype', 'device', 'pinned']);
-    const dtype = checkDType(wanted, 'dtype') as D;
+    const given = readOptions(options, 'options', ['dtype', 'device', 'pinned']);
+    const dtype = (given.dtype === undefined ? 'float32' : checkDType(given.dtype, 'dtype')) as D;
     const sizes = checkShape(shape, 'shape');
-    const pinned = checkBoolean(isPinned ?? false, 'pinned');
-    const device = resolveDevice(place ?? 'cpu', 'device');
+    const pinned = checkBoolean(given.pinned ?? false, 'pinned');
+    const device = resolveDevice(given.device ?? 'cpu', 'device');
     if (pinned && device !== 'cpu') throw outOfRange(`false beside device '${device}'`, 'pinned', pinned);
     if (!pinned || cudaUnusable(0) !== null) return Tensor.allocate(sizes, dtype, device);
     return new Tensor<D>(dtype, sizes, allocatePinned(dtype, elementsOf(sizes)), device, true);
@@ -257,17 +247,12 @@ export class Tensor<D extends DType = DType> {
     options: TensorFromDevicePointerOptions<D>,
   ): Tensor<D> {
     const address = checkPointer(pointer, 'pointer');
-    const {
-      shape: sizes,
-      dtype: given,
-      device: place,
-      owner,
-    } = readOptions(options, 'options', ['shape', 'dtype', 'device', 'owner']);
-    const dtype = checkDType(given, 'dtype') as D;
-    const shape = checkShape(sizes, 'shape');
+    const given = readOptions(options, 'options', ['shape', 'dtype', 'device', 'owner']);
+    const dtype = checkDType(given.dtype, 'dtype') as D;
+    const shape = checkShape(given.shape, 'shape');
     const bytes = elementsOf(shape) * bytesOf(dtype);
-    const wanted = place === undefined ? null : resolveDevice(place, 'device');
-    if (wanted === 'cpu') throw outOfRange("'cuda' or 'cuda:N'", 'device', place);
+    const wanted = given.device === undefined ? null : resolveDevice(given.device, 'device');
+    if (wanted === 'cpu') throw outOfRange("'cuda' or 'cuda:N'", 'device', given.device);
     if (address % BigInt(bytesOf(dtype)) !== 0n) {
       throw outOfRange(`a multiple of ${bytesOf(dtype)}`, 'pointer', address);
     }
@@ -282,7 +267,7 @@ export class Tensor<D extends DType = DType> {
     }
     if (bytes > info.bytes) throw outOfRangeIn(`at least ${bytes} bytes`, 'pointer', `memory of ${info.bytes} bytes`);
     resolveDevice(device, 'pointer');
-    const memory = new cuda.DeviceMemory(info.device, bytes, address, owner);
+    const memory = new cuda.DeviceMemory(info.device, bytes, address, given.owner);
     return new Tensor<D>(dtype, shape, memory, device, false);
   }
 
