@@ -251,6 +251,11 @@ export class AdamW extends Optimizer<AdamWState> {
     return { mean, variance, master: zerosBeside(weight, 'float32').set(tensor.toArray()) };
   }
 
+  /** The same as createState(), under MXNet's name for weights with masters. */
+  override createStateMultiPrecision(index: Index, weight: TensorLike): AdamWStateTensors {
+    return this.createState(index, weight);
+  }
+
   /** Updates each weight in place by its own native call. The bits are those of fusedStep(). */
   override step(
     indices: OneOrMany<Index>,

@@ -3,7 +3,7 @@
  * (python/mxnet/lr_scheduler.py). A schedule here is a pure function of the
  * number of updates: it can be asked in any order and at any time.
  */
-import { checkInteger, checkNumber, checkOneOf, outOfRange, wrongKind } from '../errors.js';
+import { checkInteger, checkNumber, checkOneOf, ORIGIN, outOfRange, THIS_COPY, wrongKind } from '../errors.js';
 import { copyList } from '../lists.js';
 import { readOptions } from '../options.js';
 
@@ -61,6 +61,11 @@ export abstract class LRScheduler {
     if (this.warmupBeginLr > this.baseLr) {
       throw outOfRange(`at most baseLr (${this.baseLr})`, 'warmupBeginLr', this.warmupBeginLr);
     }
+  }
+
+  /** @internal */
+  get [ORIGIN](): object {
+    return THIS_COPY;
   }
 
   /**
