@@ -1,6 +1,6 @@
 // The roof of the benchmarks: a plain in-place stream of the bytes of a step
 // (it reads weight, gradient, mean, variance and master, and writes all but the
-// gradient), with as little arithmetic as cannot be left out.
+// gradient), with as little arithmetic as possible.
 #pragma once
 
 #include <vector>
@@ -10,8 +10,8 @@
 
 namespace fused_adamw::bench {
 
-/// How the elements are given out to threads.
-enum class Cut {
+/// How the elements are distributed to threads.
+enum class Partition {
   step,    // as the step does it
   parts,   // one contiguous part a thread
   chunks,  // chunks of 1 Mi elements, first come, first served
@@ -19,22 +19,22 @@ enum class Cut {
 
 struct StreamVariant {
   const char* name;
-  Cut cut;
-  bool nontemporal;  // stores that pass the caches by
+  Partition partition;
+  bool nontemporal;  // stores that bypass the caches
   bool prefetch;     // software prefetch some pages ahead
 };
 
 inline constexpr StreamVariant kStreamVariants[] = {
-    {"stream", Cut::step, false, false},
-    {"stream, parts", Cut::parts, false, false},
-    {"stream, parts, non-temporal", Cut::parts, true, false},
-    {"stream, parts, prefetch", Cut::parts, false, true},
-    {"stream, 1 Mi chunks", Cut::chunks, false, false},
-    {"stream, 1 Mi chunks, non-temporal", Cut::chunks, true, false},
+    {"stream", Partition::step, false, false},
+    {"stream, parts", Partition::parts, false, false},
+    {"stream, parts, non-temporal", Partition::parts, true, false},
+    {"stream, parts, prefetch", Partition::parts, false, true},
+    {"stream, 1 Mi chunks", Partition::chunks, false, false},
+    {"stream, 1 Mi chunks, non-temporal", Partition::chunks, true, false},
 };
 
-/// Streams over all tensors of a binding once. A layout with masters, and
+/// Streams over all tensors of a list once. Dtype configurations with masters, and
 /// arrays that are not aligned to 64 bytes, have no non-temporal stores.
-void stream(const Binding& binding, const StreamVariant& variant, int threads);
+void stream(const TensorList& list, const StreamVariant& variant, int threads);
 
 }  // namespace fused_adamw::bench

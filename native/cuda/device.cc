@@ -179,9 +179,10 @@ void Device::load_kernels() {
 
   int multiprocessors = 0;
   FUSED_ADAMW_CUDA(cuDeviceGetAttribute, &multiprocessors, kMultiprocessorCount, context_.device());
-  for (int i = 0; i < kRules * kLayouts; ++i) {
+  for (int i = 0; i < kKernels; ++i) {
     int blocks = 0;
-    FUSED_ADAMW_CUDA(cuModuleGetFunction, &kernels_[i].function, module, kKernelNames[i]);
+    const std::string name = kernel_name(rule_of_kernel(i), config_of_kernel(i));
+    FUSED_ADAMW_CUDA(cuModuleGetFunction, &kernels_[i].function, module, name.c_str());
     FUSED_ADAMW_CUDA(cuOccupancyMaxActiveBlocksPerMultiprocessor, &blocks, kernels_[i].function, kBlock, 0);
     kernels_[i].resident_blocks = static_cast<unsigned>(std::max(1, blocks) * multiprocessors);
   }

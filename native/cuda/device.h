@@ -8,8 +8,7 @@
 #include <string>
 #include <vector>
 
-#include "../core/adamw.h"
-#include "../core/dtypes.h"
+#include "../core/dtype-configs.h"
 #include "driver.h"
 
 namespace fused_adamw::cuda {
@@ -154,14 +153,12 @@ class Device {
   void start_copy_to_host(void* to, const std::shared_ptr<Memory>& from, size_t bytes, StreamCallback done,
                           void* context, size_t offset = 0);
 
-  /// The kernel of a rule and layout, and how many blocks of it run at a time.
+  /// The kernel of a rule and dtype configuration, and how many blocks of it run at a time.
   struct Kernel {
     FunctionHandle function = nullptr;
     unsigned resident_blocks = 0;
   };
-  const Kernel& kernel(Rule rule, Layout layout) const {
-    return kernels_[static_cast<int>(rule) * kLayouts + static_cast<int>(layout)];
-  }
+  const Kernel& kernel(Rule rule, DTypeConfig config) const { return kernels_[kernel_index(rule, config)]; }
 
   /// Before a step on a stream: it comes after the copies.
   void begin_step(StreamHandle stream);
@@ -200,7 +197,7 @@ class Device {
 
   int ordinal_;
   PrimaryContext context_;
-  Kernel kernels_[kRules * kLayouts];
+  Kernel kernels_[kKernels];
 
   std::mutex mutex_;
   std::shared_ptr<Event> copied_;                           // after the last copy; null before the first

@@ -227,7 +227,7 @@ class CudaBinding : public Napi::ObjectWrap<CudaBinding> {
       bool lossless;
       const auto stream = reinterpret_cast<cuda::StreamHandle>(info[1].As<Napi::BigInt>().Uint64Value(&lossless));
       cuda::Memories memories;
-      Binding binding = read_binding(info, 2, [&](const Napi::Value& list, size_t size, const char* name) {
+      TensorList binding = read_binding(info, 2, [&](const Napi::Value& list, size_t size, const char* name) {
         return MemoryList(env, device, list, size, name, memories);
       });
       try {
@@ -251,8 +251,8 @@ class CudaBinding : public Napi::ObjectWrap<CudaBinding> {
     return guarded_cuda(env, [&] {
       cuda::Step& step = this->step(env);
       cuda::Memories memories;
-      const MemoryList list(env, step.device(), info[0], step.binding().size(), "grads", memories);
-      const std::vector<const void*> grads = read_grads(env, step.binding(), list);
+      const MemoryList list(env, step.device(), info[0], step.list().size(), "grads", memories);
+      const std::vector<void*> grads = read_grads(env, step.list(), list);
       const auto overlap = step.set_grads(grads, std::move(memories));
       if (!overlap) has_grads_ = true;
       return to_javascript(env, overlap);
@@ -263,7 +263,7 @@ class CudaBinding : public Napi::ObjectWrap<CudaBinding> {
   void SetGroups(const Napi::CallbackInfo& info) {
     guarded_cuda(info.Env(), [&] {
       cuda::Step& step = this->step(info.Env());
-      const GroupArguments arguments = GroupArguments::read(info, step.binding().size());
+      const GroupArguments arguments = GroupArguments::read(info, step.list().size());
       step.set_groups(arguments.group_of, arguments.group_count);
       scalars_holder_ = Napi::Persistent(info[1].As<Napi::Object>());
       scalars_ = arguments.scalars;
@@ -286,7 +286,7 @@ class CudaBinding : public Napi::ObjectWrap<CudaBinding> {
       cuda::Step& step = this->step(info.Env());
       const size_t first = info[0].As<Napi::Number>().Uint32Value();
       const size_t last = info[1].As<Napi::Number>().Uint32Value();
-      if (!has_begun_ || first > last || last > step.binding().size())
+      if (!has_begun_ || first > last || last > step.list().size())
         throw Napi::Error::New(info.Env(), "Expected begin and a range of tensors before a step");
       step.run(first, last);
     });

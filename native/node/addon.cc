@@ -22,8 +22,6 @@ namespace {
 #error "the build defines FUSED_ADAMW_BUILD, its own name"
 #endif
 
-std::atomic<const cpu::Variant*> active_variant{nullptr};
-
 napi_typedarray_type type_of_size(size_t bytes) {
   return bytes == 2 ? napi_uint16_array : bytes == 4 ? napi_float32_array : napi_float64_array;
 }
@@ -103,20 +101,20 @@ class BindingObject : public Napi::ObjectWrap<BindingObject> {
       if (first == 0) {
         cpu::round_groups(options_of(scalars_), groups_of(scalars_), rounded_.size(), rounded_.data());
       }
-      cpu::step(binding_, *active_variant, rounded_.data(), first, last, cpu::num_threads());
+      cpu::step(binding_, cpu::active_variant(), rounded_.data(), first, last, cpu::num_threads());
     });
   }
 
   /// dispose(): frees the lists now rather than when the event loop comes to the finalizer.
   void Dispose(const Napi::CallbackInfo&) {
-    binding_ = Binding(binding_.rule(), {});
+    binding_ = TensorList(binding_.rule(), {});
     std::vector<cpu::GroupScalars>().swap(rounded_);
     scalars_holder_.Reset();
     scalars_ = nullptr;
     has_grads_ = false;
   }
 
-  Binding binding_;
+  TensorList binding_;
   Napi::ObjectReference scalars_holder_;
   const double* scalars_ = nullptr;
   std::vector<cpu::GroupScalars> rounded_;  // of the step that runs
@@ -151,11 +149,11 @@ void PreferHugePages(const Napi::CallbackInfo& info) {
 /// setIsa(name): whether this machine runs that variant; if so, later steps do.
 Napi::Value SetIsa(const Napi::CallbackInfo& info) {
   const cpu::Variant* variant = cpu::find_variant(info[0].As<Napi::String>().Utf8Value());
-  if (variant) active_variant = variant;
+  if (variant) cpu::set_active_variant(*variant);
   return Napi::Boolean::New(info.Env(), variant != nullptr);
 }
 
-Napi::Value Isa(const Napi::CallbackInfo& info) { return Napi::String::New(info.Env(), active_variant.load()->name); }
+Napi::Value Isa(const Napi::CallbackInfo& info) { return Napi::String::New(info.Env(), cpu::active_variant().name); }
 
 Napi::Value NumThreads(const Napi::CallbackInfo& info) { return Napi::Number::New(info.Env(), cpu::num_threads()); }
 
@@ -164,11 +162,10 @@ void SetNumThreads(const Napi::CallbackInfo& info) { cpu::set_num_threads(info[0
 Napi::Object Init(Napi::Env env, Napi::Object exports) {
   if (cpu::variants().empty())
     throw Napi::Error::New(env, "the addon's compiler contracted products and sums to one rounding");
-  if (!active_variant) active_variant = cpu::variants().front();
 
   Napi::Array isas = Napi::Array::New(env), layouts = Napi::Array::New(env);
   for (const cpu::Variant* variant : cpu::variants()) isas[isas.Length()] = variant->name;
-  for (const LayoutInfo& layout : kLayoutInfo) layouts[layouts.Length()] = layout.name;
+  for (const DTypeConfigInfo& layout : kDTypeConfigInfo) layouts[layouts.Length()] = layout.name;
   exports["Binding"] = BindingObject::Define(env);
   exports["isas"] = isas;
   exports["layouts"] = layouts;

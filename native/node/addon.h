@@ -11,6 +11,7 @@
 #include <string>
 #include <vector>
 
+#include "../core/scalars.h"
 #include "../core/tensor-list.h"
 
 namespace fused_adamw {
@@ -61,7 +62,7 @@ inline Napi::Value to_javascript(Napi::Env env, const std::optional<Overlap>& ov
 /// group each tensor belongs to, and the array that holds the scalars of every step from
 /// now on: rescale, clip, beta1, beta2, then those of each group.
 struct GroupArguments {
-  static constexpr size_t kCommon = sizeof(StepOptions) / sizeof(double), kEach = sizeof(Group) / sizeof(double);
+  static constexpr size_t kCommon = sizeof(StepScalars) / sizeof(double), kEach = sizeof(ScalarGroup) / sizeof(double);
 
   std::vector<uint32_t> group_of;
   double* scalars;
@@ -82,9 +83,9 @@ struct GroupArguments {
   }
 };
 
-inline StepOptions options_of(const double* scalars) { return {scalars[0], scalars[1], scalars[2], scalars[3]}; }
-inline const Group* groups_of(const double* scalars) {
-  return reinterpret_cast<const Group*>(scalars + GroupArguments::kCommon);
+inline StepScalars options_of(const double* scalars) { return {scalars[0], scalars[1], scalars[2], scalars[3]}; }
+inline const ScalarGroup* groups_of(const double* scalars) {
+  return reinterpret_cast<const ScalarGroup*>(scalars + GroupArguments::kCommon);
 }
 
 constexpr size_t kTensorsPerScope = 256;  // handles are freed after as many
@@ -111,7 +112,7 @@ void* data_of(Napi::Env env, const List& list, uint32_t i, size_t element_size, 
 /// variances, masters of a Binding, of which rule is number `at`.
 /// list_of(value, size, name) makes the List of each.
 template <typename ListOf>
-Binding read_binding(const Napi::CallbackInfo& info, size_t at, const ListOf& list_of) {
+TensorList read_binding(const Napi::CallbackInfo& info, size_t at, const ListOf& list_of) {
   const Napi::Env env = info.Env();
   const int rule = info[at].As<Napi::Number>().Int32Value();
   if (rule < 0 || rule >= kRules) throw Napi::RangeError::New(env, "Expected a rule");
@@ -127,28 +128,29 @@ Binding read_binding(const Napi::CallbackInfo& info, size_t at, const ListOf& li
   std::vector<TensorArrays> tensors(size);
   for_each_tensor(env, size, [&](uint32_t i) {
     const uint8_t layout = static_cast<uint8_t*>(layouts.data)[i];
-    if (layout >= kLayouts) throw Napi::RangeError::New(env, "Expected a layout");
+    if (layout >= kDTypeConfigs) throw Napi::RangeError::New(env, "Expected a layout");
     TensorArrays& tensor = tensors[i];
-    tensor.layout = static_cast<Layout>(layout);
+    tensor.config = static_cast<DTypeConfig>(layout);
     tensor.key = static_cast<uint32_t*>(keys.data)[i];
-    const LayoutInfo& is = fused_adamw::info(tensor.layout);
-    const View weight = weights.view(i, is.weight_size);
+    const View weight = weights.view(i, role_bytes(tensor.config, Role::weight));
     tensor.length = weight.length;
-    tensor.weight = weight.data;
-    tensor.mean = data_of(env, means, i, is.state_size, tensor.length);
-    tensor.variance = data_of(env, variances, i, is.state_size, tensor.length);
-    if (is.master) tensor.master = static_cast<float*>(data_of(env, masters, i, sizeof(float), tensor.length));
+    tensor.arrays[Role::weight] = weight.data;
+    tensor.arrays[Role::mean] = data_of(env, means, i, role_bytes(tensor.config, Role::mean), tensor.length);
+    tensor.arrays[Role::variance] =
+        data_of(env, variances, i, role_bytes(tensor.config, Role::variance), tensor.length);
+    if (role_bytes(tensor.config, Role::master) > 0)
+      tensor.arrays[Role::master] = data_of(env, masters, i, role_bytes(tensor.config, Role::master), tensor.length);
   });
-  return Binding(static_cast<Rule>(rule), std::move(tensors));
+  return TensorList(static_cast<Rule>(rule), std::move(tensors));
 }
 
 /// The addresses of a list of gradients, one for each tensor and like its weight.
 template <class List>
-std::vector<const void*> read_grads(Napi::Env env, const Binding& binding, const List& list) {
-  std::vector<const void*> grads(binding.size());
+std::vector<void*> read_grads(Napi::Env env, const TensorList& binding, const List& list) {
+  std::vector<void*> grads(binding.size());
   for_each_tensor(env, binding.size(), [&](uint32_t i) {
     const TensorArrays& tensor = binding.tensor(i);
-    grads[i] = data_of(env, list, i, info(tensor.layout).weight_size, tensor.length);
+    grads[i] = data_of(env, list, i, role_bytes(tensor.config, Role::grad), tensor.length);
   });
   return grads;
 }

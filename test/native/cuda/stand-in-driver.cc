@@ -501,14 +501,15 @@ void check_launch(const Arena& arena, const HostKernel& kernel, const void* para
   };
   StepTables tables;
   std::memcpy(&tables, parameters, sizeof tables);
-  const auto check_units = [&](const Unit* units, uint32_t count) {
+  const auto check_items = [&](const WorkItem* items, uint32_t count) {
     if (count == 0) return;
-    const auto* table = reinterpret_cast<const Unit*>(expect(units, count * sizeof(Unit), "a kernel's units"));
+    const auto* table =
+        reinterpret_cast<const WorkItem*>(expect(items, count * sizeof(WorkItem), "a kernel's work items"));
     for (uint32_t i = 0; i < count; ++i) {
-      const Unit& unit = table[i];
+      const WorkItem& item = table[i];
       const auto entry = [&](auto* list, const char* what) {
         return *reinterpret_cast<const std::remove_reference_t<decltype(*list)>*>(
-            expect(list + unit.tensor, sizeof *list, what));
+            expect(list + item.tensor, sizeof *list, what));
       };
       const DeviceTensor tensor = entry(tables.tensors, "a kernel's tensors");
       const void* grad = entry(tables.grads, "a kernel's gradients");
@@ -518,20 +519,18 @@ void check_launch(const Arena& arena, const HostKernel& kernel, const void* para
                "a kernel's scalars");
       else if (sizeof tables + (group + 1) * kernel.group_bytes > kernel.parameter_bytes)
         misuse("a kernel's group is not among its parameters");
-      const LayoutInfo& layout = info(kernel.layout);
-      const auto elements = [&](const void* array, size_t size, const char* what) {
-        if (reinterpret_cast<uintptr_t>(array) % size != 0) misuse(std::string(what) + " is misaligned");
-        expect(static_cast<const char*>(array) + unit.start * size, unit.length * size, what);
-      };
-      elements(tensor.weight, layout.weight_size, "a kernel's weight");
-      elements(grad, layout.weight_size, "a kernel's gradient");
-      elements(tensor.mean, layout.state_size, "a kernel's mean");
-      elements(tensor.variance, layout.state_size, "a kernel's variance");
-      if (layout.master) elements(tensor.master, sizeof(float), "a kernel's master");
+      for (const Role role : kEveryRole) {
+        const size_t size = role_bytes(kernel.config, role);
+        if (size == 0) continue;
+        const void* array = role == Role::grad ? grad : tensor.arrays[role];
+        const std::string what = std::string("a kernel's ") + kRoleNames[static_cast<int>(role)];
+        if (reinterpret_cast<uintptr_t>(array) % size != 0) misuse(what + " is misaligned");
+        expect(static_cast<const char*>(array) + item.start * size, item.length * size, what.c_str());
+      }
     }
   };
-  check_units(tables.block_units, tables.block_unit_count);
-  check_units(tables.warp_units, tables.warp_unit_count);
+  check_items(tables.block_items, tables.block_item_count);
+  check_items(tables.warp_items, tables.warp_item_count);
 }
 
 void run_kernel(const Arena& arena, const HostKernel& kernel, const std::string& parameters, unsigned blocks) {
@@ -675,7 +674,7 @@ EXPORT Status cuModuleGetFunction(FunctionHandle* function, CUmod_st* module, co
   CALL(cuModuleGetFunction);
   if (!state().modules.count(module)) misuse("cuModuleGetFunction of a module that is not there");
   for (const HostKernel& kernel : kHostKernels) {
-    if (std::strcmp(kernel.name, name) != 0) continue;
+    if (kernel.name != name) continue;
     *function = new CUfunc_st{module->context, &kernel};
     state().functions.insert(*function);
     return kSuccess;

@@ -26,11 +26,11 @@ constexpr StreamKind kEveryStream[] = {StreamKind::legacy, StreamKind::blocking,
 
 class Steps : public OnDevice, public ::testing::WithParamInterface<StreamKind> {};
 
-TEST_P(Steps, EqualTheCpuInEveryRuleAndLayout) {
+TEST_P(Steps, EqualTheCpuInEveryRuleAndConfiguration) {
   Random random(1);
   StreamHandle stream = testing::make_stream(device(), GetParam());
-  for (Rule rule : fused_adamw::testing::kEveryRule) {
-    Twins twins(device(), rule, stream, testing::random_tensors(40, random), random);
+  for (int rule = 0; rule < kRules; ++rule) {
+    Twins twins(device(), static_cast<Rule>(rule), stream, testing::random_tensors(40, random), random);
     for (int i = 0; i < 12; ++i) {
       // Few groups go by value, more by way of a table; the number changes while steps are in flight.
       if (i % 3 == 0) twins.set_group_count(i % 2 ? 1 + random.below(5) : 40);
@@ -93,7 +93,7 @@ TEST_F(StepsHeldBack, KeepTheGradientsThatTheyReadUntilTheyAreDone) {
 TEST_F(StepsHeldBack, KeepTheTableOfTheirScalarsUntilTheyAreDone) {
   Random random(13);
   StreamHandle stream = testing::make_stream(device(), StreamKind::non_blocking);
-  Twins twins(device(), Rule::mxnet, stream, {{Layout::float32, 400'000}}, random);
+  Twins twins(device(), Rule::mxnet, stream, {{DTypeConfig::float32, 400'000}}, random);
   twins.set_group_count(100);
   {
     const testing::Held held;
@@ -114,7 +114,7 @@ class StepsInOneLaunch : public OnStandIn {};
 
 TEST_F(StepsInOneLaunch, TakeTenThousandTensorsOfTenThousandGroups) {
   Random random(4);
-  std::vector<std::pair<Layout, size_t>> tensors(10000, {Layout::float32, 64});
+  std::vector<std::pair<DTypeConfig, size_t>> tensors(10000, {DTypeConfig::float32, 64});
   Twins twins(device(), Rule::mxnet, nullptr, tensors, random);
   twins.set_group_count(tensors.size());
   twins.run();
@@ -131,7 +131,7 @@ TEST_F(StepsInOneLaunch, TakeTenThousandTensorsOfTenThousandGroups) {
 
 TEST_F(StepsInOneLaunch, SendNothingThatTheDeviceHas) {
   Random random(5);
-  Twins twins(device(), Rule::pytorch, nullptr, {{Layout::bfloat16, 5000}, {Layout::bfloat16, 7}}, random);
+  Twins twins(device(), Rule::pytorch, nullptr, {{DTypeConfig::bfloat16, 5000}, {DTypeConfig::bfloat16, 7}}, random);
   twins.set_group_count(2);
   twins.run();
   const auto launches = testing::count("cuLaunchKernel"), copies = testing::count("cuMemcpyHtoDAsync_v2");
@@ -148,7 +148,7 @@ TEST_F(StepsOf, NothingLaunchNothing) {
   Twins none(device(), Rule::mxnet, nullptr, {}, random);
   none.set_group_count(1);
   none.run();
-  Twins empty(device(), Rule::mxnet, nullptr, {{Layout::float32, 0}, {Layout::bfloat16_master, 0}}, random);
+  Twins empty(device(), Rule::mxnet, nullptr, {{DTypeConfig::float32, 0}, {DTypeConfig::bfloat16_master, 0}}, random);
   empty.set_group_count(1);
   empty.run();
   ASSERT_TRUE(empty.are_equal());
@@ -193,15 +193,16 @@ TEST_F(StepsOf, AStreamOfAnotherContextAreRefused) {
   const testing::ForeignContext context(0);
   StreamHandle stream = nullptr;
   check(testing::find<Status(StreamHandle*, unsigned)>("cuStreamCreate")(&stream, 0), "cuStreamCreate");
-  EXPECT_EQ(testing::message_of<std::invalid_argument>([&] { Step(device(), Binding(Rule::mxnet, {}), {}, stream); }),
-            "a stream of another context than the primary one of cuda:0");
+  EXPECT_EQ(
+      testing::message_of<std::invalid_argument>([&] { Step(device(), TensorList(Rule::mxnet, {}), {}, stream); }),
+      "a stream of another context than the primary one of cuda:0");
 }
 
 class FailingSteps : public OnStandIn {};
 
 TEST_F(FailingSteps, TellTheDriversOwnNameAndText) {
   Random random(10);
-  Twins twins(device(), Rule::mxnet, nullptr, {{Layout::float32, 100}}, random);
+  Twins twins(device(), Rule::mxnet, nullptr, {{DTypeConfig::float32, 100}}, random);
   twins.set_group_count(1);
   const testing::Failing failing("cuLaunchKernel", 0, 719);
   EXPECT_EQ(testing::message_of<DriverError>([&] { twins.run(); }),
@@ -220,7 +221,8 @@ TEST_P(FailingCalls, AreReportedAndLeaveNothingBehind) {
       try {
         Random random(11);
         Twins twins(device(), Rule::mxnet, testing::make_stream(device(), StreamKind::non_blocking),
-                    {{Layout::float32, 5000}, {Layout::bfloat16_master, 100}, {Layout::float64, 10}}, random);
+                    {{DTypeConfig::float32, 5000}, {DTypeConfig::bfloat16_master, 100}, {DTypeConfig::float64, 10}},
+                    random);
         for (int i = 0; i < 3; ++i) {
           twins.set_group_count(i == 1 ? 100 : 3);
           if (i > 0) change_grads(twins, false);
