@@ -10,7 +10,7 @@
 namespace fused_adamw::cuda {
 
 StagedBuffer::StagedBuffer(Device& device, size_t capacity) : device_(device), memory_(device.allocate(capacity)) {
-  const Current current(device);
+  const ContextGuard guard(device.context());
   decltype(slots_) slots;  // where one cannot be made, the others go while the context is current
   for (auto& slot : slots) slot = std::make_shared<Slot>(capacity, memory_);
   slots_ = std::move(slots);
@@ -41,7 +41,7 @@ void StagedBuffer::upload(size_t bytes, StreamHandle stream) {
 Step::Step(Device& device, Binding binding, Memories memories, StreamHandle stream)
     : device_(device), binding_(std::move(binding)), stream_(stream), resources_(std::make_shared<Resources>()) {
   if (stream) {
-    const Current current(device);  // that of the driver's own names for default streams
+    const ContextGuard guard(device.context());  // that of the driver's own names for default streams
     ContextHandle context = nullptr;
     FUSED_ADAMW_CUDA(cuStreamGetCtx, stream, &context);
     if (context != device.context())
@@ -98,8 +98,8 @@ void Step::upload_tables() {
   const size_t tensor_bytes = tensors.size() * sizeof(DeviceTensor), unit_bytes = units.size() * sizeof(Unit);
   static_assert(sizeof(DeviceTensor) % alignof(Unit) == 0);
   resources_->tables = device_.allocate(tensor_bytes + unit_bytes);
-  device_.copy_from_host(resources_->tables, 0, tensors.data(), tensor_bytes);
-  device_.copy_from_host(resources_->tables, tensor_bytes, units.data(), unit_bytes);
+  copy_from_host(resources_->tables, 0, tensors.data(), tensor_bytes);
+  copy_from_host(resources_->tables, tensor_bytes, units.data(), unit_bytes);
   const auto* on_device =
       reinterpret_cast<const Unit*>(static_cast<char*>(resources_->tables->address()) + tensor_bytes);
   for (size_t l = 0; l < layouts_.size(); ++l) {
@@ -140,7 +140,7 @@ void Step::set_groups(const std::vector<uint32_t>& groups, size_t group_count) {
 void Step::begin(const StepOptions& options, const Group* groups) {
   if (layouts_.empty()) return;
   const std::lock_guard lock(device_.mutex());
-  const Current current(device_);
+  const ContextGuard guard(device_.context());
   device_.begin_step(stream_);
   const size_t size = binding_.size();
   if (new_grads_) {
@@ -174,7 +174,7 @@ void Step::round_groups(const StepOptions& options, const Group* groups, std::ve
 void Step::run(size_t first, size_t last) {
   if (layouts_.empty()) return;
   const std::lock_guard lock(device_.mutex());
-  const Current current(device_);
+  const ContextGuard guard(device_.context());
   auto after = std::make_shared<Event>();
   const auto finish = [&] {
     after->record(stream_);
@@ -215,7 +215,7 @@ void Step::launch(const LayoutUnits& units, size_t first, size_t last, const std
   constexpr unsigned warps = kBlock / kWarp;
   const uint64_t wanted = uint64_t{tables.block_unit_count} + (tables.warp_unit_count + warps - 1) / warps;
   if (wanted == 0) return;
-  const Device::Kernel& kernel = device_.kernel(binding_.rule(), units.layout);
+  const Kernel& kernel = device_.kernel(binding_.rule(), units.layout);
   const auto blocks = static_cast<unsigned>(std::min<uint64_t>(wanted, kernel.resident_blocks));
   void* arguments[] = {&parameters};
   FUSED_ADAMW_CUDA(cuLaunchKernel, kernel.function, blocks, 1, 1, kBlock, 1, 1, 0, stream_, arguments, nullptr);

@@ -8,11 +8,10 @@
 
 #include "../core/tensor-list.h"
 #include "device.h"
+#include "transfer.h"
 #include "work.h"
 
 namespace fused_adamw::cuda {
-
-using Memories = std::vector<std::shared_ptr<Memory>>;
 
 /// Device memory whose content the host gives anew now and then, by way of
 /// page-locked memory, in several slots, so that the host writes while the device reads.

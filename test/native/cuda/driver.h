@@ -48,7 +48,7 @@ enum class StreamKind { legacy, blocking, non_blocking };
 /// A stream in the primary context of a device. It stays to the end of the process.
 inline StreamHandle make_stream(Device& device, StreamKind kind) {
   if (kind == StreamKind::legacy) return nullptr;
-  const Current current(device);
+  const ContextGuard guard(device.context());
   StreamHandle stream = nullptr;
   check(find<Status(StreamHandle*, unsigned)>("cuStreamCreate")(&stream, kind == StreamKind::non_blocking ? 1 : 0),
         "cuStreamCreate");

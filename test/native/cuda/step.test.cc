@@ -102,7 +102,7 @@ TEST_F(StepsHeldBack, KeepTheTableOfTheirScalarsUntilTheyAreDone) {
   }
   for (int i = 0; i < 100; ++i) {  // drains, also while the launch runs
     const std::lock_guard lock(device().mutex());
-    const Current current(device());
+    const ContextGuard guard(device().context());
     device().drain();
     std::this_thread::sleep_for(std::chrono::microseconds(100));
   }

@@ -22,12 +22,10 @@ class DeviceArray {
       : memory_(device.allocate((length + misalignment) * sizeof(T))), offset_(misalignment * sizeof(T)) {
     set(values, length);
   }
-  void set(const T* values, size_t length) {
-    memory_->device().copy_from_host(memory_, offset_, values, length * sizeof(T));
-  }
+  void set(const T* values, size_t length) { copy_from_host(memory_, offset_, values, length * sizeof(T)); }
   std::vector<T> get(size_t length) const {
     std::vector<T> values(length);
-    memory_->device().copy_to_host(values.data(), memory_, offset_, length * sizeof(T));
+    copy_to_host(values.data(), memory_, offset_, length * sizeof(T));
     return values;
   }
   T* address() const { return reinterpret_cast<T*>(memory_->pointer() + offset_); }
