@@ -1,4 +1,4 @@
-// Memory and copies of devices: what is where, and when it is given back.
+// Memory of devices: allocation, copies, and when it is freed.
 #include "cuda/device.h"
 
 #include <atomic>
@@ -31,9 +31,9 @@ std::shared_ptr<Memory> allocate(Device& device, const std::vector<int>& values)
   return memory;
 }
 
-class Memories : public OnDevice {};
+class DeviceMemory : public OnDevice {};
 
-TEST_F(Memories, AreZeroedAndApart) {
+TEST_F(DeviceMemory, IsZeroedAndDisjoint) {
   std::vector<std::shared_ptr<Memory>> all;
   for (size_t bytes : {1u, 255u, 4096u, 1000000u}) all.push_back(device().allocate(bytes));
   for (const auto& memory : all) {
@@ -48,7 +48,7 @@ TEST_F(Memories, AreZeroedAndApart) {
   EXPECT_EQ(device().allocate(0)->bytes(), 0u);
 }
 
-TEST_F(Memories, AreCopiedInEveryDirection) {
+TEST_F(DeviceMemory, IsCopiedInEveryDirection) {
   const auto values = numbers(100000, 1);
   const auto first = allocate(device(), values), second = device().allocate(values.size() * sizeof(int));
   copy_memory(second, first, values.size() * sizeof(int));
@@ -63,7 +63,7 @@ TEST_F(Memories, AreCopiedInEveryDirection) {
   EXPECT_EQ(number, -9);
 }
 
-TEST_F(Memories, AreCopiedBetweenDevices) {
+TEST_F(DeviceMemory, IsCopiedBetweenDevices) {
   if (device_count() < 2) GTEST_SKIP() << "there is one device";
   for (int round = 0; round < 20; ++round) {
     const auto values = numbers(10000, round);
@@ -74,7 +74,7 @@ TEST_F(Memories, AreCopiedBetweenDevices) {
       const auto other = numbers(values.size(), -1);
       copy_from_host(here, 0, other.data(), other.size() * sizeof(int));
     }
-    // What the other device still does comes first: here it zeroes.
+    // A copy comes after the pending work of the other device, here zeroing.
     auto zeroed = device(1).allocate(values.size() * sizeof(int)), zeros = device(0).allocate(zeroed->bytes());
     copy_memory(zeros, zeroed, zeroed->bytes());
     ASSERT_EQ(read(zeros, values.size()), std::vector<int>(values.size()));
@@ -85,7 +85,7 @@ TEST_F(Memories, AreCopiedBetweenDevices) {
   }
 }
 
-TEST_F(Memories, AreCopiedWhileTheHostGoesOn) {
+TEST_F(DeviceMemory, IsCopiedAsynchronously) {
   const auto values = numbers(50000, 7);
   const size_t bytes = values.size() * sizeof(int);
   std::unique_ptr<PinnedMemory> from, to;
@@ -100,7 +100,7 @@ TEST_F(Memories, AreCopiedWhileTheHostGoesOn) {
   auto memory = device().allocate(bytes);
   start_copy_from_host(memory, from->data(), bytes, count, &done);
   start_copy_to_host(to->data(), memory, bytes, count, &done);
-  memory.reset();  // the copies hold it
+  memory.reset();  // the copies keep it
   device().synchronize();
   EXPECT_EQ(done, 2);
   EXPECT_EQ(std::memcmp(to->data(), values.data(), bytes), 0);
@@ -109,7 +109,7 @@ TEST_F(Memories, AreCopiedWhileTheHostGoesOn) {
   to.reset();
 }
 
-TEST_F(Memories, LeaveTheCurrentContextAsItWas) {
+TEST_F(DeviceMemory, LeavesTheCurrentContextUnchanged) {
   const testing::ForeignContext foreign(0);
   const auto memory = allocate(device(), numbers(10, 0));
   read(memory, 10);
@@ -125,7 +125,7 @@ class Pointers : public OnDevice {
   }
 };
 
-TEST_F(Pointers, AreOfTheirDeviceAndReachToTheEndOfTheirMemory) {
+TEST_F(Pointers, HaveADeviceAndTheBytesThatFollow) {
   const auto memory = device().allocate(1000);
   EXPECT_EQ(pointer_info(memory->pointer()).ordinal, 0);
   EXPECT_GE(pointer_info(memory->pointer()).bytes, 1000u);
@@ -168,18 +168,18 @@ TEST_F(Pointers, OfAnotherLibraryAreUsedAndNotFreed) {
   FUSED_ADAMW_CUDA(cuMemFree_v2, pointer);
 }
 
-class MemoryGoes : public OnStandIn {
+class MemoryIsFreed : public OnStandIn {
  protected:
   static size_t total() { return device_info(0).bytes; }
 };
 
-TEST_F(MemoryGoes, WhenTheWorkThatUsesItIsDone) {
+TEST_F(MemoryIsFreed, WhenTheWorkThatUsesItIsDone) {
   const auto before = testing::count("bytes");
   auto memory = device().allocate(1000);
   device().synchronize();
   auto other = device().allocate(1000);
   {
-    const testing::Held held;
+    const testing::Paused paused;
     copy_memory(other, memory, 1000);
     memory.reset();
     device().allocate(8);  // drains
@@ -191,25 +191,25 @@ TEST_F(MemoryGoes, WhenTheWorkThatUsesItIsDone) {
   EXPECT_EQ(testing::count("bytes"), before);
 }
 
-TEST_F(MemoryGoes, OverTenThousandRounds) {
+TEST_F(MemoryIsFreed, OverTenThousandRounds) {
   for (int i = 0; i < 10000; ++i) {
     device().allocate(64 * 1024);
     ASSERT_LE(testing::count("bytes"), total());
   }
 }
 
-TEST_F(MemoryGoes, WhereThereIsNoneLeftAfterWhatIsDroppedIsGone) {
+TEST_F(MemoryIsFreed, BeforeAnAllocationFails) {
   auto large = device().allocate(total() / 4 * 3);
   testing::make_stream(device(), testing::StreamKind::non_blocking);
   EXPECT_EQ(testing::message_of<DriverError>([&] { device().allocate(total() / 2); }),
             "CUDA failed in cuMemAlloc: CUDA_ERROR_OUT_OF_MEMORY (out of memory)");
   for (int i = 0; i < 20; ++i) {
-    large.reset();  // its zeroing may still be under way
+    large.reset();  // its zeroing may still be pending
     large = device().allocate(total() / 4 * 3);
   }
 }
 
-TEST_F(MemoryGoes, FromAnyThread) {
+TEST_F(MemoryIsFreed, FromAnyThread) {
   std::vector<std::thread> threads;
   for (int t = 0; t < 4; ++t)
     threads.emplace_back([t] {
@@ -221,7 +221,7 @@ TEST_F(MemoryGoes, FromAnyThread) {
   for (std::thread& thread : threads) thread.join();
 }
 
-TEST_F(MemoryGoes, BetweenDevicesInBothDirectionsAtOnce) {
+TEST_F(MemoryIsFreed, BetweenDevicesInBothDirectionsAtOnce) {
   if (device_count() < 2) GTEST_SKIP() << "there is one device";
   const auto copy = [](int from, int to) {
     for (int i = 0; i < 50; ++i) {

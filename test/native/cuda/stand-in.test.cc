@@ -1,4 +1,4 @@
-// That the stand-in driver notices what it is there to notice.
+// The stand-in driver detects misuse, and orders work as CUDA does.
 #include "driver.h"
 
 namespace fused_adamw::cuda {
@@ -14,16 +14,16 @@ class StandIn : public testing::OnStandIn {
     GTEST_FLAG_SET(death_test_style, "threadsafe");
   }
 
-  // Each leaves something wrong; in a process of its own.
+  // Each misuses the driver, in a process of its own.
   static void free_memory_in_use() {
     const ContextGuard guard(device().context());
-    const testing::Held held;
+    const testing::Paused paused;
     FUSED_ADAMW_CUDA(cuMemsetD8Async, allocate(), 1, kBytes, nullptr);
     FUSED_ADAMW_CUDA(cuMemFree_v2, last_);
   }
   static void free_pinned_memory_in_use() {
     const ContextGuard guard(device().context());
-    const testing::Held held;
+    const testing::Paused paused;
     const PinnedMemory pinned(kBytes);
     FUSED_ADAMW_CUDA(cuMemcpyHtoDAsync_v2, allocate(), pinned.data(), kBytes, nullptr);
   }
@@ -91,7 +91,7 @@ TEST_F(StandIn, LetsStreamsWaitForEachOtherOnlyAsCudaDoes) {
   int before_legacy = 0, before_free = 0;
   for (int i = 0; i < 200; ++i) {
     const ContextGuard guard(device().context());
-    // Which of three streams' host functions came first, the legacy one's being asked last.
+    // The order in which the host functions of three streams ran.
     struct Order {
       int next = 0, of[3] = {};
     } order;
