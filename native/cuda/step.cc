@@ -10,7 +10,7 @@
 namespace fused_adamw::cuda {
 
 StagedBuffer::StagedBuffer(Device& device, size_t capacity) : device_(device), memory_(device.allocate(capacity)) {
-  const Current current(device);
+  const ContextGuard guard(device.context());
   decltype(slots_) slots;  // if one cannot be made, the others are freed while the context is current
   for (auto& slot : slots) slot = std::make_shared<Slot>(capacity, memory_);
   slots_ = std::move(slots);
@@ -41,7 +41,7 @@ void StagedBuffer::upload(size_t bytes, StreamHandle stream) {
 Step::Step(Device& device, TensorList list, Memories memories, StreamHandle stream)
     : device_(device), list_(std::move(list)), stream_(stream), resources_(std::make_shared<Resources>()) {
   if (stream) {
-    const Current current(device);  // the driver's handles of default streams refer to the current context
+    const ContextGuard guard(device.context());  // the driver's handles of default streams refer to the current context
     ContextHandle context = nullptr;
     FUSED_ADAMW_CUDA(cuStreamGetCtx, stream, &context);
     if (context != device.context())
@@ -97,8 +97,8 @@ void Step::upload_tables() {
   const size_t tensor_bytes = tensors.size() * sizeof(DeviceTensor), item_bytes = items.size() * sizeof(WorkItem);
   static_assert(sizeof(DeviceTensor) % alignof(WorkItem) == 0);
   resources_->tables = device_.allocate(tensor_bytes + item_bytes);
-  device_.copy_from_host(resources_->tables, 0, tensors.data(), tensor_bytes);
-  device_.copy_from_host(resources_->tables, tensor_bytes, items.data(), item_bytes);
+  copy_from_host(resources_->tables, 0, tensors.data(), tensor_bytes);
+  copy_from_host(resources_->tables, tensor_bytes, items.data(), item_bytes);
   const auto* on_device =
       reinterpret_cast<const WorkItem*>(static_cast<char*>(resources_->tables->address()) + tensor_bytes);
   for (size_t c = 0; c < configs_.size(); ++c) {
@@ -139,7 +139,7 @@ void Step::set_groups(const std::vector<uint32_t>& groups, size_t group_count) {
 void Step::begin(const StepScalars& step, const ScalarGroup* groups) {
   if (configs_.empty()) return;
   const std::lock_guard lock(device_.mutex());
-  const Current current(device_);
+  const ContextGuard guard(device_.context());
   device_.begin_step(stream_);
   const size_t size = list_.size();
   if (new_grads_) {
@@ -172,7 +172,7 @@ void Step::round_groups(const StepScalars& step, const ScalarGroup* groups, std:
 void Step::run(size_t first, size_t last) {
   if (configs_.empty()) return;
   const std::lock_guard lock(device_.mutex());
-  const Current current(device_);
+  const ContextGuard guard(device_.context());
   auto after = std::make_shared<Event>();
   const auto finish = [&] {
     after->record(stream_);
@@ -213,7 +213,7 @@ void Step::launch(const ConfigItems& items, size_t first, size_t last, const std
   constexpr unsigned warps = kBlock / kWarp;
   const uint64_t wanted = uint64_t{tables.block_item_count} + (tables.warp_item_count + warps - 1) / warps;
   if (wanted == 0) return;
-  const Device::Kernel& kernel = device_.kernel(list_.rule(), items.config);
+  const Kernel& kernel = device_.kernel(list_.rule(), items.config);
   const auto blocks = static_cast<unsigned>(std::min<uint64_t>(wanted, kernel.resident_blocks));
   void* arguments[] = {&parameters};
   FUSED_ADAMW_CUDA(cuLaunchKernel, kernel.function, blocks, 1, 1, kBlock, 1, 1, 0, stream_, arguments, nullptr);

@@ -8,11 +8,10 @@
 
 #include "../core/tensor-list.h"
 #include "device.h"
+#include "transfer.h"
 #include "work.h"
 
 namespace fused_adamw::cuda {
-
-using Memories = std::vector<std::shared_ptr<Memory>>;
 
 /// Device memory that the host overwrites now and then through page-locked memory.
 /// There are several slots of it, so that the host can write one while the device reads another.

@@ -9,6 +9,7 @@
 
 #include "../cuda/device.h"
 #include "../cuda/step.h"
+#include "../cuda/transfer.h"
 #include "addon.h"
 
 namespace fused_adamw {
@@ -335,15 +336,15 @@ void Copy(const Napi::CallbackInfo& info) {
     if (!is_device_memory(env, info[0])) {
       const DeviceMemory& from = DeviceMemory::of(env, info[1], "from");
       void* to = host_memory(env, info[0], from);
-      from.device().copy_to_host(to, from.memory(), from.offset(), from.bytes());
+      cuda::copy_to_host(to, from.memory(), from.offset(), from.bytes());
     } else if (!is_device_memory(env, info[1])) {
       const DeviceMemory& to = DeviceMemory::of(env, info[0], "to");
-      to.device().copy_from_host(to.memory(), to.offset(), host_memory(env, info[1], to), to.bytes());
+      cuda::copy_from_host(to.memory(), to.offset(), host_memory(env, info[1], to), to.bytes());
     } else {
       const DeviceMemory &to = DeviceMemory::of(env, info[0], "to"), &from = DeviceMemory::of(env, info[1], "from");
       if (to.bytes() != from.bytes())
         throw Napi::RangeError::New(env, "Expected as many bytes on both sides of a copy");
-      to.device().copy(to.memory(), from.memory(), to.bytes(), to.offset(), from.offset());
+      cuda::copy_memory(to.memory(), from.memory(), to.bytes(), to.offset(), from.offset());
     }
   });
 }
@@ -407,11 +408,10 @@ Napi::Value StartCopy(const Napi::CallbackInfo& info) {
       throw Napi::Error::New(env);
     try {
       if (to_device)
-        memory.device().start_copy_from_host(memory.memory(), host, memory.bytes(), PendingCopy::done, copy.get(),
-                                             memory.offset());
+        cuda::start_copy_from_host(memory.memory(), host, memory.bytes(), PendingCopy::done, copy.get(),
+                                   memory.offset());
       else
-        memory.device().start_copy_to_host(host, memory.memory(), memory.bytes(), PendingCopy::done, copy.get(),
-                                           memory.offset());
+        cuda::start_copy_to_host(host, memory.memory(), memory.bytes(), PendingCopy::done, copy.get(), memory.offset());
     } catch (...) {
       napi_release_threadsafe_function(copy->tell, napi_tsfn_abort);
       throw;
@@ -429,7 +429,7 @@ Napi::Value Pinned(const Napi::CallbackInfo& info) {
     const auto bytes = static_cast<size_t>(info[0].As<Napi::Number>().Int64Value());
     auto* memory = [&] {
       const std::lock_guard lock(device.mutex());
-      const cuda::Current current(device);
+      const cuda::ContextGuard guard(device.context());
       device.drain();
       return new std::shared_ptr<cuda::PinnedMemory>(std::make_shared<cuda::PinnedMemory>(bytes));
     }();

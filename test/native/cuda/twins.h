@@ -1,5 +1,5 @@
-// Tensors that are on a device and on the host: what a step does to the ones is
-// compared with what the CPU's does to the others.
+// Tensors on a device with copies on the host, to compare a step there with one
+// of the CPU.
 #pragma once
 
 #include <memory>
@@ -14,7 +14,7 @@ namespace fused_adamw::cuda::testing {
 
 using fused_adamw::testing::Random;
 
-/// An array of a device, at some elements from where its memory begins.
+/// An array of a device, some elements after the start of its memory.
 template <typename T>
 class DeviceArray {
  public:
@@ -22,12 +22,10 @@ class DeviceArray {
       : memory_(device.allocate((length + misalignment) * sizeof(T))), offset_(misalignment * sizeof(T)) {
     set(values, length);
   }
-  void set(const T* values, size_t length) {
-    memory_->device().copy_from_host(memory_, offset_, values, length * sizeof(T));
-  }
+  void set(const T* values, size_t length) { copy_from_host(memory_, offset_, values, length * sizeof(T)); }
   std::vector<T> get(size_t length) const {
     std::vector<T> values(length);
-    memory_->device().copy_to_host(values.data(), memory_, offset_, length * sizeof(T));
+    copy_to_host(values.data(), memory_, offset_, length * sizeof(T));
     return values;
   }
   T* address() const { return reinterpret_cast<T*>(memory_->pointer() + offset_); }
@@ -46,7 +44,7 @@ class Twin {
   virtual TensorArrays on_host() = 0;
   virtual void add_memories(Memories& memories) const = 0;
   virtual std::shared_ptr<Memory> grad_memory() const = 0;
-  /// Makes other gradients, which change_grad() takes: in the same memory or in new one.
+  /// Makes the next gradients, which change_grad() sets: in the same memory or in new memory.
   virtual void make_grad(bool in_place, Random& random) = 0;
   virtual void change_grad() = 0;
   virtual ::testing::AssertionResult is_equal() const = 0;
@@ -57,7 +55,7 @@ class TwinOf : public Twin {
  public:
   TwinOf(Device& device, size_t length, Random& random)
       : device_(device), key_(static_cast<uint32_t>(random.next())), host_(length, random) {
-    // Often the same distance from alignment.
+    // Often misaligned by the same number of elements.
     misalignment_ = random.below(3) ? 0 : random.below(9);
     for_each_array([&](auto role) {
       const bool is_apart = role == Role::variance && !random.below(4);
@@ -157,10 +155,10 @@ class Twins {
 
   size_t size() const { return twins_.size(); }
   Step& step() { return *step_; }
-  /// Forgets the step, and whatever may still be running of it.
+  /// Destroys the step, whose launches may still run.
   void drop_step() { step_.reset(); }
 
-  /// Makes other gradients, which change_grads() takes: in the same memory or in new one.
+  /// Makes the next gradients, which change_grads() sets: in the same memory or in new memory.
   void make_grads(bool in_place) {
     for (const auto& twin : twins_) twin->make_grad(in_place, random_);
     in_place_ = in_place;
@@ -169,14 +167,14 @@ class Twins {
     for (const auto& twin : twins_) twin->change_grad();
     if (!in_place_) set_grads();
   }
-  /// Which of so many groups each tensor is of: its number modulo their number.
+  /// Assigns tensor i to group i modulo count.
   void set_group_count(size_t count) {
     std::vector<uint32_t> groups(size());
     for (size_t i = 0; i < size(); ++i) groups[i] = static_cast<uint32_t>(i % count);
     step_->set_groups(groups, count);
     host_->set_groups(groups, count);
   }
-  /// One step with new scalars, the tensors cut into so many launches.
+  /// One step with new scalars, the tensors split into so many launches.
   void run(size_t parts = 1) {
     const StepScalars scalars_of_step = fused_adamw::testing::random_step_scalars(random_);
     std::vector<ScalarGroup> groups(host_->group_count());
