@@ -6,8 +6,16 @@
     {
       'target_name': 'fused_adamw',
       'sources': [
+        'native/node/abi.cc',
         'native/node/addon.cc',
-        'native/node/addon-cuda.cc',
+        'native/node/copies.cc',
+        'native/node/cpu-exports.cc',
+        'native/node/cuda-exports.cc',
+        'native/node/cuda-steps.cc',
+        'native/node/device-memory-object.cc',
+        'native/node/host-memory.cc',
+        'native/node/host-steps.cc',
+        'native/node/tensor-list-object.cc',
         'native/core/tensor-list.cc',
         'native/cpu/isa/kernels.cc',
         'native/cpu/step.cc',
