@@ -24,20 +24,15 @@ import {
   sourceHash,
   toolOf,
 } from './device-code.mjs';
+import { dtypeConfigs, ruleNames } from './tables.mjs';
 
 const MOST_REGISTERS = 64; // four blocks of 256 threads to a multiprocessor
 const problems = [];
 const work = mkdtempSync(join(tmpdir(), 'fused-adamw-'));
 
-/** The kernels by native/cuda/kernels.h: the layouts of a rule, for each rule. */
-function kernelNames() {
-  const header = readFileSync(join(root, 'native/cuda/kernels.h'), 'utf8');
-  const layouts = [...header.matchAll(/^ +X\(rule, (\w+)\)/gm)].map(([, layout]) => layout);
-  const rules = [...header.matchAll(/^ +FUSED_ADAMW_LAYOUTS_OF\(X, (\w+)\)/gm)].map(([, rule]) => rule);
-  return rules.flatMap((rule) => layouts.map((layout) => `adamw_${rule}_${layout}`));
-}
-const kernels = kernelNames();
-if (kernels.length === 0) problems.push('there are no kernels in kernels.h');
+/** As native/cuda/kernels.cu names them. */
+const kernels = ruleNames().flatMap((rule) => dtypeConfigs().map(({ identifier }) => `adamw_${rule}_${identifier}`));
+if (kernels.length === 0) problems.push('there are no kernels in the tables of native/core/');
 
 function checkSources() {
   const expected = sourceHash();
@@ -80,7 +75,7 @@ function checkPtx(name, text) {
         problems.push(`${name}, ${kernel}: there is no ${operation}`);
   }
   for (const kernel of bodies.keys())
-    if (!kernels.includes(kernel)) problems.push(`${name}: ${kernel} is not in kernels.h`);
+    if (!kernels.includes(kernel)) problems.push(`${name}: ${kernel} is not in the tables of native/core/`);
   console.log(`${name}: ${bodies.size} kernels`);
 }
 

@@ -9,9 +9,13 @@
 // example of another architecture. What cannot be checked is a failure.
 import { spawnSync } from 'node:child_process';
 import { existsSync } from 'node:fs';
+import { dtypeConfigs, ruleNames } from './tables.mjs';
 
-const RULES = 3;
-const LAYOUTS = ['float32', 'float64', 'half', 'half', 'half', 'half', 'half', 'half']; // as `Layout` in native/core/dtypes.h
+const RULES = ruleNames().length;
+/** Of each dtype configuration: the dtype of the weights, where all halves are one kind. */
+const CONFIGS = dtypeConfigs().map(
+  ({ types: [weight] }) => ({ float: 'float32', double: 'float64' })[weight] ?? 'half',
+);
 const CONVERSIONS = ['from_float16', 'to_float16', 'from_bfloat16', 'to_bfloat16'];
 
 /** What each architecture forbids, and the registers that a variant's vectors fill. */
@@ -99,8 +103,9 @@ function functionsOf(text) {
 
 /** Where a function belongs: its variant, the kind of its arrays, and for kernels which one it is. */
 function placeOf(name) {
-  const kernel = /\bkernel_(\w+)<\(fused_adamw::Rule\)(\d+), \(fused_adamw::Layout\)(\d+)>/.exec(name);
-  if (kernel) return { variant: kernel[1], kind: LAYOUTS[kernel[3]], id: `rule ${kernel[2]}, layout ${kernel[3]}` };
+  const kernel = /\bkernel_(\w+)<\(fused_adamw::Rule\)(\d+), \(fused_adamw::DTypeConfig\)(\d+)>/.exec(name);
+  if (kernel)
+    return { variant: kernel[1], kind: CONFIGS[kernel[3]], id: `rule ${kernel[2]}, configuration ${kernel[3]}` };
   const conversion =
     /\b(?<id>(?:from|to)_bfloat16)_(?<variant>\w+)\(/.exec(name) ??
     /\b(?<variant>\w+)::(?<id>(?:from|to)_float16)\(/.exec(name);
@@ -142,13 +147,13 @@ for (const each of functions) {
 
 const rows = [];
 for (const variant of Object.keys(architecture.variants)) {
-  for (const kind of [...new Set(LAYOUTS), 'conversions']) {
+  for (const kind of [...new Set(CONFIGS), 'conversions']) {
     const key = `${variant} ${kind}`;
     const group = groups.get(key) ?? { ids: new Map(), forbidden: 0 };
     const isKernel = kind !== 'conversions';
     const expected = isKernel
-      ? LAYOUTS.flatMap((k, layout) =>
-          k === kind ? Array.from({ length: RULES }, (_, rule) => `rule ${rule}, layout ${layout}`) : [],
+      ? CONFIGS.flatMap((k, config) =>
+          k === kind ? Array.from({ length: RULES }, (_, rule) => `rule ${rule}, configuration ${config}`) : [],
         )
       : CONVERSIONS;
     const row = { group: key, functions: `${group.ids.size}/${expected.length}` };

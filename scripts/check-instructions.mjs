@@ -21,10 +21,10 @@ const HEADROOM = { native: 1.15, javascript: 1.4 };
 
 const NATIVE_STEPS = 50;
 const NATIVE = ['baseline', 'avx2'].flatMap((isa) => [
-  { isa, layout: 'float32', tensors: 1, length: 4096 },
-  { isa, layout: 'float32', tensors: 64, length: 64 },
-  { isa, layout: 'bfloat16', tensors: 1, length: 4096 },
-  { isa, layout: 'float16+master', tensors: 1, length: 4096 },
+  { isa, dtypes: 'float32', tensors: 1, length: 4096 },
+  { isa, dtypes: 'float32', tensors: 64, length: 64 },
+  { isa, dtypes: 'bfloat16', tensors: 1, length: 4096 },
+  { isa, dtypes: 'float16+master', tensors: 1, length: 4096 },
 ]);
 
 const TENSORS = 100; // as in bench/instructions/calls.ts
@@ -83,10 +83,10 @@ async function buildSteps() {
 async function countAll() {
   const counts = { native: {}, javascript: {} };
   const program = await buildSteps();
-  for (const { isa, layout, tensors, length } of NATIVE) {
-    const command = (steps) => [program, isa, layout, `${tensors}`, `${length}`, `${steps}`];
+  for (const { isa, dtypes, tensors, length } of NATIVE) {
+    const command = (steps) => [program, isa, dtypes, `${tensors}`, `${length}`, `${steps}`];
     const perStep = await countEach(command, NATIVE_STEPS);
-    counts.native[`${isa}, ${tensors} x ${length} ${layout}`] = perStep / (tensors * length);
+    counts.native[`${isa}, ${tensors} x ${length} ${dtypes}`] = perStep / (tensors * length);
   }
   for (const [path, times] of Object.entries(CALLS)) {
     const command = (calls) => [process.execPath, ...NODE_FLAGS, 'dist/bench/instructions/calls.js', path, `${calls}`];

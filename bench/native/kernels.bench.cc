@@ -1,15 +1,15 @@
 // The kernels and the whole step in C++, with Google Benchmark and without Node.
 //
 //   cmake -S . -B build-bench -DFUSED_ADAMW_BENCH=ON && cmake --build build-bench
-//   build-bench/native_bench --isa=avx512,avx2 --threads=1,2 --sizes=4096,16777216 --layouts=float32,bfloat16
+//   build-bench/native_bench --isa=avx512,avx2 --threads=1,2 --sizes=4096,16777216 --dtypes=float32,bfloat16
 //   build-bench/native_bench --tensors=10000 --sizes=64
 //
 //   --isa=LIST      instruction sets; default: all that this machine runs
 //   --threads=LIST  default: 1 and all processors
 //   --sizes=LIST    elements of each tensor; default: 4096,1048576,16777216
 //   --tensors=N     tensors of that size; default: 1
-//   --layouts=LIST  dtype configurations (native/core/dtype-configs.def); default: float32
-//   --memory=NAME   ours (default): placed as lib/tensor/allocator.ts does; malloc: where malloc puts it
+//   --dtypes=LIST   dtype configurations (native/core/dtype-configs.def); default: float32
+//   --memory=NAME   ours (default): placed as lib/tensor/ does; malloc: as malloc places it
 //   --rule=NAME     mxnet (default), coupled or pytorch
 //
 // and Google Benchmark's own options, such as --benchmark_repetitions=9 or
@@ -62,13 +62,13 @@ struct Options {
   std::vector<const cpu::Variant*> isas = cpu::variants();
   std::vector<size_t> threads{1, static_cast<size_t>(cpu::available_processors())};
   std::vector<size_t> sizes{4096, 1024 * 1024, 16 * 1024 * 1024};
-  std::vector<Layout> layouts{Layout::float32};
+  std::vector<DTypeConfig> configs{DTypeConfig::float32};
   size_t tensors = 1;
   Rule rule = Rule::mxnet;
   bool plain_malloc = false;
 };
 
-/// Removes our options from the arguments and leaves Google Benchmark's.
+/// Takes our options out of the arguments and leaves those of Google Benchmark.
 Options read_options(int& count, char** arguments) {
   Options options;
   int kept = 1;
@@ -92,20 +92,21 @@ Options read_options(int& count, char** arguments) {
       const auto tensors = numbers(value, "--tensors");
       if (tensors.size() != 1) fail("one number", name, value);
       options.tensors = tensors[0];
-    } else if (name == "--layouts") {
-      options.layouts.clear();
-      for (const std::string& layout : split(value)) {
-        const auto* found = std::find_if(std::begin(kLayoutInfo), std::end(kLayoutInfo),
-                                         [&](const LayoutInfo& is) { return layout == is.name; });
-        if (found == std::end(kLayoutInfo)) fail("the name of a layout", name, layout);
-        options.layouts.push_back(static_cast<Layout>(found - kLayoutInfo));
+    } else if (name == "--dtypes") {
+      options.configs.clear();
+      for (const std::string& config : split(value)) {
+        const auto* found = std::find_if(std::begin(kDTypeConfigInfo), std::end(kDTypeConfigInfo),
+                                         [&](const DTypeConfigInfo& is) { return config == is.name; });
+        if (found == std::end(kDTypeConfigInfo)) fail("the name of a dtype configuration", name, config);
+        options.configs.push_back(static_cast<DTypeConfig>(found - kDTypeConfigInfo));
       }
     } else if (name == "--memory") {
       if (value != "ours" && value != "malloc") fail("ours or malloc", name, value);
       options.plain_malloc = value == "malloc";
     } else if (name == "--rule") {
-      if (value != "mxnet" && value != "coupled" && value != "pytorch") fail("mxnet, coupled or pytorch", name, value);
-      options.rule = value == "mxnet" ? Rule::mxnet : value == "coupled" ? Rule::coupled : Rule::pytorch;
+      const auto* found = std::find(std::begin(kRuleNames), std::end(kRuleNames), value);
+      if (found == std::end(kRuleNames)) fail("mxnet, coupled or pytorch", name, value);
+      options.rule = static_cast<Rule>(found - kRuleNames);
     } else {
       arguments[kept++] = arguments[i];
     }
@@ -114,21 +115,19 @@ Options read_options(int& count, char** arguments) {
   return options;
 }
 
-/// Arrays placed as lib/tensor/allocator.ts places them (aligned, staggered by 16 KiB, on huge pages if possible), or
-/// as malloc does.
+/// Arrays placed as lib/tensor/ places them (aligned, staggered by 16 KiB, on huge pages if possible), or by malloc.
 class Memory {
  public:
   explicit Memory(bool plain_malloc) : plain_malloc_(plain_malloc) {}
   ~Memory() {
     for (void* block : blocks_) std::free(block);
   }
-  template <typename T = void>
-  T* array(size_t bytes) {
+  void* array(size_t bytes) {
     if (plain_malloc_) {
       void* array = std::malloc(bytes);
       if (!array) throw std::bad_alloc();
       blocks_.push_back(array);
-      return static_cast<T*>(std::memset(array, 0, bytes));
+      return std::memset(array, 0, bytes);
     }
     constexpr size_t kWindow = 256 * 1024, kSlot = 16 * 1024, kHugePage = 2 * 1024 * 1024;
     const bool large = bytes >= 1024 * 1024;
@@ -140,8 +139,7 @@ class Memory {
     if (large) madvise(block, bytes + kWindow, MADV_HUGEPAGE);
 #endif
     char* begin = static_cast<char*>(block) + (large ? slot_++ % (kWindow / kSlot) * kSlot : 0);
-    std::memset(begin, 0, bytes);
-    return reinterpret_cast<T*>(begin);
+    return std::memset(begin, 0, bytes);
   }
 
  private:
@@ -150,59 +148,56 @@ class Memory {
   size_t slot_ = 0;
 };
 
-Binding make_binding(Memory& memory, const Options& options, Layout layout, size_t size) {
-  const LayoutInfo& is = info(layout);
+TensorList make_list(Memory& memory, const Options& options, DTypeConfig config, size_t size) {
   std::vector<TensorArrays> tensors(options.tensors);
-  std::vector<const void*> grads;
+  std::vector<void*> grads;
   for (TensorArrays& tensor : tensors) {
-    tensor.layout = layout;
+    tensor.config = config;
     tensor.length = size;
-    tensor.weight = memory.array(size * is.weight_size);
-    grads.push_back(memory.array(size * is.weight_size));
-    tensor.mean = memory.array(size * is.state_size);
-    tensor.variance = memory.array(size * is.state_size);
-    if (is.master) tensor.master = memory.array<float>(size * sizeof(float));
+    for (const Role role : kEveryRole)
+      if (role_bytes(config, role) > 0) tensor.arrays[role] = memory.array(size * role_bytes(config, role));
+    grads.push_back(tensor.arrays[Role::grad]);
   }
-  Binding binding(options.rule, std::move(tensors));
-  binding.set_grads(grads);
-  binding.set_groups(std::vector<uint32_t>(options.tensors), 1);
-  return binding;
+  TensorList list(options.rule, std::move(tensors));
+  list.set_grads(grads);
+  list.set_groups(std::vector<uint32_t>(options.tensors), 1);
+  return list;
 }
 
 template <typename Pass>
-void measure(benchmark::State& state, const Options& options, Layout layout, size_t size, const Pass& pass) {
+void measure(benchmark::State& state, const Options& options, DTypeConfig config, size_t size, const Pass& pass) {
   Memory memory(options.plain_malloc);
-  const Binding binding = make_binding(memory, options, layout, size);
-  pass(binding);
-  for (auto _ : state) pass(binding);
-  const LayoutInfo& is = info(layout);
-  const size_t bytes = 3 * is.weight_size + 4 * is.state_size + (is.master ? 2 * sizeof(float) : 0);
+  const TensorList list = make_list(memory, options, config, size);
+  pass(list);
+  for (auto _ : state) pass(list);
+  size_t bytes = 0;  // of memory that an element takes: each array is read, and most are written
+  for (const Role role : kEveryRole) bytes += (is_written(role) ? 2 : 1) * role_bytes(config, role);
   const auto elements = static_cast<int64_t>(state.iterations() * size * options.tensors);
   state.SetItemsProcessed(elements);
   state.SetBytesProcessed(elements * static_cast<int64_t>(bytes));
 }
 
 void register_benchmarks(const Options& options) {
-  for (Layout layout : options.layouts)
+  for (DTypeConfig config : options.configs)
     for (size_t size : options.sizes)
       for (size_t threads : options.threads) {
         const auto add = [&](const std::string& what, auto pass) {
-          const std::string name = what + "/" + info(layout).name + "/" + std::to_string(options.tensors) + "x" +
+          const std::string name = what + "/" + info(config).name + "/" + std::to_string(options.tensors) + "x" +
                                    std::to_string(size) + "/threads:" + std::to_string(threads);
           benchmark::RegisterBenchmark(name.c_str(), [=, &options](benchmark::State& state) {
-            measure(state, options, layout, size, pass);
+            measure(state, options, config, size, pass);
           })->UseRealTime();
         };
         for (const cpu::Variant* variant : options.isas)
-          add(variant->name, [=](const Binding& binding) {
+          add(variant->name, [=](const TensorList& list) {
             cpu::GroupScalars scalars;
-            const Group group{0.001, 1, 0.01, 1e-6, 1, 1};
+            const ScalarGroup group{0.001, 1, 0.01, 1e-6, 1, 1};
             cpu::round_groups({1, INFINITY, 0.9, 0.999}, &group, 1, &scalars);
-            cpu::step(binding, *variant, &scalars, 0, binding.size(), static_cast<int>(threads));
+            cpu::step(list, *variant, &scalars, 0, list.size(), static_cast<int>(threads));
           });
         for (const bench::StreamVariant& variant : bench::kStreamVariants)
           add(variant.name,
-              [=, &variant](const Binding& binding) { bench::stream(binding, variant, static_cast<int>(threads)); });
+              [=, &variant](const TensorList& list) { bench::stream(list, variant, static_cast<int>(threads)); });
       }
 }
 

@@ -22,15 +22,15 @@ class Arrays : public Napi::ObjectWrap<Arrays> {
                         InstanceMethod<&Arrays::Dispose>("dispose")});
   }
 
-  /// new Arrays(layout: string, weights, grads, means, variances, masters: typed arrays[])
-  explicit Arrays(const Napi::CallbackInfo& info) : Napi::ObjectWrap<Arrays>(info), binding_(parse(info)) {
+  /// new Arrays(config: string, weights, grads, means, variances, masters: typed arrays[]), the lists by role
+  explicit Arrays(const Napi::CallbackInfo& info) : Napi::ObjectWrap<Arrays>(info), list_(parse(info)) {
     const Napi::Array lists = Napi::Array::New(info.Env());
-    for (uint32_t i = 1; i < 6; ++i) lists[i] = info[i];
+    for (uint32_t i = 1; i <= kRoles; ++i) lists[i] = info[i];
     kept_ = Napi::Persistent(lists);
   }
 
  private:
-  static void* address(const Napi::CallbackInfo& info, int list, uint32_t i, size_t* length = nullptr) {
+  static void* address(const Napi::CallbackInfo& info, int list, uint32_t i, size_t* length) {
     const Napi::HandleScope scope(info.Env());
     void* data = nullptr;
     const napi_value array = info[list].As<Napi::Array>().Get(i);
@@ -39,33 +39,32 @@ class Arrays : public Napi::ObjectWrap<Arrays> {
     return data;
   }
 
-  static Binding parse(const Napi::CallbackInfo& info) {
+  static TensorList parse(const Napi::CallbackInfo& info) {
     const std::string name = info[0].As<Napi::String>();
-    const auto* layout = std::find_if(std::begin(kLayoutInfo), std::end(kLayoutInfo),
-                                      [&](const LayoutInfo& is) { return name == is.name; });
-    if (layout == std::end(kLayoutInfo)) throw Napi::RangeError::New(info.Env(), "Expected the name of a layout");
+    const auto* found = std::find_if(std::begin(kDTypeConfigInfo), std::end(kDTypeConfigInfo),
+                                     [&](const DTypeConfigInfo& is) { return name == is.name; });
+    if (found == std::end(kDTypeConfigInfo))
+      throw Napi::RangeError::New(info.Env(), "Expected the name of a dtype configuration");
     const uint32_t size = info[1].As<Napi::Array>().Length();
     std::vector<TensorArrays> tensors(size);
-    std::vector<const void*> grads(size);
+    std::vector<void*> grads(size);
     for (uint32_t i = 0; i < size; ++i) {
       TensorArrays& tensor = tensors[i];
-      tensor.layout = static_cast<Layout>(layout - kLayoutInfo);
-      tensor.weight = address(info, 1, i, &tensor.length);
-      grads[i] = address(info, 2, i);
-      tensor.mean = address(info, 3, i);
-      tensor.variance = address(info, 4, i);
-      if (layout->master) tensor.master = static_cast<float*>(address(info, 5, i));
+      tensor.config = static_cast<DTypeConfig>(found - kDTypeConfigInfo);
+      for (const Role role : kEveryRole)
+        if (role_bytes(tensor.config, role) > 0)
+          tensor.arrays[role] = address(info, 1 + static_cast<int>(role), i, &tensor.length);
+      grads[i] = tensor.arrays[Role::grad];
     }
-    Binding binding(Rule::mxnet, std::move(tensors));
-    if (binding.set_grads(grads)) throw Napi::RangeError::New(info.Env(), "Expected arrays that do not overlap");
-    binding.set_groups(std::vector<uint32_t>(size), 1);
-    return binding;
+    TensorList list(Rule::mxnet, std::move(tensors));
+    if (list.set_grads(grads)) throw Napi::RangeError::New(info.Env(), "Expected arrays that do not overlap");
+    list.set_groups(std::vector<uint32_t>(size), 1);
+    return list;
   }
 
   /// stream(variant, threads): a pass over all arrays.
   void Stream(const Napi::CallbackInfo& info) {
-    stream(binding_, kStreamVariants[info[0].As<Napi::Number>().Uint32Value()],
-           info[1].As<Napi::Number>().Int32Value());
+    stream(list_, kStreamVariants[info[0].As<Napi::Number>().Uint32Value()], info[1].As<Napi::Number>().Int32Value());
   }
 
   /// loop(isa, passes): nanoseconds of one pass of the bare update on this thread.
@@ -75,26 +74,25 @@ class Arrays : public Napi::ObjectWrap<Arrays> {
     const cpu::Variant* variant = cpu::find_variant(isa);
     if (!variant) throw Napi::RangeError::New(info.Env(), "Expected an instruction set of this machine");
     cpu::GroupScalars scalars;
-    const Group group{0.001, 1, 0.01, 1e-6, 1, 1};
+    const ScalarGroup group{0.001, 1, 0.01, 1e-6, 1, 1};
     cpu::round_groups({1, INFINITY, 0.9, 0.999}, &group, 1, &scalars);
     const FloatEnvironment environment;
     const auto start = std::chrono::steady_clock::now();
     for (int pass = 0; pass < passes; ++pass)
-      for (size_t i = 0; i < binding_.size(); ++i) {
-        const TensorArrays& t = binding_.tensor(i);
-        variant->kernel(Rule::mxnet, t.layout)({t.weight, t.grad, t.mean, t.variance, t.master, t.length, 0, 0, 1},
-                                               scalars);
+      for (size_t i = 0; i < list_.size(); ++i) {
+        const TensorArrays& t = list_.tensor(i);
+        variant->kernel(Rule::mxnet, t.config)({t.arrays, t.length, 0, 0, 1}, scalars);
       }
     const std::chrono::duration<double, std::nano> time = std::chrono::steady_clock::now() - start;
     return Napi::Number::New(info.Env(), time.count() / passes);
   }
 
   void Dispose(const Napi::CallbackInfo&) {
-    binding_ = Binding(Rule::mxnet, {});
+    list_ = TensorList(Rule::mxnet, {});
     kept_.Reset();
   }
 
-  Binding binding_;
+  TensorList list_;
   Napi::Reference<Napi::Array> kept_;
 };
 

@@ -72,35 +72,37 @@ ADAMW_INLINE void stream_mixed(uint16_t* __restrict w, const uint16_t* __restric
 }
 
 bool is_aligned(const cpu::Span& span) {
-  const auto bits = reinterpret_cast<uintptr_t>(span.weight) | reinterpret_cast<uintptr_t>(span.mean) |
-                    reinterpret_cast<uintptr_t>(span.variance);
+  uintptr_t bits = 0;
+  for (const Role role : kEveryRole)
+    if (is_written(role)) bits |= reinterpret_cast<uintptr_t>(span.arrays[role]);
   return bits % kVector == 0;
 }
 
 template <bool nontemporal, bool prefetch>
-ADAMW_INLINE void stream_span(const cpu::Span& span, const LayoutInfo& layout) {
-  auto* w = static_cast<char*>(span.weight);
-  const auto* g = static_cast<const char*>(span.grad);
-  auto *m = static_cast<char*>(span.mean), *v = static_cast<char*>(span.variance);
-  if (layout.weight_size == layout.state_size) {
-    stream_bytes<nontemporal, prefetch>(w, g, m, v, span.length * layout.weight_size);
+ADAMW_INLINE void stream_span(const cpu::Span& span, DTypeConfig config) {
+  void *w = span.arrays[Role::weight], *g = span.arrays[Role::grad];
+  void *m = span.arrays[Role::mean], *v = span.arrays[Role::variance];
+  const size_t weight_bytes = role_bytes(config, Role::weight);
+  if (weight_bytes == role_bytes(config, Role::mean)) {
+    stream_bytes<nontemporal, prefetch>(static_cast<char*>(w), static_cast<const char*>(g), static_cast<char*>(m),
+                                        static_cast<char*>(v), span.length * weight_bytes);
     return;
   }
-  auto *w16 = reinterpret_cast<uint16_t*>(w), *g16 = reinterpret_cast<uint16_t*>(const_cast<char*>(g));
-  auto *m32 = reinterpret_cast<uint32_t*>(m), *v32 = reinterpret_cast<uint32_t*>(v);
-  auto* master = reinterpret_cast<uint32_t*>(span.master);
-  if (layout.master)
+  auto *w16 = static_cast<uint16_t*>(w), *g16 = static_cast<uint16_t*>(g);
+  auto *m32 = static_cast<uint32_t*>(m), *v32 = static_cast<uint32_t*>(v);
+  auto* master = static_cast<uint32_t*>(span.arrays[Role::master]);
+  if (master)
     stream_mixed<true>(w16, g16, m32, v32, master, span.length);
   else
     stream_mixed<false>(w16, g16, m32, v32, nullptr, span.length);
 }
 
-using Kernel = void (*)(const cpu::Span&, const LayoutInfo&);
+using Kernel = void (*)(const cpu::Span&, DTypeConfig);
 
-#define DEFINE_KERNELS(Name, TARGET)                              \
-  template <bool nontemporal, bool prefetch>                      \
-  TARGET void Name(const cpu::Span& span, const LayoutInfo& is) { \
-    stream_span<nontemporal, prefetch>(span, is);                 \
+#define DEFINE_KERNELS(Name, TARGET)                            \
+  template <bool nontemporal, bool prefetch>                    \
+  TARGET void Name(const cpu::Span& span, DTypeConfig config) { \
+    stream_span<nontemporal, prefetch>(span, config);           \
   }
 #if defined(__x86_64__)
 DEFINE_KERNELS(stream_avx512, TARGET_AVX512)
@@ -124,53 +126,44 @@ Kernel kernel_of(bool nontemporal, bool prefetch) {
   return nontemporal ? past_caches : prefetch ? prefetching : plain;
 }
 
-/// The same bytes in place of the update, in the step's own chunks and threads.
-template <int layout>
+/// The same bytes in place of the update: the step's own chunks and threads.
+template <int kernel>
 void stream_in_step(const cpu::Span& span, const cpu::GroupScalars&) {
-  kernel_of(false, false)(span, kLayoutInfo[layout]);
+  kernel_of(false, false)(span, config_of_kernel(kernel));
 }
-template <int... layouts>
-constexpr cpu::Variant make_variant(std::integer_sequence<int, layouts...>) {
-  return {"stream",
-          nullptr,
-          {{stream_in_step<layouts>...}, {stream_in_step<layouts>...}, {stream_in_step<layouts>...}},
-          {}};
+template <int... kernels>
+constexpr cpu::Variant make_variant(std::integer_sequence<int, kernels...>) {
+  return {"stream", nullptr, {stream_in_step<kernels>...}, {}};
 }
-constexpr cpu::Variant kInStep = make_variant(std::make_integer_sequence<int, kLayouts>{});
+constexpr cpu::Variant kInStep = make_variant(std::make_integer_sequence<int, kKernels>{});
 
 cpu::Span span_of(const TensorArrays& tensor, uint64_t begin, uint64_t end) {
-  const LayoutInfo& layout = info(tensor.layout);
-  return {static_cast<char*>(tensor.weight) + begin * layout.weight_size,
-          static_cast<const char*>(tensor.grad) + begin * layout.weight_size,
-          static_cast<char*>(tensor.mean) + begin * layout.state_size,
-          static_cast<char*>(tensor.variance) + begin * layout.state_size,
-          layout.master ? tensor.master + begin : nullptr,
-          end - begin,
-          begin,
-          0,
-          0};
+  cpu::Span span{{}, end - begin, begin, 0, 0};
+  for (const Role role : kEveryRole)
+    span.arrays[role] = static_cast<char*>(tensor.arrays[role]) + begin * role_bytes(tensor.config, role);
+  return span;
 }
 
 }  // namespace
 
-void stream(const Binding& binding, const StreamVariant& variant, int threads) {
-  if (variant.cut == Cut::step) {
+void stream(const TensorList& list, const StreamVariant& variant, int threads) {
+  if (variant.partition == Partition::step) {
     static const std::vector<cpu::GroupScalars> none(1);
-    cpu::step(binding, kInStep, none.data(), 0, binding.size(), threads);
+    cpu::step(list, kInStep, none.data(), 0, list.size(), threads);
     return;
   }
   constexpr uint64_t kChunk = 1024 * 1024;
-  const uint64_t total = binding.element_start(binding.size());
-  const uint64_t part = variant.cut == Cut::chunks ? kChunk : (total + threads - 1) / threads;
+  const uint64_t total = list.element_start(list.size());
+  const uint64_t part = variant.partition == Partition::chunks ? kChunk : (total + threads - 1) / threads;
   const uint64_t size = std::max<uint64_t>(cpu::kBlock, (part + cpu::kBlock - 1) / cpu::kBlock * cpu::kBlock);
   cpu::for_each_chunk((total + size - 1) / size, threads, [&](size_t chunk) {
     const uint64_t begin = chunk * size, end = std::min(total, begin + size);
-    const uint64_t* starts = binding.element_starts();
-    for (size_t i = std::upper_bound(starts, starts + binding.size() + 1, begin) - starts - 1;
-         i < binding.size() && starts[i] < end; ++i) {
+    const uint64_t* starts = list.element_starts();
+    for (size_t i = std::upper_bound(starts, starts + list.size() + 1, begin) - starts - 1;
+         i < list.size() && starts[i] < end; ++i) {
       const cpu::Span span =
-          span_of(binding.tensor(i), std::max(begin, starts[i]) - starts[i], std::min(end, starts[i + 1]) - starts[i]);
-      kernel_of(variant.nontemporal && is_aligned(span), variant.prefetch)(span, info(binding.tensor(i).layout));
+          span_of(list.tensor(i), std::max(begin, starts[i]) - starts[i], std::min(end, starts[i + 1]) - starts[i]);
+      kernel_of(variant.nontemporal && is_aligned(span), variant.prefetch)(span, list.tensor(i).config);
     }
 #if defined(__x86_64__)
     if (variant.nontemporal) _mm_sfence();

@@ -8,16 +8,17 @@ import type { DeviceMemory } from './cuda-addon.js';
 const HOST = -1;
 
 /** What native/node/tensor-list-object.cc exports. */
-export type AddonTensorListClass = new (
-  device: number,
-  stream: bigint,
-  rule: number,
-  configs: Uint8Array,
-  keys: Uint32Array,
-  lists: readonly (readonly (Memory | undefined)[] | undefined)[],
-) => AddonObject;
+export type AddonTensorListClass = new () => AddonObject;
 
 interface AddonObject {
+  assign(
+    device: number,
+    stream: bigint,
+    rule: number,
+    configs: Uint8Array,
+    keys: Uint32Array,
+    lists: readonly (readonly (Memory | undefined)[] | undefined)[],
+  ): void;
   setGrads(grads: readonly Memory[]): [number, number, number, number] | null;
   setGroups(groupOf: Uint32Array, scalars: Float64Array): void;
   begin(): void;
@@ -25,34 +26,57 @@ interface AddonObject {
   dispose(): void;
 }
 
+/**
+ * Objects that are free to be used again: the finalizer of one that was dropped
+ * waits for the event loop, which a loop of synchronous steps never gets to.
+ */
+const free: AddonObject[] = [];
+const MOST_FREE = 64;
+
 class AddonTensorList<M extends Memory> implements BackendTensorList<M> {
-  readonly #object: AddonObject;
+  #object: AddonObject | null;
   readonly #isOnHost: boolean;
 
   constructor(Class: AddonTensorListClass, device: number, stream: bigint, arrays: TensorArrays<M>) {
     const { rule, configs, keys, lists } = arrays;
     this.#isOnHost = device === HOST;
-    this.#object = new Class(device, stream, RULES.indexOf(rule), configs, keys, lists);
+    const object = free.pop() ?? new Class();
+    this.#object = object;
+    try {
+      object.assign(device, stream, RULES.indexOf(rule), configs, keys, lists);
+    } catch (error) {
+      this.dispose();
+      throw error;
+    }
   }
 
   setGrads(grads: readonly M[]): Overlap | null {
-    return overlapOf(this.#object.setGrads(grads));
+    return overlapOf(this.#live.setGrads(grads));
   }
 
   setGroups(groupOf: Uint32Array, scalars: Float64Array): void {
-    this.#object.setGroups(groupOf, scalars);
+    this.#live.setGroups(groupOf, scalars);
   }
 
   begin(): void {
-    if (!this.#isOnHost) this.#object.begin(); // on the host nothing may fail, and a call of native code has its cost
+    if (!this.#isOnHost) this.#live.begin(); // on the host nothing may fail, and a call of native code has its cost
   }
 
   step(first: number, last: number): void {
-    this.#object.step(first, last);
+    this.#live.step(first, last);
   }
 
   dispose(): void {
-    this.#object.dispose();
+    const object = this.#object;
+    if (object === null) return;
+    this.#object = null; // before anything else, so that nothing has it twice
+    object.dispose();
+    if (free.length < MOST_FREE) free.push(object);
+  }
+
+  get #live(): AddonObject {
+    if (this.#object === null) throw new Error('Expected tensors that were not disposed of');
+    return this.#object;
   }
 }
 

@@ -94,7 +94,7 @@ export function cudaInfo(): CudaInfo {
   };
 }
 
-/** As native/cuda/device.cc words it. */
+/** As native/cuda/module.cc words it. */
 const NO_DEVICE_CODE = 'no device code is usable: the package carries none';
 
 /** The text that the build embeds in the device code. */

@@ -56,6 +56,20 @@ function load(wanted = process.env.FUSED_ADAMW_BACKEND): LoadedBackend {
   return { backend: javascriptBackend, addon: null, path: null, reason: result.reason, isFallback: true };
 }
 
+/** The smallest normal number and 1/2: elements of an array, so that no compiler multiplies them beforehand. */
+const NUMBERS = new Float64Array([2 ** -1022, 0.5]);
+
+/** Whether a library that was linked with -ffast-math made this thread flush subnormal numbers to zero. */
+export function flushesSubnormals(): boolean {
+  return NUMBERS[0] * NUMBERS[1] === 0;
+}
+
+/** What a function returns, computed with subnormal numbers in a thread that flushes them too; native code is needed. */
+export function withSubnormals<T>(body: () => T): T {
+  const { addon } = loadBackend();
+  return addon && flushesSubnormals() ? addon.keepSubnormals(body) : body();
+}
+
 let warned = false;
 
 /** Says once, before the first step, that the TypeScript backend runs and why. */

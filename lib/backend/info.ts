@@ -2,7 +2,7 @@
 
 import { checkInteger } from '../errors.js';
 import { type CudaInfo, cudaInfo } from './cuda.js';
-import { loadBackend } from './index.js';
+import { flushesSubnormals, loadBackend } from './index.js';
 
 export interface BackendInfo {
   /** Which backend the next step runs on. */
@@ -70,8 +70,3 @@ export function setNumThreads(count: number | null): void {
 }
 
 const MOST_THREADS = 1024;
-
-function flushesSubnormals(): boolean {
-  const numbers = new Float64Array([2 ** -1022, 0.5]);
-  return numbers[0] * numbers[1] === 0;
-}

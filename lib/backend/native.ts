@@ -23,6 +23,8 @@ export interface Addon {
   preferHugePages(buffer: ArrayBuffer): void;
   setIsa(name: string): boolean;
   isa(): string;
+  /** Calls a function in a floating-point environment that does not flush subnormal numbers to zero. */
+  keepSubnormals<T>(body: () => T): T;
   numThreads(): number;
   setNumThreads(count: number): void;
 }

@@ -1,7 +1,7 @@
 /** AdamW, with the interface of MXNet's `mxnet.optimizer.AdamW`. */
 
 import type { Rule } from '../backend/abi.js';
-import { loadBackend } from '../backend/index.js';
+import { loadBackend, withSubnormals } from '../backend/index.js';
 import type { StepScalars } from '../backend/scalar-table.js';
 import {
   checkBoolean,
@@ -409,7 +409,7 @@ export class AdamW extends Optimizer<AdamWState> {
     // Schedulers and parameters are the caller's code: whatever they assign is read after both.
     groups.update(tensors, this.counts, this.multipliers);
     const learningRate = this.learningRateAt(this.counts.numUpdateAfter(groups.counters));
-    const skips = !this.#writeScalars(groups, learningRate, tensors);
+    const skips = !withSubnormals(() => this.#writeScalars(groups, learningRate, tensors));
     const isRepeated = this.multipliers.hasUnmet && groups.counters.some(({ count }) => count > this.counts.begin);
     const { counts } = this;
     let hasBegun = false;

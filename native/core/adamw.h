@@ -1,16 +1,19 @@
 // The AdamW update of one element, the only copy of the rule in native code.
 //
-// The order of the operations is the contract: every line below rounds as it
-// is written (IEEE-754, round to nearest even, no contraction to FMA), so that
+// The order of the operations is the contract: every operation below is rounded
+// as written (IEEE-754, round to nearest even, no contraction to FMA), so that
 // every instruction set, thread count and device gives the same bits.
 //
 // Rule::mxnet    mxnet.optimizer.AdamW's fused CPU kernel (adamw_update)
 // Rule::coupled  the same with the decay also in the gradient, as MXNet's page
 //                prints for correct_bias=False
 // Rule::pytorch  torch.optim.AdamW, whose second moment does not cancel
+//
+// After Loshchilov and Hutter, "Decoupled Weight Decay Regularization" (2019).
 #pragma once
 
 #include <cmath>
+#include <type_traits>
 
 #if defined(__FAST_MATH__)
 #error "fused-adamw needs IEEE arithmetic: compile without -ffast-math"
@@ -27,8 +30,20 @@
 
 namespace fused_adamw {
 
-enum class Rule { mxnet, coupled, pytorch };
-inline constexpr int kRules = 3;
+// X(rule, argument) for each rule; the argument is passed on. The order is part of the
+// interface with lib/backend/abi.ts, which compares the names when it loads the addon.
+#define FUSED_ADAMW_RULES(X, argument) \
+  X(mxnet, argument)                   \
+  X(coupled, argument)                 \
+  X(pytorch, argument)
+
+#define FUSED_ADAMW_ENUMERATOR(rule, _) rule,
+#define FUSED_ADAMW_NAME(rule, _) #rule,
+enum class Rule { FUSED_ADAMW_RULES(FUSED_ADAMW_ENUMERATOR, ) };
+inline constexpr const char* kRuleNames[] = {FUSED_ADAMW_RULES(FUSED_ADAMW_NAME, )};
+inline constexpr int kRules = sizeof kRuleNames / sizeof *kRuleNames;
+#undef FUSED_ADAMW_ENUMERATOR
+#undef FUSED_ADAMW_NAME
 
 /// The scalars of one step for one group of tensors, each rounded once from
 /// double to the arithmetic type T (float or double).
@@ -41,7 +56,7 @@ struct Scalars {
   T eta;                               // mxnet: learning rate with bias correction; pytorch: step size
   T lr;                                // mxnet: a further factor of the moments' quotient
   T wd;                                // weight decay
-  T epsilon;                           // keeps the quotient finite
+  T epsilon;                           // added to the denominator, so that it is not zero
   T decay;                             // pytorch only: 1 - learning rate * weight decay
   T root;                              // pytorch only: sqrt(1 - beta2**t)
 };
@@ -64,6 +79,16 @@ ADAMW_INLINE void adamw(T& w, T g, T& m, T& v, const Scalars<T>& s) {
     v = s.beta2 * (v - q) + q;
     w = w - s.eta * (s.lr * m / (sqrt(v) + s.epsilon) + s.wd * w);
   }
+}
+
+/// Calls visit(std::integral_constant<Rule, rule>) for a rule that is known only at run time.
+template <typename Visit>
+auto with_rule(Rule rule, const Visit& visit) {
+#define FUSED_ADAMW_CASE(each, _) \
+  if (rule == Rule::each) return visit(std::integral_constant<Rule, Rule::each>{});
+  FUSED_ADAMW_RULES(FUSED_ADAMW_CASE, )
+#undef FUSED_ADAMW_CASE
+  __builtin_unreachable();
 }
 
 }  // namespace fused_adamw

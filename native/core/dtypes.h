@@ -1,4 +1,4 @@
-// Dtypes, the layouts of a tensor's arrays, and the conversions of one value.
+// Dtypes, and the conversions of one value.
 #pragma once
 
 #include <cstddef>
@@ -9,8 +9,8 @@
 
 namespace fused_adamw {
 
-// IEEE binary16 and bfloat16, stored as bits; distinct types so that a loop
-// over one cannot be given the other.
+// IEEE binary16 and bfloat16, stored as bits. They are distinct types, so that
+// a loop over one does not compile for the other.
 struct Float16 {
   uint16_t bits;
 };
@@ -18,10 +18,11 @@ struct BFloat16 {
   uint16_t bits;
 };
 
-inline constexpr uint16_t kFloat16NaN = 0x7e00;   // every NaN that is stored to a float16
-inline constexpr uint16_t kBFloat16NaN = 0x7fc0;  // and to a bfloat16, on every backend
+// The only NaNs that are stored to half-precision arrays, on every backend.
+inline constexpr uint16_t kFloat16NaN = 0x7e00;
+inline constexpr uint16_t kBFloat16NaN = 0x7fc0;
 
-/// The arithmetic type: float for all but double.
+/// The type in which values of a dtype are computed: float for all but double.
 template <typename T>
 struct ArithmeticOf {
   using type = float;
@@ -33,68 +34,20 @@ struct ArithmeticOf<double> {
 template <typename T>
 using Arithmetic = typename ArithmeticOf<T>::type;
 
-/// The dtypes of a tensor's arrays: weight and gradient, moments, and whether
-/// a float32 master holds the weight. The order is the interface with
-/// lib/backend/abi.ts, which checks the names when it loads the addon.
-enum class Layout : uint8_t {
-  float32,
-  float64,
-  float16,
-  float16_float32_states,
-  float16_master,
-  bfloat16,
-  bfloat16_float32_states,
-  bfloat16_master,
-};
-inline constexpr int kLayouts = 8;
-
-struct LayoutInfo {
+struct DTypeInfo {
   const char* name;
-  size_t weight_size;  // bytes of an element of weight and gradient
-  size_t state_size;   // bytes of an element of mean and variance
-  bool master;
+  size_t bytes;  // of an element
 };
-inline constexpr LayoutInfo kLayoutInfo[kLayouts] = {
-    {"float32", 4, 4, false},
-    {"float64", 8, 8, false},
-    {"float16", 2, 2, false},
-    {"float16+float32 states", 2, 4, false},
-    {"float16+master", 2, 4, true},
-    {"bfloat16", 2, 2, false},
-    {"bfloat16+float32 states", 2, 4, false},
-    {"bfloat16+master", 2, 4, true},
-};
-constexpr const LayoutInfo& info(Layout layout) { return kLayoutInfo[static_cast<int>(layout)]; }
-
-/// What differs from group to group in a step, in double, as the host
-/// computed it. `count` is the update count, for stochastic rounding.
-struct Group {
-  double eta, lr, wd, epsilon, root, count;
-};
-
-/// What a step has in common.
-struct StepOptions {
-  double rescale, clip, beta1, beta2;
-};
-
-/// Rounds the scalars of a step to the arithmetic type, each once.
 template <typename T>
-inline Scalars<T> round_scalars(const StepOptions& o, const Group& g) {
-  return {
-      static_cast<T>(o.rescale),
-      static_cast<T>(o.clip),
-      static_cast<T>(o.beta1),
-      static_cast<T>(o.beta2),
-      static_cast<T>(1 - o.beta1),
-      static_cast<T>(1 - o.beta2),
-      static_cast<T>(g.eta),
-      static_cast<T>(g.lr),
-      static_cast<T>(g.wd),
-      static_cast<T>(g.epsilon),
-      static_cast<T>(1 - g.lr * g.wd),
-      static_cast<T>(g.root),
-  };
-}
+inline constexpr DTypeInfo kDTypeInfo;
+template <>
+inline constexpr DTypeInfo kDTypeInfo<float> = {"float32", sizeof(float)};
+template <>
+inline constexpr DTypeInfo kDTypeInfo<double> = {"float64", sizeof(double)};
+template <>
+inline constexpr DTypeInfo kDTypeInfo<Float16> = {"float16", sizeof(Float16)};
+template <>
+inline constexpr DTypeInfo kDTypeInfo<BFloat16> = {"bfloat16", sizeof(BFloat16)};
 
 ADAMW_INLINE uint32_t bits_of(float value) {
   uint32_t bits;
@@ -125,7 +78,7 @@ ADAMW_INLINE float to_float(Float16 value) {
 #endif
 }
 
-/// The nearest bfloat16, in the upper half of a word whose lower half is anything.
+/// The nearest bfloat16, in the upper half of a word; the lower half is undefined.
 ADAMW_INLINE uint32_t round_to_upper_half(float value) {
   const uint32_t bits = bits_of(value);
   const uint32_t nearest = bits + ((bits & 0x10000) == 0 ? 0x7fffu : 0x8000u);  // ties to the even one

@@ -1,30 +1,24 @@
-// Binding: the tensors of a step, made once and kept from step to step.
+// TensorList: the validated tensors of a step, kept from step to step.
 #pragma once
 
 #include <cstdint>
 #include <optional>
 #include <vector>
 
-#include "dtypes.h"
+#include "dtype-configs.h"
 
 namespace fused_adamw {
 
-/// The arrays of one tensor: host memory of `length` elements each.
+/// The arrays of one tensor, of `length` elements each.
 struct TensorArrays {
-  Layout layout;
+  DTypeConfig config = {};
   size_t length = 0;
-  void* weight = nullptr;
-  const void* grad = nullptr;
-  void* mean = nullptr;
-  void* variance = nullptr;
-  float* master = nullptr;
-  uint32_t key = 0;    // for stochastic rounding
-  uint32_t group = 0;  // which scalars
+  ByRole<void*> arrays = {};  // null where the configuration has none
+  uint32_t key = 0;           // for stochastic rounding
+  uint32_t group = 0;         // of scalars
 };
 
-enum class Role : uint8_t { weight, grad, mean, variance, master };
-
-/// Two arrays that share memory of which one is written.
+/// Two arrays that share memory, of which at least the first is written.
 struct Overlap {
   Role written_role;
   uint32_t written_tensor;
@@ -32,15 +26,15 @@ struct Overlap {
   uint32_t other_tensor;
 };
 
-class Binding {
+class TensorList {
  public:
-  Binding(Rule rule, std::vector<TensorArrays> tensors);
+  TensorList(Rule rule, std::vector<TensorArrays> tensors);
 
   /// Takes the addresses of the gradients, one for each tensor, unless a written
-  /// array shares memory with any other: then the first such pair is returned
-  /// and the last gradients stay.
-  std::optional<Overlap> set_grads(const std::vector<const void*>& grads);
-  /// Which group each tensor belongs to.
+  /// array shares memory with another array: then it returns the first such pair
+  /// and keeps the previous gradients.
+  std::optional<Overlap> set_grads(const std::vector<void*>& grads);
+  /// Sets the group of scalars of each tensor.
   void set_groups(const std::vector<uint32_t>& groups, size_t group_count);
 
   Rule rule() const { return rule_; }
@@ -52,14 +46,16 @@ class Binding {
   const uint64_t* element_starts() const { return element_starts_.data(); }
 
  private:
+  /// The memory of one array.
   struct Range {
     uintptr_t begin, end;
     Role role;
     uint32_t tensor;
   };
-  std::optional<Overlap> find_overlap(const std::vector<const void*>& grads);
+  static Range range_of(const TensorArrays& tensor, const void* array, Role role, size_t i);
   static void sort_runs(std::vector<Range>& ranges);
-  void append_range(std::vector<Range>& ranges, const void* data, size_t bytes, Role role, size_t tensor) const;
+  std::optional<Overlap> find_written_ranges();
+  std::optional<Overlap> find_overlap(const std::vector<void*>& grads);
 
   Rule rule_;
   std::vector<TensorArrays> tensors_;

@@ -1,4 +1,4 @@
-// The floating-point environment of a native thread inside a loop of ours.
+// The floating-point environment of a thread that runs a kernel.
 #pragma once
 
 #include <cstdint>
@@ -9,9 +9,9 @@
 
 namespace fused_adamw {
 
-/// Round to nearest, subnormals kept; restores what was. Any library linked
-/// with -ffast-math turns subnormals off for the thread that loads it and for
-/// those made later.
+/// Rounds to nearest and keeps subnormals until the end of the scope, then
+/// restores the previous state. Any library linked with -ffast-math turns
+/// subnormals off for the thread that loads it and for threads made later.
 class FloatEnvironment {
  public:
 #if defined(__x86_64__)

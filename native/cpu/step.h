@@ -1,4 +1,4 @@
-// One step over the tensors of a binding on the CPU.
+// One step over a list of tensors on the CPU.
 #pragma once
 
 #include "../core/tensor-list.h"
@@ -7,11 +7,11 @@
 namespace fused_adamw::cpu {
 
 /// Rounds the scalars of `count` groups to both arithmetic types.
-void round_groups(const StepOptions& options, const Group* groups, size_t count, GroupScalars* out);
+void round_groups(const StepScalars& step, const ScalarGroup* groups, size_t count, GroupScalars* out);
 
-/// Updates tensors [first, last) of the binding in place. `scalars` holds
-/// binding.group_count() groups. Allocates nothing.
-void step(const Binding& binding, const Variant& variant, const GroupScalars* scalars, size_t first, size_t last,
+/// Updates tensors [first, last) of the list in place. `scalars` holds
+/// list.group_count() groups. Allocates nothing.
+void step(const TensorList& list, const Variant& variant, const GroupScalars* scalars, size_t first, size_t last,
           int threads);
 
 }  // namespace fused_adamw::cpu

@@ -1,4 +1,4 @@
-// A GPU: its context, kernels and memory, and what work in flight still uses.
+// A GPU: the order of its copies and steps, and what work in flight still uses.
 #pragma once
 
 #include <deque>
@@ -8,99 +8,14 @@
 #include <string>
 #include <vector>
 
-#include "../core/adamw.h"
-#include "../core/dtypes.h"
-#include "driver.h"
+#include "context.h"
+#include "event.h"
+#include "memory.h"
+#include "module.h"
 
 namespace fused_adamw::cuda {
 
-class Device;
-
-/// A device's primary context, retained.
-class PrimaryContext {
- public:
-  explicit PrimaryContext(int ordinal);
-  ~PrimaryContext();
-  PrimaryContext(const PrimaryContext&) = delete;
-  PrimaryContext& operator=(const PrimaryContext&) = delete;
-
-  DeviceHandle device() const { return device_; }
-  ContextHandle handle() const { return handle_; }
-
- private:
-  DeviceHandle device_ = 0;
-  ContextHandle handle_ = nullptr;
-};
-
-/// Makes a device's context current, and what was current again at the end.
-class Current {
- public:
-  explicit Current(const Device& device);
-  ~Current();
-  Current(const Current&) = delete;
-  Current& operator=(const Current&) = delete;
-};
-
-/// A mark in a stream that the host, or another stream, can wait for. Who
-/// waits sleeps.
-class Event {
- public:
-  /// Needs a current context.
-  Event();
-  ~Event();
-  Event(const Event&) = delete;
-  Event& operator=(const Event&) = delete;
-
-  void record(StreamHandle stream);
-  bool is_done() const;
-  void wait() const;
-  /// Lets later work of a stream wait.
-  void hold_back(StreamHandle stream) const;
-
- private:
-  EventHandle handle_ = nullptr;
-};
-
-/// Memory of a device: of ours, or at an address that another library gave.
-///
-/// Everything that uses it holds a shared_ptr until it is done, so the last
-/// one to go may give it back. That only queues it (it may be a finalizer of
-/// the garbage collector); Device::drain() frees.
-class Memory {
- public:
-  Memory(Device& device, DevicePointer pointer, size_t bytes, bool owned);
-  ~Memory();
-  Memory(const Memory&) = delete;
-  Memory& operator=(const Memory&) = delete;
-
-  Device& device() const { return device_; }
-  DevicePointer pointer() const { return pointer_; }
-  void* address() const { return reinterpret_cast<void*>(pointer_); }
-  size_t bytes() const { return bytes_; }
-
- private:
-  Device& device_;
-  DevicePointer pointer_;
-  size_t bytes_;
-  bool owned_;
-};
-
-/// Page-locked memory of the host, which a device copies without a detour.
-class PinnedMemory {
- public:
-  /// Needs a current context.
-  explicit PinnedMemory(size_t bytes);
-  ~PinnedMemory();
-  PinnedMemory(const PinnedMemory&) = delete;
-  PinnedMemory& operator=(const PinnedMemory&) = delete;
-
-  void* data() const { return data_; }
-
- private:
-  void* data_ = nullptr;
-};
-
-/// What the driver tells of a device without a context.
+/// What the driver reports about a device without a context.
 struct DeviceInfo {
   std::string name;
   int major = 0, minor = 0;  // compute capability
@@ -111,85 +26,50 @@ int driver_version();
 int device_count();
 DeviceInfo device_info(int ordinal);
 
-/// Files with device code, the preferred one first; before the first Device.
-void set_device_code(std::vector<std::string> paths);
-
-/// The device on whose context memory at an address lies, and how many bytes
-/// of it there are from there on (SIZE_MAX where the driver does not know).
-struct PointerInfo {
-  int ordinal;
-  size_t bytes;
-};
-/// Throws std::invalid_argument with what the address is instead.
-PointerInfo pointer_info(DevicePointer pointer);
-
 class Device {
  public:
-  /// The device of that number. Its primary context is retained, and the device
-  /// code loaded, at the first call. Throws Unavailable with the reason, again
-  /// at each call.
+  /// The device of that number. The first call retains its primary context and
+  /// loads the device code. Throws Unavailable with the reason, the same one at
+  /// each call.
   static Device& get(int ordinal);
 
   int ordinal() const { return ordinal_; }
   ContextHandle context() const { return context_.handle(); }
+  const Kernel& kernel(Rule rule, DTypeConfig config) const { return module_.kernel(rule, config); }
 
-  /// Zeroed memory. Where there is none left: waits for all work, frees what it
+  /// Held while a thread puts work on the device. Lock it before a ContextGuard.
+  std::mutex& mutex() { return mutex_; }
+
+  /// Zeroed memory. Where there is none left, waits for all work, frees what it
   /// used, tries once more, and throws DriverError.
   std::shared_ptr<Memory> allocate(size_t bytes);
 
-  // Copies, on the legacy default stream and after all steps on any stream. Those
-  // with the host return when the host's memory may be used again; the others
-  // hold the memories until they are done.
-  void copy_from_host(const std::shared_ptr<Memory>& to, size_t offset, const void* from, size_t bytes);
-  void copy_to_host(void* to, const std::shared_ptr<Memory>& from, size_t offset, size_t bytes);
-  void copy(const std::shared_ptr<Memory>& to, const std::shared_ptr<Memory>& from, size_t bytes, size_t to_offset = 0,
-            size_t from_offset = 0);
+  // These need the mutex and a current context.
 
-  /// Starts a copy with page-locked or other host memory that stays; `done` is
-  /// called once, with how it went, on a thread of the driver, which must not call
-  /// the driver. Where
-  /// this throws `done` is never called, and the host's memory may be used again.
-  void start_copy_from_host(const std::shared_ptr<Memory>& to, const void* from, size_t bytes, StreamCallback done,
-                            void* context, size_t offset = 0);
-  void start_copy_to_host(void* to, const std::shared_ptr<Memory>& from, size_t bytes, StreamCallback done,
-                          void* context, size_t offset = 0);
-
-  /// The kernel of a rule and layout, and how many blocks of it run at a time.
-  struct Kernel {
-    FunctionHandle function = nullptr;
-    unsigned resident_blocks = 0;
-  };
-  const Kernel& kernel(Rule rule, Layout layout) const {
-    return kernels_[static_cast<int>(rule) * kLayouts + static_cast<int>(layout)];
-  }
-
+  /// Before a copy on the legacy default stream: it comes after all steps so far.
+  void begin_copy();
+  /// After a copy, which holds `uses` until it is done: later steps come after it.
+  /// Returns the event that marks its end.
+  std::shared_ptr<Event> end_copy(std::shared_ptr<void> uses);
   /// Before a step on a stream: it comes after the copies.
   void begin_step(StreamHandle stream);
-  /// After it, where `after` was recorded: later copies come after the step.
+  /// After a step, whose end `after` marks: later copies come after it.
   void end_step(StreamHandle stream, std::shared_ptr<Event> after);
-
-  /// Keeps things until an event is done, or, without one, until drain(). No call of the driver.
-  void retire(std::shared_ptr<void> things, std::shared_ptr<Event> after);
-
-  /// Frees what nothing uses any more. Needs a current context.
+  /// Frees what nothing uses any more.
   void drain();
 
-  /// Waits until all work of ours is done and frees what it used.
+  /// Keeps things until an event is done, or, without one, until drain(). Calls no
+  /// function of the driver.
+  void retire(std::shared_ptr<void> things, std::shared_ptr<Event> after);
+  /// Queues memory of cuMemAlloc that nothing uses any more. Calls no function of
+  /// the driver.
+  void release(DevicePointer pointer);
+
+  /// Waits until all our work is done and frees what it used.
   void synchronize();
 
-  /// Held by who uses the device. Take it before Current.
-  std::mutex& mutex() { return mutex_; }
-
  private:
-  friend class Memory;
-
   explicit Device(int ordinal);
-  void load_kernels();
-  void begin_copy();
-  void end_copy(std::shared_ptr<void> uses);
-  /// Asleep, where a copy with the host's memory would wait awake.
-  void wait_for_work();
-  void call_after_copies(StreamCallback done, void* context);
   void wait_for_everything();
   void free_released();
 
@@ -200,7 +80,7 @@ class Device {
 
   int ordinal_;
   PrimaryContext context_;
-  Kernel kernels_[kRules * kLayouts];
+  Module module_;
 
   std::mutex mutex_;
   std::shared_ptr<Event> copied_;                           // after the last copy; null before the first

@@ -21,7 +21,7 @@ std::string describe(Status status, Status (*ask)(Status, const char**)) {
 
 struct Opened {
   Driver functions;
-  std::string reason;  // why it cannot be used; empty if it can
+  std::string reason;  // why it cannot be used; empty if it can be
 
   Opened() {
     if (!kLibrary) {

@@ -1,5 +1,5 @@
-// The CUDA driver, opened at run time: nothing of CUDA is needed to build or
-// to load the addon. The declarations are our own; test/native/cuda/driver.check.cc
+// The CUDA driver, opened at run time, so that CUDA is not needed to build or
+// load the addon. The declarations are our own; test/native/cuda/driver.check.cc
 // compares them with cuda.h.
 #pragma once
 
@@ -37,7 +37,7 @@ inline constexpr int kMultiprocessorCount = 16;
 inline constexpr int kComputeCapabilityMajor = 75;
 inline constexpr int kComputeCapabilityMinor = 76;
 // CUevent_flags
-inline constexpr unsigned kBlockingSync = 1;  // a thread that waits sleeps
+inline constexpr unsigned kBlockingSync = 1;  // waiting blocks rather than spins
 inline constexpr unsigned kDisableTiming = 2;
 // CU_MEMHOSTALLOC_PORTABLE: page-locked for every context
 inline constexpr unsigned kPortable = 1;
@@ -50,10 +50,10 @@ inline constexpr int kPointerRangeSize = 12;
 // CUmemorytype
 inline constexpr unsigned kDeviceMemory = 2;
 
-/// CUDA 12.0: drivers before it do not take the device code's PTX.
+/// CUDA 12.0: older drivers do not accept the device code's PTX.
 inline constexpr int kLeastDriverVersion = 12000;
 
-// Every function that is called: its symbol and its type.
+// Every function that we call: symbol and type.
 #define FUSED_ADAMW_DRIVER_FUNCTIONS(X)                                                                         \
   X(cuInit, Status(unsigned flags))                                                                             \
   X(cuDriverGetVersion, Status(int* version))                                                                   \
@@ -96,7 +96,7 @@ inline constexpr int kLeastDriverVersion = 12000;
                            unsigned block_x, unsigned block_y, unsigned block_z, unsigned dynamic_memory,       \
                            StreamHandle stream, void** parameters, void** extra))
 
-/// A status that was not success, with the driver's own name and text.
+/// A call that failed, with the driver's own name and text for its status.
 class DriverError : public std::runtime_error {
  public:
   DriverError(Status status, std::string name, const std::string& text, const char* function)
@@ -111,7 +111,7 @@ class DriverError : public std::runtime_error {
   std::string name_;
 };
 
-/// A reason: cuInit tells so, or the number of devices.
+/// The reason where cuInit reports no device or there are 0 of them.
 inline constexpr const char* kThereIsNoDevice = "there is no CUDA device";
 
 /// Why CUDA cannot be used here.
@@ -120,21 +120,21 @@ class Unavailable : public std::runtime_error {
   using std::runtime_error::runtime_error;
 };
 
-/// The driver's functions. Never closed: its threads outlive everything of ours.
+/// The driver's functions. Never closed, since its threads outlive our objects.
 struct Driver {
 #define DECLARE(name, ...) std::add_pointer_t<__VA_ARGS__> name = nullptr;
   FUSED_ADAMW_DRIVER_FUNCTIONS(DECLARE)
 #undef DECLARE
 };
 
-/// The driver, opened and initialised at the first call. Throws Unavailable
-/// where there is none, with the reason, each time.
+/// The driver, opened and initialised at the first call. Where there is none,
+/// every call throws Unavailable with the reason.
 const Driver& driver();
 
 /// Throws DriverError unless the status is success.
 void check(Status status, const char* function);
 
-/// Calls a function of the driver: call(&Driver::cuInit, "cuInit", 0).
+/// Calls a function of the driver and checks its status: FUSED_ADAMW_CUDA(cuInit, 0).
 #define FUSED_ADAMW_CUDA(name, ...) ::fused_adamw::cuda::check(::fused_adamw::cuda::driver().name(__VA_ARGS__), #name)
 
 }  // namespace fused_adamw::cuda

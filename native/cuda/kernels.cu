@@ -1,5 +1,4 @@
-// The kernels: one launch updates any number of tensors of one layout.
-#include "kernels.h"
+// The kernels: one launch updates any number of tensors of one dtype configuration.
 #include "loop.h"
 
 namespace {
@@ -8,14 +7,15 @@ using namespace fused_adamw::cuda;
 }  // namespace
 
 #if !defined(FUSED_ADAMW_DEVICE_CODE)
-#error "the build defines FUSED_ADAMW_DEVICE_CODE: what this was made from, and by which compiler"
+#error "the build must define FUSED_ADAMW_DEVICE_CODE: a hash of the sources, and the compiler"
 #endif
-/// Read from the file that carries the kernels, by lib/backend/cuda.ts.
+/// lib/backend/cuda.ts reads this from the file with the device code.
 extern "C" __device__ const char fused_adamw_device_code[] = FUSED_ADAMW_DEVICE_CODE;
 
-#define DEFINE_KERNEL(rule, layout)                                                                    \
-  extern "C" __global__ void __launch_bounds__(kBlock, 4) adamw_##rule##_##layout(                     \
-      const __grid_constant__ StepParameters<Arithmetic<Dtypes<Layout::layout>::Weight>> parameters) { \
-    step_thread<Rule::rule, Layout::layout>(parameters, blockIdx.x, gridDim.x, threadIdx.x);           \
+#define DEFINE_KERNEL(rule, config)                                                               \
+  extern "C" __global__ void __launch_bounds__(kBlock, 4) adamw_##rule##_##config(                \
+      const __grid_constant__ StepParameters<ArithmeticType<DTypeConfig::config>> parameters) {   \
+    step_thread<Rule::rule, DTypeConfig::config>(parameters, blockIdx.x, gridDim.x, threadIdx.x); \
   }
-FUSED_ADAMW_KERNELS(DEFINE_KERNEL)
+#define DTYPE_CONFIG(identifier, ...) FUSED_ADAMW_RULES(DEFINE_KERNEL, identifier)
+#include "../core/dtype-configs.def"

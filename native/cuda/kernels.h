@@ -1,27 +1,14 @@
-// The names of the kernels: one for each rule and layout.
+// The names of the kernels in kernels.cu.
 #pragma once
 
-#include "../core/dtypes.h"
+#include <string>
 
-// X(rule, layout), in the order of `Rule` and `Layout`.
-#define FUSED_ADAMW_LAYOUTS_OF(X, rule) \
-  X(rule, float32)                      \
-  X(rule, float64)                      \
-  X(rule, float16)                      \
-  X(rule, float16_float32_states)       \
-  X(rule, float16_master)               \
-  X(rule, bfloat16)                     \
-  X(rule, bfloat16_float32_states)      \
-  X(rule, bfloat16_master)
-#define FUSED_ADAMW_KERNELS(X)       \
-  FUSED_ADAMW_LAYOUTS_OF(X, mxnet)   \
-  FUSED_ADAMW_LAYOUTS_OF(X, coupled) \
-  FUSED_ADAMW_LAYOUTS_OF(X, pytorch)
+#include "../core/dtype-configs.h"
 
 namespace fused_adamw::cuda {
 
-#define KERNEL_NAME(rule, layout) "adamw_" #rule "_" #layout,
-inline constexpr const char* kKernelNames[kRules * kLayouts] = {FUSED_ADAMW_KERNELS(KERNEL_NAME)};
-#undef KERNEL_NAME
+inline std::string kernel_name(Rule rule, DTypeConfig config) {
+  return std::string("adamw_") + kRuleNames[static_cast<int>(rule)] + "_" + info(config).identifier;
+}
 
 }  // namespace fused_adamw::cuda

@@ -1,5 +1,5 @@
-// The step of one thread of a CUDA kernel. It is compiled for the host too,
-// where the tests run it for every thread of every block.
+// The step of one thread of a CUDA kernel. The tests compile it for the host and
+// run it there for every thread of every block.
 #pragma once
 
 #include "../core/stochastic-rounding.h"
@@ -22,7 +22,7 @@ ADAMW_INLINE T rounded(Value value) {
     return value;
 }
 
-/// Elements that lie together, moved by one access.
+/// Adjacent elements, moved by one vector access.
 template <typename T, unsigned width>
 struct alignas(width * sizeof(T)) Pack {
   T values[width];
@@ -31,7 +31,7 @@ struct alignas(width * sizeof(T)) Pack {
   ADAMW_INLINE void set(unsigned k, T value) { values[k] = value; }
 };
 
-/// Halves stay two to a register.
+/// Half-precision elements, two to a register.
 template <typename T, unsigned width>
 struct alignas(width * sizeof(T)) HalfPack {
   uint32_t words[width / 2];
@@ -47,103 +47,103 @@ struct Pack<Float16, width> : HalfPack<Float16, width> {};
 template <unsigned width>
 struct Pack<BFloat16, width> : HalfPack<BFloat16, width> {};
 
-template <class P, typename T>
-ADAMW_INLINE auto& at(T* array) {
-  using Q = std::conditional_t<std::is_const_v<T>, const P, P>;
-  return *reinterpret_cast<Q*>(array);
+/// The elements from an address on as a Pack, to load or store by one access.
+template <unsigned width, typename T>
+ADAMW_INLINE auto& pack_at(T* array) {
+  using P = Pack<std::remove_const_t<T>, width>;
+  return *reinterpret_cast<std::conditional_t<std::is_const_v<T>, const P, P>*>(array);
 }
 
-/// The elements that a thread holds while it updates them.
+/// The elements that a thread updates at a time, in its registers.
 template <class D>
-struct Held {
-  template <typename T>
-  using PackOf = Pack<T, D::kWidth>;
-
-  PackOf<typename D::Weight> weight, grad;
-  PackOf<typename D::State> mean, variance;
-  PackOf<float> master;  // unused without one
+struct ElementVector {
+  Pack<typename D::Weight, D::kWidth> weight;
+  Pack<typename D::Grad, D::kWidth> grad;
+  Pack<typename D::Mean, D::kWidth> mean;
+  Pack<typename D::Variance, D::kWidth> variance;
+  Pack<typename D::Master, D::kWidth> master;  // unused without one
 };
 
-template <Rule rule, Layout layout>
-ADAMW_INLINE void step_thread(const StepParameters<Arithmetic<typename Dtypes<layout>::Weight>>& parameters,
-                              unsigned block, unsigned blocks, unsigned thread) {
-  using D = Dtypes<layout>;
-  using W = typename D::Weight;
-  using S = typename D::State;
-  using T = Arithmetic<W>;
+template <Rule rule, DTypeConfig config>
+ADAMW_INLINE void step_thread(const StepParameters<ArithmeticType<config>>& parameters, unsigned block, unsigned blocks,
+                              unsigned thread) {
+  using D = DTypes<config>;
+  using T = ArithmeticType<config>;
+  using Elements = ElementVector<D>;
   constexpr unsigned width = D::kWidth;
 
   const StepTables& tables = parameters.tables;
   const auto* groups = tables.groups ? static_cast<const DeviceGroup<T>*>(tables.groups) : parameters.groups;
-  for_each_unit(tables, block, blocks, thread, [&](const Unit& unit, unsigned lane, unsigned lanes) {
-    const DeviceTensor& tensor = tables.tensors[unit.tensor];
-    W* weight = static_cast<W*>(tensor.weight) + unit.start;
-    const W* grad = static_cast<const W*>(tables.grads[unit.tensor]) + unit.start;
-    S* mean = static_cast<S*>(tensor.mean) + unit.start;
-    S* variance = static_cast<S*>(tensor.variance) + unit.start;
-    float* master = D::kMaster ? tensor.master + unit.start : nullptr;
-    const DeviceGroup<T>& group = groups[tables.group_of[unit.tensor]];
+  for_each_item(tables, block, blocks, thread, [&](const WorkItem& item, unsigned lane, unsigned lanes) {
+    const DeviceTensor& tensor = tables.tensors[item.tensor];
+    auto* weight = static_cast<typename D::Weight*>(tensor.arrays[Role::weight]) + item.start;
+    const auto* grad = static_cast<const typename D::Grad*>(tables.grads[item.tensor]) + item.start;
+    auto* mean = static_cast<typename D::Mean*>(tensor.arrays[Role::mean]) + item.start;
+    auto* variance = static_cast<typename D::Variance*>(tensor.arrays[Role::variance]) + item.start;
+    auto* master = D::kHasMaster ? static_cast<typename D::Master*>(tensor.arrays[Role::master]) + item.start : nullptr;
+    const DeviceGroup<T>& group = groups[tables.group_of[item.tensor]];
     const Scalars<T>& scalars = group.scalars;
     const RandomKey key = random_key(static_cast<uint32_t>(tensor.key), group.count,
-                                     static_cast<uint32_t>(unit.start >> 32));  // only of bfloat16 variances
-    const auto first = static_cast<uint32_t>(unit.start);
+                                     static_cast<uint32_t>(item.start >> 32));  // only for bfloat16 variances
+    const auto first = static_cast<uint32_t>(item.start);
 
-    const auto update = [&](Held<D>& held, unsigned k, uint32_t i) {
+    const auto update = [&](Elements& elements, unsigned k, uint32_t i) {
       T w;
-      if constexpr (D::kMaster)
-        w = held.master.get(k);
+      if constexpr (D::kHasMaster)
+        w = load(elements.master.get(k));
       else
-        w = load(held.weight.get(k));
-      T m = load(held.mean.get(k));
-      T v = load(held.variance.get(k));
-      adamw<rule>(w, load(held.grad.get(k)), m, v, scalars);
-      if constexpr (D::kMaster) held.master.set(k, w);
-      held.weight.set(k, rounded<W>(w));
-      held.mean.set(k, rounded<S>(m));
-      if constexpr (std::is_same_v<S, BFloat16>)
-        held.variance.set(k, to_bfloat16_stochastic(v, random_bits(key, first + i)));
+        w = load(elements.weight.get(k));
+      T m = load(elements.mean.get(k));
+      T v = load(elements.variance.get(k));
+      adamw<rule>(w, load(elements.grad.get(k)), m, v, scalars);
+      if constexpr (D::kHasMaster) elements.master.set(k, rounded<typename D::Master>(w));
+      elements.weight.set(k, rounded<typename D::Weight>(w));
+      elements.mean.set(k, rounded<typename D::Mean>(m));
+      if constexpr (std::is_same_v<typename D::Variance, BFloat16>)
+        elements.variance.set(k, to_bfloat16_stochastic(v, random_bits(key, first + i)));
       else
-        held.variance.set(k, rounded<S>(v));
+        elements.variance.set(k, rounded<typename D::Variance>(v));
     };
-    const auto together = [&](uint32_t i) {
-      Held<D> held;
-      if constexpr (D::kMaster)
-        held.weight = {};  // rounded from the master
+    const auto vector = [&](uint32_t i) {
+      Elements elements;
+      if constexpr (D::kHasMaster)
+        elements.weight = {};  // rounded from the master
       else
-        held.weight = at<typename Held<D>::template PackOf<W>>(weight + i);
-      held.grad = at<typename Held<D>::template PackOf<W>>(grad + i);
-      held.mean = at<typename Held<D>::template PackOf<S>>(mean + i);
-      held.variance = at<typename Held<D>::template PackOf<S>>(variance + i);
-      if constexpr (D::kMaster) held.master = at<typename Held<D>::template PackOf<float>>(master + i);
+        elements.weight = pack_at<width>(weight + i);
+      elements.grad = pack_at<width>(grad + i);
+      elements.mean = pack_at<width>(mean + i);
+      elements.variance = pack_at<width>(variance + i);
+      if constexpr (D::kHasMaster) elements.master = pack_at<width>(master + i);
 #if defined(__CUDACC__)
 #pragma unroll
 #endif
       for (unsigned k = 0; k < width; ++k) {
-        update(held, k, i + k);
-        // One element after the other: woven together their quotients and roots need more registers than there are. And
-        // with an `i` that may have changed, so that the addresses are made again rather than kept meanwhile.
+        update(elements, k, i + k);
+        // The elements are updated one after the other: interleaved, their divisions and square roots need more
+        // registers than there are. `i` may have changed as far as the compiler knows, so that it computes the
+        // addresses again instead of keeping them in registers meanwhile.
         asm volatile("" : "+r"(i) : : "memory");
       }
-      at<typename Held<D>::template PackOf<W>>(weight + i) = held.weight;
-      at<typename Held<D>::template PackOf<S>>(mean + i) = held.mean;
-      at<typename Held<D>::template PackOf<S>>(variance + i) = held.variance;
-      if constexpr (D::kMaster) at<typename Held<D>::template PackOf<float>>(master + i) = held.master;
+      pack_at<width>(weight + i) = elements.weight;
+      pack_at<width>(mean + i) = elements.mean;
+      pack_at<width>(variance + i) = elements.variance;
+      if constexpr (D::kHasMaster) pack_at<width>(master + i) = elements.master;
     };
-    const auto apart = [&](uint32_t i) {
-      Held<D> held{};
-      held.weight.set(0, weight[i]);
-      held.grad.set(0, grad[i]);
-      held.mean.set(0, mean[i]);
-      held.variance.set(0, variance[i]);
-      if constexpr (D::kMaster) held.master.set(0, master[i]);
-      update(held, 0, i);
-      weight[i] = held.weight.get(0);
-      mean[i] = held.mean.get(0);
-      variance[i] = held.variance.get(0);
-      if constexpr (D::kMaster) master[i] = held.master.get(0);
+    const auto scalar = [&](uint32_t i) {
+      Elements elements{};
+      elements.weight.set(0, weight[i]);
+      elements.grad.set(0, grad[i]);
+      elements.mean.set(0, mean[i]);
+      elements.variance.set(0, variance[i]);
+      if constexpr (D::kHasMaster) elements.master.set(0, master[i]);
+      update(elements, 0, i);
+      weight[i] = elements.weight.get(0);
+      mean[i] = elements.mean.get(0);
+      variance[i] = elements.variance.get(0);
+      if constexpr (D::kHasMaster) master[i] = elements.master.get(0);
     };
-    const Cut cut = cut_unit<D>(weight, grad, mean, variance, master, unit.length);
-    for_each_element<width>(cut, unit.length, lane, lanes, together, apart);
+    const AccessSplit split = split_accesses<D>(weight, grad, mean, variance, master, item.length);
+    for_each_element<width>(split, item.length, lane, lanes, vector, scalar);
   });
 }
 

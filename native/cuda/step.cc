@@ -10,8 +10,8 @@
 namespace fused_adamw::cuda {
 
 StagedBuffer::StagedBuffer(Device& device, size_t capacity) : device_(device), memory_(device.allocate(capacity)) {
-  const Current current(device);
-  decltype(slots_) slots;  // where one cannot be made, the others go while the context is current
+  const ContextGuard guard(device.context());
+  decltype(slots_) slots;  // if one cannot be made, the others are freed while the context is current
   for (auto& slot : slots) slot = std::make_shared<Slot>(capacity, memory_);
   slots_ = std::move(slots);
 }
@@ -38,10 +38,10 @@ void StagedBuffer::upload(size_t bytes, StreamHandle stream) {
   next_ = (next_ + 1) % kSlots;
 }
 
-Step::Step(Device& device, Binding binding, Memories memories, StreamHandle stream)
-    : device_(device), binding_(std::move(binding)), stream_(stream), resources_(std::make_shared<Resources>()) {
+Step::Step(Device& device, TensorList list, Memories memories, StreamHandle stream)
+    : device_(device), list_(std::move(list)), stream_(stream), resources_(std::make_shared<Resources>()) {
   if (stream) {
-    const Current current(device);  // that of the driver's own names for default streams
+    const ContextGuard guard(device.context());  // the driver's handles of default streams refer to the current context
     ContextHandle context = nullptr;
     FUSED_ADAMW_CUDA(cuStreamGetCtx, stream, &context);
     if (context != device.context())
@@ -50,68 +50,67 @@ Step::Step(Device& device, Binding binding, Memories memories, StreamHandle stre
   }
   resources_->memories = std::move(memories);
   upload_tables();
-  if (layouts_.empty()) return;  // nothing is ever launched
-  resources_->grads = std::make_shared<StagedBuffer>(device_, binding_.size() * sizeof(void*));
-  resources_->group_of = std::make_shared<StagedBuffer>(device_, binding_.size() * sizeof(uint32_t));
+  if (configs_.empty()) return;  // nothing is ever launched
+  resources_->grads = std::make_shared<StagedBuffer>(device_, list_.size() * sizeof(void*));
+  resources_->group_of = std::make_shared<StagedBuffer>(device_, list_.size() * sizeof(uint32_t));
 }
 
 Step::~Step() { device_.retire(std::move(resources_), std::move(launched_)); }
 
 void Step::upload_tables() {
-  const size_t size = binding_.size();
+  const size_t size = list_.size();
   std::vector<DeviceTensor> tensors;
-  std::vector<Unit> units;                        // of all layouts
-  std::vector<std::pair<size_t, size_t>> firsts;  // of each layout: its first block unit and first warp unit
+  std::vector<WorkItem> items;                    // of all configurations
+  std::vector<std::pair<size_t, size_t>> firsts;  // of each configuration: its first block item and first warp item
   tensors.reserve(size);
   for (size_t i = 0; i < size; ++i) {
-    const TensorArrays& tensor = binding_.tensor(i);
-    tensors.push_back({tensor.weight, tensor.mean, tensor.variance, tensor.master, tensor.key});
-    const bool is_double = tensor.layout == Layout::float64;
-    (is_double ? uses_wide_ : uses_single_) = true;
-    if (std::none_of(layouts_.begin(), layouts_.end(), [&](const auto& has) { return has.layout == tensor.layout; })) {
-      layouts_.emplace_back();
-      layouts_.back().layout = tensor.layout;
+    const TensorArrays& tensor = list_.tensor(i);
+    tensors.push_back({tensor.arrays, tensor.key});
+    (info(tensor.config).is_f64 ? uses_f64_ : uses_f32_) = true;
+    if (std::none_of(configs_.begin(), configs_.end(), [&](const auto& has) { return has.config == tensor.config; })) {
+      configs_.emplace_back();
+      configs_.back().config = tensor.config;
     }
   }
-  for (LayoutUnits& of : layouts_) {
-    const size_t first_block_unit = units.size();
+  for (ConfigItems& of : configs_) {
+    const size_t first_block_item = items.size();
     for (size_t i = 0; i < size; ++i) {
-      const TensorArrays& tensor = binding_.tensor(i);
-      of.block_starts.push_back(static_cast<uint32_t>(units.size() - first_block_unit));
-      if (tensor.layout != of.layout || tensor.length <= kWarpUnitLength) continue;
-      for (uint64_t start = 0; start < tensor.length; start += kUnitLength)
-        units.push_back({static_cast<uint32_t>(i),
-                         static_cast<uint32_t>(std::min<uint64_t>(kUnitLength, tensor.length - start)), start});
+      const TensorArrays& tensor = list_.tensor(i);
+      of.block_starts.push_back(static_cast<uint32_t>(items.size() - first_block_item));
+      if (tensor.config != of.config || tensor.length <= kWarpItemLength) continue;
+      for (uint64_t start = 0; start < tensor.length; start += kItemLength)
+        items.push_back({static_cast<uint32_t>(i),
+                         static_cast<uint32_t>(std::min<uint64_t>(kItemLength, tensor.length - start)), start});
     }
-    const size_t first_warp_unit = units.size();
-    of.block_starts.push_back(static_cast<uint32_t>(first_warp_unit - first_block_unit));
+    const size_t first_warp_item = items.size();
+    of.block_starts.push_back(static_cast<uint32_t>(first_warp_item - first_block_item));
     for (size_t i = 0; i < size; ++i) {
-      const TensorArrays& tensor = binding_.tensor(i);
-      of.warp_starts.push_back(static_cast<uint32_t>(units.size() - first_warp_unit));
-      if (tensor.layout == of.layout && tensor.length > 0 && tensor.length <= kWarpUnitLength)
-        units.push_back({static_cast<uint32_t>(i), static_cast<uint32_t>(tensor.length), 0});
+      const TensorArrays& tensor = list_.tensor(i);
+      of.warp_starts.push_back(static_cast<uint32_t>(items.size() - first_warp_item));
+      if (tensor.config == of.config && tensor.length > 0 && tensor.length <= kWarpItemLength)
+        items.push_back({static_cast<uint32_t>(i), static_cast<uint32_t>(tensor.length), 0});
     }
-    of.warp_starts.push_back(static_cast<uint32_t>(units.size() - first_warp_unit));
-    firsts.push_back({first_block_unit, first_warp_unit});
+    of.warp_starts.push_back(static_cast<uint32_t>(items.size() - first_warp_item));
+    firsts.push_back({first_block_item, first_warp_item});
   }
 
-  const size_t tensor_bytes = tensors.size() * sizeof(DeviceTensor), unit_bytes = units.size() * sizeof(Unit);
-  static_assert(sizeof(DeviceTensor) % alignof(Unit) == 0);
-  resources_->tables = device_.allocate(tensor_bytes + unit_bytes);
-  device_.copy_from_host(resources_->tables, 0, tensors.data(), tensor_bytes);
-  device_.copy_from_host(resources_->tables, tensor_bytes, units.data(), unit_bytes);
+  const size_t tensor_bytes = tensors.size() * sizeof(DeviceTensor), item_bytes = items.size() * sizeof(WorkItem);
+  static_assert(sizeof(DeviceTensor) % alignof(WorkItem) == 0);
+  resources_->tables = device_.allocate(tensor_bytes + item_bytes);
+  copy_from_host(resources_->tables, 0, tensors.data(), tensor_bytes);
+  copy_from_host(resources_->tables, tensor_bytes, items.data(), item_bytes);
   const auto* on_device =
-      reinterpret_cast<const Unit*>(static_cast<char*>(resources_->tables->address()) + tensor_bytes);
-  for (size_t l = 0; l < layouts_.size(); ++l) {
-    layouts_[l].block_units = on_device + firsts[l].first;
-    layouts_[l].warp_units = on_device + firsts[l].second;
+      reinterpret_cast<const WorkItem*>(static_cast<char*>(resources_->tables->address()) + tensor_bytes);
+  for (size_t c = 0; c < configs_.size(); ++c) {
+    configs_[c].block_items = on_device + firsts[c].first;
+    configs_[c].warp_items = on_device + firsts[c].second;
   }
 }
 
-std::optional<Overlap> Step::set_grads(const std::vector<const void*>& grads, Memories memories) {
-  const auto overlap = binding_.set_grads(grads);
+std::optional<Overlap> Step::set_grads(const std::vector<void*>& grads, Memories memories) {
+  const auto overlap = list_.set_grads(grads);
   if (overlap) return overlap;
-  // The last launch may still read the gradients before these, if it was told of them.
+  // The last launch may still read the previous gradients, if a step has uploaded their addresses.
   if (launched_ && !new_grads_)
     device_.retire(std::make_shared<Memories>(std::move(resources_->grad_memories)), launched_);
   resources_->grad_memories = std::move(memories);
@@ -129,42 +128,41 @@ void Step::make_room(std::shared_ptr<StagedBuffer>& table, size_t group_count) {
 }
 
 void Step::set_groups(const std::vector<uint32_t>& groups, size_t group_count) {
-  if (uses_single_) make_room<float>(resources_->single, group_count);
-  if (uses_wide_) make_room<double>(resources_->wide, group_count);
-  single_.resize(uses_single_ ? group_count : 0);
-  wide_.resize(uses_wide_ ? group_count : 0);
-  binding_.set_groups(groups, group_count);
+  if (uses_f32_) make_room<float>(resources_->f32, group_count);
+  if (uses_f64_) make_room<double>(resources_->f64, group_count);
+  f32_.resize(uses_f32_ ? group_count : 0);
+  f64_.resize(uses_f64_ ? group_count : 0);
+  list_.set_groups(groups, group_count);
   new_groups_ = true;
 }
 
-void Step::begin(const StepOptions& options, const Group* groups) {
-  if (layouts_.empty()) return;
+void Step::begin(const StepScalars& step, const ScalarGroup* groups) {
+  if (configs_.empty()) return;
   const std::lock_guard lock(device_.mutex());
-  const Current current(device_);
+  const ContextGuard guard(device_.context());
   device_.begin_step(stream_);
-  const size_t size = binding_.size();
+  const size_t size = list_.size();
   if (new_grads_) {
-    auto** grads = static_cast<const void**>(resources_->grads->stage());
-    for (size_t i = 0; i < size; ++i) grads[i] = binding_.tensor(i).grad;
+    auto** grads = static_cast<void**>(resources_->grads->stage());
+    for (size_t i = 0; i < size; ++i) grads[i] = list_.tensor(i).arrays[Role::grad];
     resources_->grads->upload(size * sizeof(void*), stream_);
     new_grads_ = false;
   }
   if (new_groups_) {
     auto* group_of = static_cast<uint32_t*>(resources_->group_of->stage());
-    for (size_t i = 0; i < size; ++i) group_of[i] = binding_.tensor(i).group;
+    for (size_t i = 0; i < size; ++i) group_of[i] = list_.tensor(i).group;
     resources_->group_of->upload(size * sizeof(uint32_t), stream_);
     new_groups_ = false;
   }
   const FloatEnvironment environment;  // a scalar may be subnormal in float
-  round_groups(options, groups, single_, resources_->single.get());
-  round_groups(options, groups, wide_, resources_->wide.get());
+  round_groups(step, groups, f32_, resources_->f32.get());
+  round_groups(step, groups, f64_, resources_->f64.get());
 }
 
 template <typename T>
-void Step::round_groups(const StepOptions& options, const Group* groups, std::vector<DeviceGroup<T>>& out,
+void Step::round_groups(const StepScalars& step, const ScalarGroup* groups, std::vector<DeviceGroup<T>>& out,
                         StagedBuffer* table) {
-  for (size_t i = 0; i < out.size(); ++i)
-    out[i] = {round_scalars<T>(options, groups[i]), static_cast<uint32_t>(static_cast<uint64_t>(groups[i].count))};
+  for (size_t i = 0; i < out.size(); ++i) out[i] = {round_scalars<T>(step, groups[i]), round_count(groups[i])};
   if (out.size() <= StepParameters<T>::kGroups) return;
   const size_t bytes = out.size() * sizeof(DeviceGroup<T>);
   std::memcpy(table->stage(), out.data(), bytes);
@@ -172,9 +170,9 @@ void Step::round_groups(const StepOptions& options, const Group* groups, std::ve
 }
 
 void Step::run(size_t first, size_t last) {
-  if (layouts_.empty()) return;
+  if (configs_.empty()) return;
   const std::lock_guard lock(device_.mutex());
-  const Current current(device_);
+  const ContextGuard guard(device_.context());
   auto after = std::make_shared<Event>();
   const auto finish = [&] {
     after->record(stream_);
@@ -182,21 +180,21 @@ void Step::run(size_t first, size_t last) {
     device_.end_step(stream_, std::move(after));
   };
   try {
-    for (const LayoutUnits& units : layouts_) {
-      if (units.layout == Layout::float64)
-        launch(units, first, last, wide_, resources_->wide.get());
+    for (const ConfigItems& items : configs_) {
+      if (info(items.config).is_f64)
+        launch(items, first, last, f64_, resources_->f64.get());
       else
-        launch(units, first, last, single_, resources_->single.get());
+        launch(items, first, last, f32_, resources_->f32.get());
     }
   } catch (...) {
-    finish();  // some may have been launched
+    finish();  // some launches may be in flight
     throw;
   }
   finish();
 }
 
 template <typename T>
-void Step::launch(const LayoutUnits& units, size_t first, size_t last, const std::vector<DeviceGroup<T>>& groups,
+void Step::launch(const ConfigItems& items, size_t first, size_t last, const std::vector<DeviceGroup<T>>& groups,
                   const StagedBuffer* table) {
   const bool by_value = groups.size() <= StepParameters<T>::kGroups;
   StepParameters<T> parameters;
@@ -204,18 +202,18 @@ void Step::launch(const LayoutUnits& units, size_t first, size_t last, const std
       static_cast<const DeviceTensor*>(resources_->tables->address()),
       static_cast<const void* const*>(resources_->grads->address()),
       static_cast<const uint32_t*>(resources_->group_of->address()),
-      units.block_units + units.block_starts[first],
-      units.warp_units + units.warp_starts[first],
-      units.block_starts[last] - units.block_starts[first],
-      units.warp_starts[last] - units.warp_starts[first],
+      items.block_items + items.block_starts[first],
+      items.warp_items + items.warp_starts[first],
+      items.block_starts[last] - items.block_starts[first],
+      items.warp_starts[last] - items.warp_starts[first],
       by_value ? nullptr : table->address(),
   };
   if (by_value) std::copy(groups.begin(), groups.end(), parameters.groups);
   const StepTables& tables = parameters.tables;
   constexpr unsigned warps = kBlock / kWarp;
-  const uint64_t wanted = uint64_t{tables.block_unit_count} + (tables.warp_unit_count + warps - 1) / warps;
+  const uint64_t wanted = uint64_t{tables.block_item_count} + (tables.warp_item_count + warps - 1) / warps;
   if (wanted == 0) return;
-  const Device::Kernel& kernel = device_.kernel(binding_.rule(), units.layout);
+  const Kernel& kernel = device_.kernel(list_.rule(), items.config);
   const auto blocks = static_cast<unsigned>(std::min<uint64_t>(wanted, kernel.resident_blocks));
   void* arguments[] = {&parameters};
   FUSED_ADAMW_CUDA(cuLaunchKernel, kernel.function, blocks, 1, 1, kBlock, 1, 1, 0, stream_, arguments, nullptr);

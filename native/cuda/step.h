@@ -1,4 +1,4 @@
-// The tensors of a step on a GPU: their tables in its memory, and the launches.
+// The step on a GPU: tables of the tensors in its memory, and the launches.
 #pragma once
 
 #include <array>
@@ -8,24 +8,23 @@
 
 #include "../core/tensor-list.h"
 #include "device.h"
+#include "transfer.h"
 #include "work.h"
 
 namespace fused_adamw::cuda {
 
-using Memories = std::vector<std::shared_ptr<Memory>>;
-
-/// Device memory whose content the host gives anew now and then, by way of
-/// page-locked memory, in several slots, so that the host writes while the device reads.
+/// Device memory that the host overwrites now and then through page-locked memory.
+/// There are several slots of it, so that the host can write one while the device reads another.
 class StagedBuffer {
  public:
   StagedBuffer(Device& device, size_t capacity);
-  /// What uploads under way use is kept until they are done.
+  /// What uploads in flight use is kept until they are done.
   ~StagedBuffer();
   StagedBuffer(const StagedBuffer&) = delete;
   StagedBuffer& operator=(const StagedBuffer&) = delete;
 
-  /// Where to write what upload() sends next. Waits, asleep, only where the
-  /// device is kSlots uploads behind.
+  /// Where to write what the next upload() sends. Waits (blocking, not spinning)
+  /// only while the device is kSlots uploads behind.
   void* stage();
   /// Needs a current context.
   void upload(size_t bytes, StreamHandle stream);
@@ -49,63 +48,63 @@ class StagedBuffer {
 
 class Step {
  public:
-  /// Uploads the work table. `memories` are those behind the addresses of the
-  /// binding; a stream other than the default one must be of the device's
-  /// primary context, else this throws std::invalid_argument.
-  Step(Device& device, Binding binding, Memories memories, StreamHandle stream);
-  /// What was in use is kept until the last launch is done.
+  /// Uploads the table of the tensors. `memories` own the addresses in the list. A
+  /// stream other than the default one must belong to the device's primary context,
+  /// else this throws std::invalid_argument.
+  Step(Device& device, TensorList list, Memories memories, StreamHandle stream);
+  /// Everything in use is kept until the last launch is done.
   ~Step();
   Step(const Step&) = delete;
   Step& operator=(const Step&) = delete;
 
-  const Binding& binding() const { return binding_; }
+  const TensorList& list() const { return list_; }
   Device& device() const { return device_; }
 
-  /// As Binding::set_grads, with the memories behind the addresses.
-  std::optional<Overlap> set_grads(const std::vector<const void*>& grads, Memories memories);
-  /// As Binding::set_groups; makes room for the scalars of so many groups.
+  /// As TensorList::set_grads; `memories` own the addresses.
+  std::optional<Overlap> set_grads(const std::vector<void*>& grads, Memories memories);
+  /// As TensorList::set_groups; also allocates memory for the scalars of the groups.
   void set_groups(const std::vector<uint32_t>& groups, size_t group_count);
 
-  /// Rounds the scalars of a step and sends what the device does not have yet.
-  void begin(const StepOptions& options, const Group* groups);
-  /// Launches the update of tensors [first, last): one launch for each layout among them.
+  /// Rounds the scalars of a step and uploads what has changed since the last one.
+  void begin(const StepScalars& step, const ScalarGroup* groups);
+  /// Launches the update of tensors [first, last): one launch for each dtype configuration among them.
   void run(size_t first, size_t last);
 
  private:
-  /// The units of all tensors of one layout, in the order of the tensors.
-  struct LayoutUnits {
-    Layout layout;
-    const Unit* block_units = nullptr;  // on the device
-    const Unit* warp_units = nullptr;
-    std::vector<uint32_t> block_starts, warp_starts;  // units before tensor i; of one more than there are: all
+  /// The work items of all tensors of one dtype configuration, in the order of the tensors.
+  struct ConfigItems {
+    DTypeConfig config;
+    const WorkItem* block_items = nullptr;  // on the device
+    const WorkItem* warp_items = nullptr;
+    std::vector<uint32_t> block_starts, warp_starts;  // items before tensor i; the last entry is the total
   };
   /// What launches in flight use.
   struct Resources {
     Memories memories, grad_memories;
     std::shared_ptr<Memory> tables;
     std::shared_ptr<StagedBuffer> grads, group_of;
-    std::shared_ptr<StagedBuffer> single, wide;  // scalars of more groups than go by value
+    std::shared_ptr<StagedBuffer> f32, f64;  // scalars of more groups than fit into the parameters
   };
 
   void upload_tables();
   template <typename T>
   void make_room(std::shared_ptr<StagedBuffer>& table, size_t group_count);
   template <typename T>
-  void round_groups(const StepOptions& options, const Group* groups, std::vector<DeviceGroup<T>>& out,
+  void round_groups(const StepScalars& step, const ScalarGroup* groups, std::vector<DeviceGroup<T>>& out,
                     StagedBuffer* table);
   template <typename T>
-  void launch(const LayoutUnits& units, size_t first, size_t last, const std::vector<DeviceGroup<T>>& groups,
+  void launch(const ConfigItems& items, size_t first, size_t last, const std::vector<DeviceGroup<T>>& groups,
               const StagedBuffer* table);
 
   Device& device_;
-  Binding binding_;
+  TensorList list_;
   StreamHandle stream_;
   std::shared_ptr<Resources> resources_;
   std::shared_ptr<Event> launched_;  // after the last launch; null before the first
-  std::vector<LayoutUnits> layouts_;
-  std::vector<DeviceGroup<float>> single_;  // scalars of the step that runs
-  std::vector<DeviceGroup<double>> wide_;
-  bool uses_single_ = false, uses_wide_ = false;
+  std::vector<ConfigItems> configs_;
+  std::vector<DeviceGroup<float>> f32_;  // scalars of the current step
+  std::vector<DeviceGroup<double>> f64_;
+  bool uses_f32_ = false, uses_f64_ = false;
   bool new_grads_ = false, new_groups_ = false;
 };
 

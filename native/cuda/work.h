@@ -1,36 +1,43 @@
-// What a CUDA step hands to its kernels, and which elements each thread takes.
+// The parameters of the CUDA kernels, and which elements each thread updates.
 //
-// Plain structs and index arithmetic for host and device: the host makes the
-// tables, and the tests run the arithmetic of every block and thread there.
+// Plain structs and index arithmetic for both host and device: the host fills the
+// tables, and the tests run the arithmetic of every block and thread on it.
 #pragma once
 
-#include "../core/dtypes.h"
+#include <initializer_list>
+
+#include "../core/dtype-configs.h"
+#include "../core/scalars.h"
 
 namespace fused_adamw::cuda {
 
-/// Elements of a unit of work at most. Units begin at multiples of it, so none
-/// crosses a multiple of 2^32, where the random numbers take another key.
-inline constexpr uint32_t kUnitLength = 4096;
-/// Tensors up to this length take a warp; longer ones a block for each unit.
-inline constexpr uint32_t kWarpUnitLength = 512;
+/// Elements of a work item at most. Items begin at multiples of it, so none
+/// crosses a multiple of 2^32, where the key of the random numbers changes.
+inline constexpr uint32_t kItemLength = 4096;
+/// Tensors up to this length are one warp item each, longer ones several block items.
+inline constexpr uint32_t kWarpItemLength = 512;
 inline constexpr unsigned kWarp = 32;
 inline constexpr unsigned kBlock = 256;
-/// Bytes of a memory access at most.
+/// Bytes of a vector access at most.
 inline constexpr unsigned kAccess = 16;
 
-/// Some elements of one tensor.
-struct Unit {
+constexpr unsigned max_of(std::initializer_list<size_t> sizes) {
+  size_t most = 0;
+  for (const size_t size : sizes) most = size > most ? size : most;
+  return static_cast<unsigned>(most);
+}
+
+/// Elements of one tensor that a block or a warp updates: a block item or a warp item.
+struct WorkItem {
   uint32_t tensor;
   uint32_t length;
   uint64_t start;
 };
 
-/// The arrays of a tensor that stay from step to step; addresses of the device.
+/// A tensor as the kernels see it. The arrays are addresses on the device; that of
+/// the gradient is null here, since it changes from step to step (StepTables::grads).
 struct DeviceTensor {
-  void* weight;
-  void* mean;
-  void* variance;
-  float* master;
+  ByRole<void*> arrays;
   uint64_t key;  // for stochastic rounding
 };
 
@@ -41,17 +48,17 @@ struct DeviceGroup {
   uint32_t count;
 };
 
-// The parameters of a kernel: 4,096 bytes at most, which every driver takes.
+// Bytes of a kernel's parameters at most: the limit that every driver supports.
 inline constexpr size_t kParameterBytes = 4096;
 
 struct StepTables {
   const DeviceTensor* tensors;
   const void* const* grads;  // of each tensor
   const uint32_t* group_of;  // of each tensor
-  const Unit* block_units;
-  const Unit* warp_units;
-  uint32_t block_unit_count, warp_unit_count;
-  const void* groups;  // null: they are in the parameters
+  const WorkItem* block_items;
+  const WorkItem* warp_items;
+  uint32_t block_item_count, warp_item_count;
+  const void* groups;  // null if they are in the parameters
 };
 
 template <typename T>
@@ -63,84 +70,72 @@ struct StepParameters {
 };
 static_assert(sizeof(StepParameters<float>) <= kParameterBytes && sizeof(StepParameters<double>) <= kParameterBytes);
 
-/// The dtypes of a layout's arrays.
-template <Layout layout>
-struct Dtypes;
-template <typename W, typename S, bool master>
-struct DtypesAre {
-  using Weight = W;  // and gradient
-  using State = S;   // mean and variance
-  static constexpr bool kMaster = master;
-  /// Elements that a thread updates at a time: one access of the widest array.
-  static constexpr unsigned kWidth = kAccess / (sizeof(W) > sizeof(S) ? sizeof(W) : sizeof(S));
+/// The dtypes of a configuration, by the names of the roles that kernels use.
+template <DTypeConfig config>
+struct DTypes {
+  using Weight = RoleType<config, Role::weight>;
+  using Grad = RoleType<config, Role::grad>;
+  using Mean = RoleType<config, Role::mean>;
+  using Variance = RoleType<config, Role::variance>;
+  using Master = RoleType<config, Role::master>;
+  static constexpr bool kHasMaster = kHasRole<config, Role::master>;
+  /// Elements that a thread updates at a time: one access to the widest array.
+  static constexpr unsigned kWidth =
+      kAccess / max_of({sizeof(Weight), sizeof(Grad), sizeof(Mean), sizeof(Variance), sizeof(Master)});
 };
-template <>
-struct Dtypes<Layout::float32> : DtypesAre<float, float, false> {};
-template <>
-struct Dtypes<Layout::float64> : DtypesAre<double, double, false> {};
-template <>
-struct Dtypes<Layout::float16> : DtypesAre<Float16, Float16, false> {};
-template <>
-struct Dtypes<Layout::float16_float32_states> : DtypesAre<Float16, float, false> {};
-template <>
-struct Dtypes<Layout::float16_master> : DtypesAre<Float16, float, true> {};
-template <>
-struct Dtypes<Layout::bfloat16> : DtypesAre<BFloat16, BFloat16, false> {};
-template <>
-struct Dtypes<Layout::bfloat16_float32_states> : DtypesAre<BFloat16, float, false> {};
-template <>
-struct Dtypes<Layout::bfloat16_master> : DtypesAre<BFloat16, float, true> {};
 
-/// The units that one thread works on: its block takes every so many-th block
-/// unit, then its warp every so many-th warp unit.
+/// Visits the work items of one thread: its block takes every `blocks`-th block
+/// item, then its warp every so many-th warp item.
 template <class Visit>
-ADAMW_INLINE void for_each_unit(const StepTables& tables, unsigned block, unsigned blocks, unsigned thread,
+ADAMW_INLINE void for_each_item(const StepTables& tables, unsigned block, unsigned blocks, unsigned thread,
                                 const Visit& visit) {
   constexpr unsigned warps = kBlock / kWarp;
   bool of_block = true;
   for (uint32_t i = block;;) {
-    if (of_block && i >= tables.block_unit_count) {
+    if (of_block && i >= tables.block_item_count) {
       of_block = false;
       i = block * warps + thread / kWarp;
     }
-    if (!of_block && i >= tables.warp_unit_count) return;
-    const Unit& unit = of_block ? tables.block_units[i] : tables.warp_units[i];
-    visit(unit, of_block ? thread : thread % kWarp, of_block ? kBlock : kWarp);
+    if (!of_block && i >= tables.warp_item_count) return;
+    const WorkItem& item = of_block ? tables.block_items[i] : tables.warp_items[i];
+    visit(item, of_block ? thread : thread % kWarp, of_block ? kBlock : kWarp);
     i += of_block ? blocks : blocks * warps;
   }
 }
 
-/// The elements of a unit before whole accesses begin, and how many of these
-/// there are: none where the arrays do not become aligned together.
-struct Cut {
-  uint32_t head, accesses;
+/// How the elements of an item are accessed: a scalar head, vector accesses of
+/// several elements each, and a scalar tail. Where the arrays are not aligned
+/// alike, all elements are in the head.
+struct AccessSplit {
+  uint32_t head;      // elements
+  uint32_t accesses;  // vector accesses
 };
 
 template <class D>
-ADAMW_INLINE Cut cut_unit(const typename D::Weight* weight, const typename D::Weight* grad,
-                          const typename D::State* mean, const typename D::State* variance, const float* master,
-                          uint32_t length) {
+ADAMW_INLINE AccessSplit split_accesses(const typename D::Weight* weight, const typename D::Grad* grad,
+                                        const typename D::Mean* mean, const typename D::Variance* variance,
+                                        const typename D::Master* master, uint32_t length) {
   constexpr unsigned width = D::kWidth;
-  // Elements up to the next place where an access may begin.
+  // Elements up to the next one where a vector access may begin.
   const auto misaligned = [](const auto* array) {
     const auto elements = static_cast<unsigned>(reinterpret_cast<uintptr_t>(array) / sizeof(*array));
     return (width - elements % width) % width;
   };
   const uint32_t head = misaligned(weight);
-  const bool together = misaligned(grad) == head && misaligned(mean) == head && misaligned(variance) == head &&
-                        (!D::kMaster || misaligned(master) == head);
-  if (!together || head >= length) return {length, 0};
+  const bool alike = misaligned(grad) == head && misaligned(mean) == head && misaligned(variance) == head &&
+                     (!D::kHasMaster || misaligned(master) == head);
+  if (!alike || head >= length) return {length, 0};
   return {head, (length - head) / width};
 }
 
-/// The elements of a unit that one of `lanes` threads updates: together(i)
-/// takes the elements of an access, [i, i + width); apart(i) one.
-template <unsigned width, class Together, class Apart>
-ADAMW_INLINE void for_each_element(const Cut& cut, uint32_t length, unsigned lane, unsigned lanes,
-                                   const Together& together, const Apart& apart) {
-  const uint32_t gap = cut.accesses * width;  // between the head and what follows the last access
-  for (uint32_t i = lane; i < length - gap; i += lanes) apart(i < cut.head ? i : i + gap);
-  for (uint32_t k = lane; k < cut.accesses; k += lanes) together(cut.head + k * width);
+/// Visits the elements of an item that one of `lanes` threads updates: vector(i)
+/// for elements [i, i + width), scalar(i) for one.
+template <unsigned width, class Vector, class Scalar>
+ADAMW_INLINE void for_each_element(const AccessSplit& split, uint32_t length, unsigned lane, unsigned lanes,
+                                   const Vector& vector, const Scalar& scalar) {
+  const uint32_t gap = split.accesses * width;  // between the head and the tail
+  for (uint32_t i = lane; i < length - gap; i += lanes) scalar(i < split.head ? i : i + gap);
+  for (uint32_t k = lane; k < split.accesses; k += lanes) vector(split.head + k * width);
 }
 
 }  // namespace fused_adamw::cuda

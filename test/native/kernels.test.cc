@@ -39,39 +39,37 @@ std::string identifier(std::string text) {
 struct KernelCase {
   const Variant* variant;
   Rule rule;
-  Layout layout;
+  DTypeConfig config;
 };
 
 std::vector<KernelCase> every_kernel() {
   std::vector<KernelCase> cases;
   for (const Variant* variant : cpu::variants())
-    for (Rule rule : testing::kEveryRule)
-      for (int layout = 0; layout < kLayouts; ++layout) cases.push_back({variant, rule, static_cast<Layout>(layout)});
+    for (int i = 0; i < kKernels; ++i) cases.push_back({variant, rule_of_kernel(i), config_of_kernel(i)});
   return cases;
 }
 
 std::string name_of(const ::testing::TestParamInfo<KernelCase>& tested) {
-  const auto& [variant, rule, layout] = tested.param;
-  return identifier(std::string(variant->name) + " " + testing::kRuleNames[static_cast<int>(rule)] + " " +
-                    info(layout).name);
+  const auto& [variant, rule, config] = tested.param;
+  return identifier(std::string(variant->name) + " " + kRuleNames[static_cast<int>(rule)] + " " + info(config).name);
 }
 
 class Kernels : public ::testing::TestWithParam<KernelCase> {
  protected:
   /// One step of the kernel and one by the definition over the same random arrays.
   void compare(size_t length, uint64_t first, Random& random) {
-    compare(length, first, testing::random_options(random), testing::random_group(random), random);
+    compare(length, first, testing::random_step_scalars(random), testing::random_group(random), random);
   }
-  void compare(size_t length, uint64_t first, const StepOptions& options, const Group& group, Random& random) {
-    const auto& [variant, rule, layout] = GetParam();
-    const cpu::GroupScalars scalars = testing::scalars_of(options, group);
+  void compare(size_t length, uint64_t first, const StepScalars& step, const ScalarGroup& group, Random& random) {
+    const auto& [variant, rule, config] = GetParam();
+    const cpu::GroupScalars scalars = cpu::round_scalars(step, group);
     const uint32_t key = static_cast<uint32_t>(random.next());
-    testing::with_layout(layout, [&, variant = variant, rule = rule, layout = layout](auto* type) {
+    testing::with_config(config, [&, variant = variant, rule = rule, config = config](auto* type) {
       using Arrays = std::remove_pointer_t<decltype(type)>;
       Arrays actual(length, random);
       Arrays expected(actual);
       expected.evaluate(rule, scalars, first, key);
-      variant->kernel(rule, layout)(actual.span(first, key, scalars.count), scalars);
+      variant->kernel(rule, config)(actual.span(first, key, scalars.count), scalars);
       ASSERT_TRUE(actual.equals(expected)) << "length " << length << ", first " << first;
     });
   }
@@ -96,12 +94,12 @@ TEST_P(Kernels, EqualTheRuleOverLongArrays) {
 TEST_P(Kernels, EqualTheRuleWithoutRescalingAndClipping) {
   Random random(4);
   for (size_t length : {1, 2, 63, 64, 700, 5000}) {
-    StepOptions options = testing::random_options(random);
-    Group group = testing::random_group(random);
-    options.rescale = 1;
-    options.clip = INFINITY;
+    StepScalars step = testing::random_step_scalars(random);
+    ScalarGroup group = testing::random_group(random);
+    step.rescale = 1;
+    step.clip = INFINITY;
     group.lr = 1;
-    compare(length, cpu::kBlock * random.below(100), options, group, random);
+    compare(length, cpu::kBlock * random.below(100), step, group, random);
     if (HasFatalFailure()) return;
   }
 }

@@ -1,4 +1,4 @@
-// What the native tests share: random numbers, guarded arrays of every layout,
+// What the native tests share: random numbers, guarded arrays of every dtype configuration,
 // comparison by bits, and the rule evaluated one element at a time.
 #pragma once
 
@@ -9,11 +9,12 @@
 #include <cstring>
 #include <limits>
 #include <string>
+#include <tuple>
 #include <type_traits>
 #include <vector>
 
 #include "core/adamw.h"
-#include "core/dtypes.h"
+#include "core/dtype-configs.h"
 #include "core/stochastic-rounding.h"
 #include "cpu/isa/kernels.h"
 
@@ -25,9 +26,6 @@
 #endif
 
 namespace fused_adamw::testing {
-
-inline constexpr Rule kEveryRule[] = {Rule::mxnet, Rule::coupled, Rule::pytorch};
-inline constexpr const char* kRuleNames[kRules] = {"mxnet", "coupled", "pytorch"};
 
 /// SplitMix64 (Vigna, public domain): the same numbers on every platform.
 class Random {
@@ -77,7 +75,8 @@ inline void write(float& to, float value) { to = value; }
 inline void write(Float16& to, float value) { to = to_float16(value); }
 inline void write(BFloat16& to, float value) { to = to_bfloat16(value); }
 
-/// Bytes of the elements' bits, without what the contract leaves open: which NaN a float or double is.
+/// Whether two elements have the same bits, except that any NaN of float or double equals any other, which the contract
+/// leaves open.
 template <typename T>
 bool same_bits(T a, T b) {
   if constexpr (std::is_floating_point_v<T>) {
@@ -96,15 +95,21 @@ template <typename T>
   return ::testing::AssertionSuccess();
 }
 
+/// How many elements an array has, and how many lie between it and an aligned address.
+struct Size {
+  size_t length, misalignment;
+};
+
 /// Memory for elements of a type at a chosen distance from alignment, between
 /// two guard zones. AddressSanitizer sees reads of the zones, intact() writes.
 template <typename T>
 class Guarded {
  public:
-  explicit Guarded(size_t length = 0, size_t misalignment = 0)
-      : length_(length),
-        offset_(kGuard + misalignment * sizeof(T)),
-        bytes_(offset_ + length * sizeof(T) + kGuard, kPattern) {
+  explicit Guarded(size_t length = 0, size_t misalignment = 0) : Guarded(Size{length, misalignment}) {}
+  Guarded(const Size& size)
+      : length_(size.length),
+        offset_(kGuard + size.misalignment * sizeof(T)),
+        bytes_(offset_ + size.length * sizeof(T) + kGuard, kPattern) {
     ASAN_POISON_MEMORY_REGION(bytes_.data(), offset_);
     ASAN_POISON_MEMORY_REGION(bytes_.data() + end(), bytes_.size() - end());
   }
@@ -141,121 +146,134 @@ class Guarded {
   std::vector<unsigned char> bytes_;
 };
 
-/// The arrays of one tensor. W: dtype of weight and gradient; S: of mean and variance.
-template <typename W, typename S, bool has_master>
-struct Arrays {
-  static constexpr bool kMaster = has_master;
-  using Scalar = Arithmetic<W>;
+/// Calls visit(std::integral_constant<Role, role>) for every role.
+template <typename Visit>
+void for_each_role(const Visit& visit) {
+#define ROLE(name, access) visit(std::integral_constant<Role, Role::name>{});
+#include "core/roles.def"
+}
 
-  Arrays(size_t length, Random& random)
-      : weight(length, random.below(17)),
-        grad(length, random.below(17)),
-        mean(length, random.below(17)),
-        variance(length, random.below(17)),
-        master(has_master ? length : 0, random.below(17)) {
-    for (size_t i = 0; i < length; ++i) {
-      write(weight.data()[i], static_cast<Arithmetic<W>>(random_value(random)));
-      write(grad.data()[i], static_cast<Arithmetic<W>>(random_value(random)));
-      write(mean.data()[i], static_cast<Arithmetic<S>>(random_value(random)));
-      const double value = random_value(random);  // a negative variance is rare
-      write(variance.data()[i], static_cast<Arithmetic<S>>(random.below(64) ? std::fabs(value) : value));
-      if (has_master) master.data()[i] = static_cast<float>(random_value(random));
-    }
-  }
+/// One object for each role, Each<T> for an array of T; arrays that the configuration does not have are of None.
+template <DTypeConfig config, template <typename> class Each>
+struct RoleTuple {
+  template <typename... Types>
+  static std::tuple<Each<Types>...> make(const std::tuple<Types...>*);
+  using type = decltype(make(static_cast<const typename RoleTypes<config>::Types*>(nullptr)));
+};
 
-  cpu::Span span(uint64_t first, uint32_t key, uint32_t count) {
-    return {
-        weight.data(), grad.data(), mean.data(), variance.data(), has_master ? master.data() : nullptr, weight.size(),
-        first,         key,         count};
-  }
+/// The arrays of one tensor.
+template <DTypeConfig config>
+class Arrays {
+ public:
+  static constexpr DTypeConfig kConfig = config;
+  using Scalar = ArithmeticType<config>;
+  static constexpr bool kHasMaster = kHasRole<config, Role::master>;
 
-  /// One step by the definition, an element at a time. `first` is the number of the first element.
-  template <Rule rule>
-  void evaluate(const Scalars<Arithmetic<W>>& scalars, uint64_t first, uint32_t key, uint32_t count) {
-    using A = Arithmetic<W>;
-    for (size_t i = 0; i < weight.size(); ++i) {
-      A w = has_master ? static_cast<A>(master.data()[i]) : read(weight.data()[i]);
-      A m = read(mean.data()[i]), v = read(variance.data()[i]);
-      adamw<rule, A>(w, read(grad.data()[i]), m, v, scalars);
-      if (has_master) master.data()[i] = static_cast<float>(w);
-      write(weight.data()[i], w);
-      write(mean.data()[i], m);
-      if constexpr (std::is_same_v<S, BFloat16>) {
-        const uint64_t element = first + i;
-        const RandomKey random = random_key(key, count, static_cast<uint32_t>(element >> 32));
-        variance.data()[i] = to_bfloat16_stochastic(v, random_bits(random, static_cast<uint32_t>(element)));
-      } else {
-        write(variance.data()[i], v);
+  Arrays(size_t length, Random& random) : Arrays(length, random, std::make_index_sequence<kRoles>{}) {
+    for_each_role([&](auto role) {
+      if constexpr (kHasRole<config, role.value>) {
+        for (size_t i = 0; i < length; ++i) {
+          double value = random_value(random);
+          if (role == Role::variance && random.below(64)) value = std::fabs(value);  // a negative variance is rare
+          write(data<role>()[i], static_cast<Arithmetic<RoleType<config, role.value>>>(value));
+        }
       }
-    }
+    });
   }
+
+  template <Role role>
+  auto& array() {
+    return std::get<static_cast<int>(role)>(arrays_);
+  }
+  template <Role role>
+  const auto& array() const {
+    return std::get<static_cast<int>(role)>(arrays_);
+  }
+  template <Role role>
+  auto* data() {
+    return array<role>().data();
+  }
+  size_t length() const { return array<Role::weight>().size(); }
+
+  /// The addresses by role.
+  ByRole<void*> addresses() {
+    ByRole<void*> addresses{};
+    for_each_role([&](auto role) {
+      if constexpr (kHasRole<config, role.value>) addresses[role] = data<role>();
+    });
+    return addresses;
+  }
+
+  cpu::Span span(uint64_t first, uint32_t key, uint32_t count) { return {addresses(), length(), first, key, count}; }
+
+  /// One step by the definition, an element at a time. `first` is the index of the first element.
   void evaluate(Rule rule, const cpu::GroupScalars& group, uint64_t first, uint32_t key) {
-    const auto& scalars = [&]() -> const Scalars<Arithmetic<W>>& {
-      if constexpr (std::is_same_v<W, double>)
-        return group.wide;
-      else
-        return group.single;
-    }();
-    if (rule == Rule::mxnet) evaluate<Rule::mxnet>(scalars, first, key, group.count);
-    if (rule == Rule::coupled) evaluate<Rule::coupled>(scalars, first, key, group.count);
-    if (rule == Rule::pytorch) evaluate<Rule::pytorch>(scalars, first, key, group.count);
+    with_rule(rule, [&](auto constant) { evaluate<constant>(group, first, key); });
   }
 
   ::testing::AssertionResult equals(const Arrays& expected) const {
-    const size_t length = weight.size();
-    for (const auto& result : {same_elements(weight.data(), expected.weight.data(), length, "weight"),
-                               same_elements(grad.data(), expected.grad.data(), length, "grad"),
-                               same_elements(mean.data(), expected.mean.data(), length, "mean"),
-                               same_elements(variance.data(), expected.variance.data(), length, "variance"),
-                               same_elements(master.data(), expected.master.data(), master.size(), "master")})
-      if (!result) return result;
-    for (bool intact : {weight.intact(), grad.intact(), mean.intact(), variance.intact(), master.intact()})
-      if (!intact) return ::testing::AssertionFailure() << "a write outside the arrays";
-    return ::testing::AssertionSuccess();
+    ::testing::AssertionResult result = ::testing::AssertionSuccess();
+    for_each_role([&](auto role) {
+      if constexpr (kHasRole<config, role.value>) {
+        if (!result) return;
+        result = same_elements(array<role>().data(), expected.array<role>().data(), length(),
+                               kRoleNames[static_cast<int>(role.value)]);
+        if (result && !array<role>().intact()) result = ::testing::AssertionFailure() << "a write outside the arrays";
+      }
+    });
+    return result;
   }
 
-  Guarded<W> weight, grad;
-  Guarded<S> mean, variance;
-  Guarded<float> master;
+ private:
+  template <size_t... roles>
+  Arrays(size_t length, Random& random, std::index_sequence<roles...>)
+      : arrays_(kHasRole<config, static_cast<Role>(roles)> ? Size{length, random.below(17)} : Size{0, 0}...) {}
+
+  template <Rule rule>
+  void evaluate(const cpu::GroupScalars& group, uint64_t first, uint32_t key) {
+    using A = Scalar;
+    constexpr Role source = kHasMaster ? Role::master : Role::weight;
+    for (size_t i = 0; i < length(); ++i) {
+      A w = read(data<source>()[i]), m = read(data<Role::mean>()[i]), v = read(data<Role::variance>()[i]);
+      adamw<rule, A>(w, read(data<Role::grad>()[i]), m, v, group.of<A>());
+      write(data<source>()[i], w);
+      write(data<Role::weight>()[i], w);
+      write(data<Role::mean>()[i], m);
+      if constexpr (std::is_same_v<RoleType<config, Role::variance>, BFloat16>) {
+        const uint64_t element = first + i;
+        const RandomKey random = random_key(key, group.count, static_cast<uint32_t>(element >> 32));
+        data<Role::variance>()[i] = to_bfloat16_stochastic(v, random_bits(random, static_cast<uint32_t>(element)));
+      } else {
+        write(data<Role::variance>()[i], v);
+      }
+    }
+  }
+
+  typename RoleTuple<config, Guarded>::type arrays_;
 };
 
-/// Calls visit(Arrays<...>*) with the type of a layout.
+/// Calls visit(Arrays<config>*) with the type of a configuration's arrays.
 template <typename Visit>
-auto with_layout(Layout layout, Visit visit) {
-  switch (layout) {
-    case Layout::float32:
-      return visit(static_cast<Arrays<float, float, false>*>(nullptr));
-    case Layout::float64:
-      return visit(static_cast<Arrays<double, double, false>*>(nullptr));
-    case Layout::float16:
-      return visit(static_cast<Arrays<Float16, Float16, false>*>(nullptr));
-    case Layout::float16_float32_states:
-      return visit(static_cast<Arrays<Float16, float, false>*>(nullptr));
-    case Layout::float16_master:
-      return visit(static_cast<Arrays<Float16, float, true>*>(nullptr));
-    case Layout::bfloat16:
-      return visit(static_cast<Arrays<BFloat16, BFloat16, false>*>(nullptr));
-    case Layout::bfloat16_float32_states:
-      return visit(static_cast<Arrays<BFloat16, float, false>*>(nullptr));
-    default:
-      return visit(static_cast<Arrays<BFloat16, float, true>*>(nullptr));
-  }
+auto with_config(DTypeConfig config, const Visit& visit) {
+#define DTYPE_CONFIG(identifier, ...) \
+  if (config == DTypeConfig::identifier) return visit(static_cast<Arrays<DTypeConfig::identifier>*>(nullptr));
+#include "core/dtype-configs.def"
+  __builtin_unreachable();
 }
 
+inline DTypeConfig random_config(Random& random) { return static_cast<DTypeConfig>(random.below(kDTypeConfigs)); }
+inline Rule random_rule(Random& random) { return static_cast<Rule>(random.below(kRules)); }
+
 /// The scalars of a step of ordinary size; now and then without clipping, decay or mean.
-inline StepOptions random_options(Random& random) {
+inline StepScalars random_step_scalars(Random& random) {
   constexpr double rescales[] = {1, 1.0 / 3, 128, 1e-30}, clips[] = {INFINITY, INFINITY, 0.5, 1e-3};
   constexpr double beta1s[] = {0.9, 0.9, 0, 0.5}, beta2s[] = {0.999, 0.999, 0, 0.95};
   return {random.one_of(rescales), random.one_of(clips), random.one_of(beta1s), random.one_of(beta2s)};
 }
-inline Group random_group(Random& random) {
+inline ScalarGroup random_group(Random& random) {
   constexpr double etas[] = {1e-3, 0.0123, 0, 3e4}, decays[] = {0, 0.01, 0.3}, epsilons[] = {1e-8, 1e-6, 0};
   return {random.one_of(etas),     random.one_of(etas),          random.one_of(decays),
           random.one_of(epsilons), random.below(2) ? 1 : 0.0316, static_cast<double>(random.below(1000))};
-}
-inline cpu::GroupScalars scalars_of(const StepOptions& options, const Group& group) {
-  return {round_scalars<float>(options, group), round_scalars<double>(options, group),
-          static_cast<uint32_t>(group.count)};
 }
 
 }  // namespace fused_adamw::testing

@@ -170,7 +170,7 @@ TEST(NumThreads, IsWhatWasSetThenTheDefault) {
   EXPECT_EQ(cpu::num_threads(), by_default);
 }
 
-/// One tensor of some layout, held so that a list may mix them.
+/// One tensor of any dtype configuration, so that a list may mix them.
 class AnyTensor {
  public:
   virtual ~AnyTensor() = default;
@@ -183,45 +183,34 @@ class AnyTensor {
 template <typename Arrays>
 class TensorOf : public AnyTensor {
  public:
-  TensorOf(Layout layout, uint32_t key, Arrays arrays) : layout_(layout), key_(key), arrays_(arrays) {}
+  TensorOf(uint32_t key, Arrays arrays) : key_(key), arrays_(arrays) {}
   std::unique_ptr<AnyTensor> copy() const override { return std::make_unique<TensorOf>(*this); }
-  TensorArrays arrays() override {
-    TensorArrays result{layout_, arrays_.weight.size()};
-    result.weight = arrays_.weight.data();
-    result.grad = arrays_.grad.data();
-    result.mean = arrays_.mean.data();
-    result.variance = arrays_.variance.data();
-    if (Arrays::kMaster) result.master = arrays_.master.data();
-    result.key = key_;
-    return result;
-  }
+  TensorArrays arrays() override { return {Arrays::kConfig, arrays_.length(), arrays_.addresses(), key_, 0}; }
   void step_alone(const cpu::Variant& variant, Rule rule, const cpu::GroupScalars& scalars) override {
-    variant.kernel(rule, layout_)(arrays_.span(0, key_, scalars.count), scalars);
+    variant.kernel(rule, Arrays::kConfig)(arrays_.span(0, key_, scalars.count), scalars);
   }
   ::testing::AssertionResult equals(const AnyTensor& expected) const override {
     return arrays_.equals(static_cast<const TensorOf&>(expected).arrays_);
   }
 
  private:
-  Layout layout_;
   uint32_t key_;
   Arrays arrays_;
 };
 
-using TensorList = std::vector<std::unique_ptr<AnyTensor>>;
+using AnyTensors = std::vector<std::unique_ptr<AnyTensor>>;
 
-TensorList copy(const TensorList& list) {
-  TensorList copied;
-  for (const auto& tensor : list) copied.push_back(tensor->copy());
+AnyTensors copy(const AnyTensors& tensors) {
+  AnyTensors copied;
+  for (const auto& tensor : tensors) copied.push_back(tensor->copy());
   return copied;
 }
 
 std::unique_ptr<AnyTensor> random_tensor(size_t length, Random& random) {
-  const auto layout = static_cast<Layout>(random.below(kLayouts));
-  return testing::with_layout(layout, [&](auto* type) -> std::unique_ptr<AnyTensor> {
+  return testing::with_config(testing::random_config(random), [&](auto* type) -> std::unique_ptr<AnyTensor> {
     using Arrays = std::remove_pointer_t<decltype(type)>;
     const auto key = static_cast<uint32_t>(random.next());
-    return std::make_unique<TensorOf<Arrays>>(layout, key, Arrays(length, random));
+    return std::make_unique<TensorOf<Arrays>>(key, Arrays(length, random));
   });
 }
 
@@ -248,31 +237,31 @@ TEST(Step, EqualsALoopOverTheTensors) {
   int several_chunks = 0;
   for (int round = 0; round < 250; ++round) {
     const cpu::Variant& variant = *random.one_of(cpu::variants());
-    const Rule rule = random.one_of(testing::kEveryRule);
+    const Rule rule = testing::random_rule(random);
     const bool many = round % 10 == 0;  // chunks of many tensors
-    TensorList actual;
+    AnyTensors actual;
     for (size_t i = many ? 400 : random.below(9); i > 0; --i)
       actual.push_back(random_tensor(many ? random.below(300) : random_length(random), random));
-    TensorList expected = copy(actual);
+    AnyTensors expected = copy(actual);
 
-    const StepOptions options = testing::random_options(random);
-    std::vector<Group> groups(1 + random.below(3));
-    for (Group& group : groups) group = testing::random_group(random);
+    const StepScalars step = testing::random_step_scalars(random);
+    std::vector<ScalarGroup> groups(1 + random.below(3));
+    for (ScalarGroup& group : groups) group = testing::random_group(random);
     std::vector<cpu::GroupScalars> scalars(groups.size());
-    cpu::round_groups(options, groups.data(), groups.size(), scalars.data());
+    cpu::round_groups(step, groups.data(), groups.size(), scalars.data());
     std::vector<uint32_t> group_of(actual.size());
     for (uint32_t& group : group_of) group = static_cast<uint32_t>(random.below(groups.size()));
 
     std::vector<TensorArrays> tensors;
-    std::vector<const void*> grads;
+    std::vector<void*> grads;
     for (const auto& tensor : actual) {
       tensors.push_back(tensor->arrays());
-      grads.push_back(tensors.back().grad);
-      tensors.back().grad = nullptr;
+      grads.push_back(tensors.back().arrays[Role::grad]);
+      tensors.back().arrays[Role::grad] = nullptr;
     }
-    Binding binding(rule, tensors);
-    ASSERT_FALSE(binding.set_grads(grads));
-    binding.set_groups(group_of, groups.size());
+    TensorList list(rule, tensors);
+    ASSERT_FALSE(list.set_grads(grads));
+    list.set_groups(group_of, groups.size());
 
     // Three steps of random parts of the list: what is not in a part stays as it is.
     for (int part = 0; part < 3; ++part) {
@@ -280,26 +269,26 @@ TEST(Step, EqualsALoopOverTheTensors) {
       if (part == 0) first = 0, last = actual.size();
       if (first > last) std::swap(first, last);
       const int threads = 1 + static_cast<int>(random.below(8));
-      cpu::step(binding, variant, scalars.data(), first, last, threads);
+      cpu::step(list, variant, scalars.data(), first, last, threads);
       for (size_t i = first; i < last; ++i) expected[i]->step_alone(variant, rule, scalars[group_of[i]]);
       for (size_t i = 0; i < actual.size(); ++i)
         ASSERT_TRUE(actual[i]->equals(*expected[i]))
             << "tensor " << i << " of [" << first << ", " << last << "), " << variant.name << ", threads: " << threads;
-      if (binding.element_start(last) - binding.element_start(first) > 65536) ++several_chunks;
+      if (list.element_start(last) - list.element_start(first) > 65536) ++several_chunks;
     }
   }
   EXPECT_GT(several_chunks, 50);
 }
 
 TEST(Step, RoundsScalarsOnceToBothTypes) {
-  const StepOptions options{1.0 / 3, 1e-3, 0.9, 0.999};
-  const Group groups[] = {{0.1, 0.7, 0.3, 1e-8, 0.2, 4}, {1e-50, 1, 0, 1e-6, 1, 0x1p32 + 9}};
+  const StepScalars step{1.0 / 3, 1e-3, 0.9, 0.999};
+  const ScalarGroup groups[] = {{0.1, 0.7, 0.3, 1e-8, 0.2, 4}, {1e-50, 1, 0, 1e-6, 1, 0x1p32 + 9}};
   cpu::GroupScalars rounded[2];
-  cpu::round_groups(options, groups, 2, rounded);
-  const auto expect = [&](const auto& s, auto one, const Group& group) {
+  cpu::round_groups(step, groups, 2, rounded);
+  const auto expect = [&](const auto& s, auto one, const ScalarGroup& group) {
     using T = decltype(one);
-    EXPECT_EQ(s.rescale, static_cast<T>(options.rescale));
-    EXPECT_EQ(s.clip, static_cast<T>(options.clip));
+    EXPECT_EQ(s.rescale, static_cast<T>(step.rescale));
+    EXPECT_EQ(s.clip, static_cast<T>(step.clip));
     EXPECT_EQ(s.beta1, static_cast<T>(0.9));
     EXPECT_EQ(s.beta2, static_cast<T>(0.999));
     EXPECT_EQ(s.one_minus_beta1, static_cast<T>(1 - 0.9));  // from double, not 1 - beta1 of T
@@ -312,8 +301,8 @@ TEST(Step, RoundsScalarsOnceToBothTypes) {
     EXPECT_EQ(s.root, static_cast<T>(group.root));
   };
   for (int i : {0, 1}) {
-    expect(rounded[i].single, 1.0f, groups[i]);
-    expect(rounded[i].wide, 1.0, groups[i]);
+    expect(rounded[i].f32, 1.0f, groups[i]);
+    expect(rounded[i].f64, 1.0, groups[i]);
   }
   EXPECT_EQ(rounded[0].count, 4u);
   EXPECT_EQ(rounded[1].count, 9u);
@@ -321,21 +310,18 @@ TEST(Step, RoundsScalarsOnceToBothTypes) {
 
 TEST(Step, TakesCountsOfMoreThan32Bits) {
   Random random(6);
-  using Arrays = testing::Arrays<BFloat16, BFloat16, false>;
+  using Arrays = testing::Arrays<DTypeConfig::bfloat16>;
   Arrays large(1000, random), small(large);
-  const StepOptions options{1, INFINITY, 0.9, 0.999};
+  const StepScalars step{1, INFINITY, 0.9, 0.999};
   for (Arrays* arrays : {&large, &small}) {
-    TensorArrays tensor{Layout::bfloat16, 1000};
-    tensor.weight = arrays->weight.data();
-    tensor.mean = arrays->mean.data();
-    tensor.variance = arrays->variance.data();
-    Binding binding(Rule::mxnet, {tensor});
-    binding.set_grads({arrays->grad.data()});
-    binding.set_groups({0}, 1);
-    const Group group{1e-3, 1, 0, 1e-8, 1, arrays == &large ? 0x1p32 + 7 : 7};  // the generator takes the lower half
+    TensorList list(Rule::mxnet, {{DTypeConfig::bfloat16, 1000, arrays->addresses()}});
+    list.set_grads({arrays->data<Role::grad>()});
+    list.set_groups({0}, 1);
+    const ScalarGroup group{1e-3, 1, 0,
+                            1e-8, 1, arrays == &large ? 0x1p32 + 7 : 7};  // the generator takes the lower half
     cpu::GroupScalars scalars;
-    cpu::round_groups(options, &group, 1, &scalars);
-    cpu::step(binding, *cpu::variants().front(), &scalars, 0, 1, 1);
+    cpu::round_groups(step, &group, 1, &scalars);
+    cpu::step(list, *cpu::variants().front(), &scalars, 0, 1, 1);
   }
   EXPECT_TRUE(large.equals(small));
 }

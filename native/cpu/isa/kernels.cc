@@ -1,5 +1,6 @@
 #include "kernels.h"
 
+#include <atomic>
 #include <utility>
 
 #include "../float-environment.h"
@@ -25,8 +26,8 @@ namespace {
 #endif
 #endif
 
-// Half precision, one instruction set a struct. Hardware conversions keep a
-// NaN's payload; a NaN that is stored here is always the same one.
+// Conversions of half precision, a struct for each instruction set. The hardware
+// keeps a NaN's payload; the contract is that only one NaN is stored.
 
 struct Baseline {
 #if defined(__aarch64__)
@@ -102,27 +103,25 @@ struct Avx512 {
 };
 #endif
 
-// One entry point an instruction set: the attribute must stand on the function
-// that the loop is inlined into.
+// The entry points of each instruction set. The target attribute must be on the
+// function that the loop is inlined into.
 
 #if !defined(TARGET_BASELINE)
 #define TARGET_BASELINE
 #endif
 
 #define DEFINE_VARIANT(Isa, TARGET)                                                                                \
-  template <Rule rule, Layout layout>                                                                              \
+  template <Rule rule, DTypeConfig config>                                                                         \
   TARGET void kernel_##Isa(const Span& span, const GroupScalars& group) {                                          \
-    update_layout<Isa, rule, layout>(span, group);                                                                 \
+    update_span<Isa, rule, config>(span, group);                                                                   \
   }                                                                                                                \
   TARGET void from_bfloat16_##Isa(const BFloat16* from, float* to, size_t length) { load<Isa>(from, to, length); } \
   TARGET void to_bfloat16_##Isa(const float* from, BFloat16* to, size_t length) { store<Isa>(from, to, length); }  \
-  template <int... layouts>                                                                                        \
-  constexpr Variant make_##Isa(const char* name, bool (*supported)(), std::integer_sequence<int, layouts...>) {    \
+  template <int... kernels>                                                                                        \
+  constexpr Variant make_##Isa(const char* name, bool (*supported)(), std::integer_sequence<int, kernels...>) {    \
     return {name,                                                                                                  \
             supported,                                                                                             \
-            {{kernel_##Isa<Rule::mxnet, static_cast<Layout>(layouts)>...},                                         \
-             {kernel_##Isa<Rule::coupled, static_cast<Layout>(layouts)>...},                                       \
-             {kernel_##Isa<Rule::pytorch, static_cast<Layout>(layouts)>...}},                                      \
+            {kernel_##Isa<rule_of_kernel(kernels), config_of_kernel(kernels)>...},                                 \
             {Isa::from_float16, Isa::to_float16, from_bfloat16_##Isa, to_bfloat16_##Isa}};                         \
   }
 
@@ -144,18 +143,19 @@ bool has_avx512() {
 }
 #endif
 
-// The table, in order of preference.
-constexpr auto kEveryLayout = std::make_integer_sequence<int, kLayouts>{};
+constexpr auto kEveryKernel = std::make_integer_sequence<int, kKernels>{};
+
+// In order of preference.
 constexpr Variant kVariants[] = {
 #if defined(__x86_64__)
-    make_Avx512("avx512", has_avx512, kEveryLayout),
-    make_Avx2("avx2", has_avx2, kEveryLayout),
+    make_Avx512("avx512", has_avx512, kEveryKernel),
+    make_Avx2("avx2", has_avx2, kEveryKernel),
 #endif
-    make_Baseline("baseline", always, kEveryLayout),
+    make_Baseline("baseline", always, kEveryKernel),
 };
 
-/// A number whose every operation is rounded on its own, whatever the compiler
-/// would contract: the rule evaluated with it is the reference.
+/// A number whose operations are rounded one by one, whatever the compiler
+/// contracts: the rule evaluated with it is the reference.
 template <typename T>
 class Rounded {
  public:
@@ -177,8 +177,10 @@ class Rounded {
   T value_;
 };
 
-template <typename T>
-bool rounds_exactly(const Variant& variant, Rule rule, Layout layout, const Scalars<T>& s, const GroupScalars& group) {
+template <Rule rule, DTypeConfig config>
+bool rounds_exactly(const Variant& variant, const GroupScalars& group) {
+  using T = ArithmeticType<config>;
+  const Scalars<T>& s = group.of<T>();
   constexpr size_t n = 37;  // a vector body and a tail on every instruction set
   T w[n], g[n], m[n], v[n];
   Rounded<T> rw[n], rm[n], rv[n];
@@ -190,11 +192,14 @@ bool rounds_exactly(const Variant& variant, Rule rule, Layout layout, const Scal
     g[i] = 1 / (7 * x + 11);
     rm[i] = m[i] = -1 / (5 * x + 13);
     rv[i] = v[i] = 1 / (3 * x + 17);
-    if (rule == Rule::mxnet) adamw<Rule::mxnet, Rounded<T>>(rw[i], g[i], rm[i], rv[i], rs);
-    if (rule == Rule::coupled) adamw<Rule::coupled, Rounded<T>>(rw[i], g[i], rm[i], rv[i], rs);
-    if (rule == Rule::pytorch) adamw<Rule::pytorch, Rounded<T>>(rw[i], g[i], rm[i], rv[i], rs);
+    adamw<rule, Rounded<T>>(rw[i], g[i], rm[i], rv[i], rs);
   }
-  variant.kernel(rule, layout)({w, g, m, v, nullptr, n, 0, 0, 0}, group);
+  Span span{{}, n, 0, 0, 0};
+  span.arrays[Role::weight] = w;
+  span.arrays[Role::grad] = g;
+  span.arrays[Role::mean] = m;
+  span.arrays[Role::variance] = v;
+  variant.kernel(rule, config)(span, group);
   for (size_t i = 0; i < n; ++i)
     if (w[i] != rw[i].get() || m[i] != rm[i].get() || v[i] != rv[i].get()) return false;
   return true;
@@ -202,15 +207,21 @@ bool rounds_exactly(const Variant& variant, Rule rule, Layout layout, const Scal
 
 }  // namespace
 
+GroupScalars round_scalars(const StepScalars& step, const ScalarGroup& group) {
+  return {fused_adamw::round_scalars<float>(step, group), fused_adamw::round_scalars<double>(step, group),
+          round_count(group)};
+}
+
 bool rounds_exactly(const Variant& variant) {
   const FloatEnvironment environment;
-  const StepOptions options{1.0 / 3, 1e30, 0.9, 0.999};
-  const Group group{0.0123, 1.1, 0.0789, 1e-6, 0.7, 0};
-  const GroupScalars scalars{round_scalars<float>(options, group), round_scalars<double>(options, group), 0};
-  for (Rule rule : {Rule::mxnet, Rule::coupled, Rule::pytorch})
-    if (!rounds_exactly(variant, rule, Layout::float32, scalars.single, scalars) ||
-        !rounds_exactly(variant, rule, Layout::float64, scalars.wide, scalars))
-      return false;
+  const GroupScalars scalars = round_scalars({1.0 / 3, 1e30, 0.9, 0.999}, {0.0123, 1.1, 0.0789, 1e-6, 0.7, 0});
+  for (int rule = 0; rule < kRules; ++rule) {
+    const bool is_exact = with_rule(static_cast<Rule>(rule), [&](auto constant) {
+      return rounds_exactly<constant, DTypeConfig::float32>(variant, scalars) &&
+             rounds_exactly<constant, DTypeConfig::float64>(variant, scalars);
+    });
+    if (!is_exact) return false;
+  }
   return true;
 }
 
@@ -229,5 +240,16 @@ const Variant* find_variant(std::string_view name) {
     if (name == variant->name) return variant;
   return nullptr;
 }
+
+namespace {
+std::atomic<const Variant*> active{nullptr};
+}  // namespace
+
+const Variant& active_variant() {
+  const Variant* variant = active;
+  return variant ? *variant : *variants().front();
+}
+
+void set_active_variant(const Variant& variant) { active = &variant; }
 
 }  // namespace fused_adamw::cpu

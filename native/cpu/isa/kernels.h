@@ -1,39 +1,45 @@
-// The instruction-set variants of the step's loop, and which one runs.
+// The instruction-set variants of the step's loop, and the one that is active.
 #pragma once
 
 #include <string_view>
 #include <vector>
 
-#include "../../core/dtypes.h"
+#include "../../core/dtype-configs.h"
+#include "../../core/scalars.h"
 
 namespace fused_adamw::cpu {
 
-/// A run of elements of one tensor.
+/// Consecutive elements of one tensor.
 struct Span {
-  void* weight;
-  const void* grad;
-  void* mean;
-  void* variance;
-  float* master;   // null without one
-  size_t length;   // elements
-  uint64_t first;  // place in the tensor of the first element, a multiple of kBlock
-  uint32_t key;    // of the tensor, for stochastic rounding
-  uint32_t count;  // update count, for stochastic rounding
+  ByRole<void*> arrays;  // null where the configuration has none
+  size_t length;         // elements
+  uint64_t first;        // index in the tensor of the first element, a multiple of kBlock
+  uint32_t key;          // of the tensor, for stochastic rounding
+  uint32_t count;        // update count, for stochastic rounding
 };
 
-/// Elements that a kernel for narrow types converts at a time; a tensor is cut
-/// at multiples of it.
+/// Elements that a kernel converts at a time. Tensors are split at multiples of it.
 inline constexpr size_t kBlock = 256;
 
+/// The scalars of a group, rounded to both arithmetic types.
 struct GroupScalars {
-  Scalars<float> single;
-  Scalars<double> wide;
+  Scalars<float> f32;
+  Scalars<double> f64;
   uint32_t count;
+
+  template <typename T>
+  ADAMW_INLINE const Scalars<T>& of() const {
+    if constexpr (std::is_same_v<T, double>)
+      return f64;
+    else
+      return f32;
+  }
 };
+GroupScalars round_scalars(const StepScalars& step, const ScalarGroup& group);
 
 using Kernel = void (*)(const Span&, const GroupScalars&);
 
-/// Conversion of `length` values; the tests run them on every bit pattern.
+/// Conversions of `length` values. They are here for the tests, which run them on every bit pattern.
 struct Conversions {
   void (*from_float16)(const Float16*, float*, size_t);
   void (*to_float16)(const float*, Float16*, size_t);
@@ -44,21 +50,24 @@ struct Conversions {
 struct Variant {
   const char* name;
   bool (*supported)();
-  Kernel kernels[kRules][kLayouts];
+  Kernel kernels[kKernels];
   Conversions conversions;
 
-  Kernel kernel(Rule rule, Layout layout) const { return kernels[static_cast<int>(rule)][static_cast<int>(layout)]; }
+  Kernel kernel(Rule rule, DTypeConfig config) const { return kernels[kernel_index(rule, config)]; }
 };
 
-/// The variants that this machine runs and whose arithmetic proved exact, the
-/// preferred one first.
+/// The variants that this machine runs and that round every operation, the preferred one first.
 const std::vector<const Variant*>& variants();
 
 /// The variant of that name, or null.
 const Variant* find_variant(std::string_view name);
 
-/// Whether the variant's loops round every operation. A compiler that contracts
-/// a * b + c to one rounding is caught here.
+/// The variant that steps run, by default the preferred one. Needs one in variants().
+const Variant& active_variant();
+void set_active_variant(const Variant& variant);
+
+/// Whether the variant's loops round every operation. This catches compilers that
+/// contract a * b + c to one rounding.
 bool rounds_exactly(const Variant& variant);
 
 }  // namespace fused_adamw::cpu

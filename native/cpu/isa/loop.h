@@ -1,7 +1,7 @@
 // The one loop of the step, inlined into each instruction-set variant.
 //
-// `Isa` converts arrays of half precision; everything else is plain C++ that
-// the compiler vectorises for the target of the function it is inlined into.
+// `Isa` converts float16 arrays; everything else is plain C++ that the compiler
+// vectorises for the target of the function that it is inlined into.
 #pragma once
 
 #include <algorithm>
@@ -14,21 +14,27 @@
 namespace fused_adamw::cpu {
 
 constexpr size_t kCacheLine = 64;               // bytes
-constexpr size_t kBytesAhead = 6 * kCacheLine;  // that arrays from memory are fetched ahead
+constexpr size_t kBytesAhead = 6 * kCacheLine;  // how far ahead arrays are prefetched
 constexpr size_t kAlignFrom = 512;              // elements
-constexpr size_t kFetchFrom = 16 * 1024;        // elements, as many as are no longer in a near cache
+constexpr size_t kFetchFrom = 16 * 1024;        // elements: more than the nearest cache holds
 
-/// Elements from here to the next beginning of a cache line.
+/// The array of a role, of the configuration's type.
+template <DTypeConfig config, Role role>
+ADAMW_INLINE auto* array_of(const Span& span) {
+  return static_cast<RoleType<config, role>*>(span.arrays[role]);
+}
+
+/// Elements up to the next beginning of a cache line.
 template <typename T>
 ADAMW_INLINE size_t to_next_line(const T* from) {
   constexpr size_t line = kCacheLine / sizeof(T);
   return (line - reinterpret_cast<uintptr_t>(from) / sizeof(T) % line) % line;
 }
 
-/// Vectors that lie across two cache lines cost twice, so long arrays begin
-/// with what is left of the weights' first line. And quotients and roots keep
-/// the processor from running as far ahead as it does in a plain stream, so
-/// what comes from memory is fetched early (docs/performance.md).
+/// Vectors that cross a cache line cost twice, so long arrays start with the
+/// elements up to the end of the weights' first line. Divisions and square roots
+/// keep the processor from running as far ahead as in a plain stream, so arrays
+/// that come from memory are prefetched (docs/performance.md).
 template <Rule rule, typename T>
 ADAMW_INLINE void update_array(T* __restrict w, const T* __restrict g, T* __restrict m, T* __restrict v, size_t length,
                                const Scalars<T>& scalars) {
@@ -39,7 +45,7 @@ ADAMW_INLINE void update_array(T* __restrict w, const T* __restrict g, T* __rest
   }
   if (length >= kFetchFrom) {
     constexpr size_t line = kCacheLine / sizeof(T);
-    constexpr size_t run = 32;  // compilers unroll shorter loops before they could vectorise them
+    constexpr size_t run = 32;  // compilers would unroll a shorter loop instead of vectorising it
     for (; i + run <= length; i += run) {
       for (size_t k = i + kBytesAhead / sizeof(T); k < i + kBytesAhead / sizeof(T) + run; k += line) {
         __builtin_prefetch(w + k);
@@ -79,8 +85,13 @@ ADAMW_INLINE void store(const float* from, BFloat16* to, size_t length) {
   for (size_t i = 0; i < length; ++i) to[i] = to_bfloat16(from[i]);
 }
 
-/// bfloat16 weights without blocks: the conversions are integer arithmetic that
-/// the compiler vectorises together with the rule, so that everything stays in
+ADAMW_INLINE void store_stochastic(const float* from, BFloat16* to, size_t length, RandomKey key, uint32_t index) {
+  for (size_t i = 0; i < length; ++i)
+    to[i] = to_bfloat16_stochastic(from[i], random_bits(key, index + static_cast<uint32_t>(i)));
+}
+
+/// bfloat16 weights need no blocks: the conversions are integer arithmetic that
+/// the compiler vectorises together with the rule, so that all values stay in
 /// registers.
 template <Rule rule, bool has_master>
 ADAMW_INLINE void update_bfloat16(BFloat16* __restrict weight, const BFloat16* __restrict grad, float* __restrict mean,
@@ -95,8 +106,8 @@ ADAMW_INLINE void update_bfloat16(BFloat16* __restrict weight, const BFloat16* _
   }
 }
 
-/// Two bfloat16 of memory as one word, the first in its lower half: widening
-/// them is one operation each, where vectors of halves would be taken apart.
+/// Two bfloat16 values in one word, the first in its lower half. Each is widened
+/// by one operation, whereas vectors of halves would have to be unpacked.
 struct Pair {
   uint32_t word;
 
@@ -107,7 +118,7 @@ struct Pair {
   }
   ADAMW_INLINE float first() const { return float_of(word << 16); }
   ADAMW_INLINE float second() const { return float_of(word & 0xffff0000u); }
-  /// Of two values in upper halves.
+  /// Of two values in the upper halves of words.
   ADAMW_INLINE static void store(BFloat16* to, uint32_t first, uint32_t second) {
     const Pair pair{first >> 16 | (second & 0xffff0000u)};
     std::memcpy(to, &pair, sizeof pair);
@@ -115,13 +126,13 @@ struct Pair {
 };
 static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__);
 
-/// bfloat16 weights and states, pair by pair; `number` is the lower half of the
-/// first element's.
+/// bfloat16 weights and states, pair by pair. `index` is the lower half of the
+/// first element's index.
 template <Rule rule>
 ADAMW_INLINE void update_pairs(BFloat16* __restrict weight, const BFloat16* __restrict grad, BFloat16* __restrict mean,
                                BFloat16* __restrict variance, size_t pairs, const Scalars<float>& s, RandomKey key,
-                               uint32_t number) {
-  for (size_t i = 0; i < pairs; ++i, number += 2) {
+                               uint32_t index) {
+  for (size_t i = 0; i < pairs; ++i, index += 2) {
     const Pair w = Pair::load(weight + 2 * i), g = Pair::load(grad + 2 * i);
     const Pair m = Pair::load(mean + 2 * i), v = Pair::load(variance + 2 * i);
     float w0 = w.first(), w1 = w.second(), m0 = m.first(), m1 = m.second(), v0 = v.first(), v1 = v.second();
@@ -129,24 +140,24 @@ ADAMW_INLINE void update_pairs(BFloat16* __restrict weight, const BFloat16* __re
     adamw<rule>(w1, g.second(), m1, v1, s);
     Pair::store(weight + 2 * i, round_to_upper_half(w0), round_to_upper_half(w1));
     Pair::store(mean + 2 * i, round_to_upper_half(m0), round_to_upper_half(m1));
-    Pair::store(variance + 2 * i, round_to_upper_half_stochastic(v0, random_half(key, number)),
-                round_to_upper_half_stochastic(v1, random_half(key, number + 1)));
+    Pair::store(variance + 2 * i, round_to_upper_half_stochastic(v0, random_half(key, index)),
+                round_to_upper_half_stochastic(v1, random_half(key, index + 1)));
   }
 }
 
 template <Rule rule>
 ADAMW_INLINE void update_bfloat16_states(BFloat16* __restrict weight, const BFloat16* __restrict grad,
                                          BFloat16* __restrict mean, BFloat16* __restrict variance, size_t length,
-                                         const Scalars<float>& scalars, RandomKey key, uint32_t number) {
+                                         const Scalars<float>& scalars, RandomKey key, uint32_t index) {
   Scalars<float> s = scalars;
   if (s.rescale == 1 && s.clip == INFINITY && s.lr == 1) {
-    // Most steps, and this loop is bound by arithmetic: what these do not change is left out of it.
+    // Most steps. The loop is bound by arithmetic, and the compiler drops the operations that these constants void.
     s.rescale = 1;
     s.clip = INFINITY;
     s.lr = 1;
-    update_pairs<rule>(weight, grad, mean, variance, length / 2, s, key, number);
+    update_pairs<rule>(weight, grad, mean, variance, length / 2, s, key, index);
   } else {
-    update_pairs<rule>(weight, grad, mean, variance, length / 2, s, key, number);
+    update_pairs<rule>(weight, grad, mean, variance, length / 2, s, key, index);
   }
   if (length % 2 == 0) return;
   const size_t i = length - 1;
@@ -154,64 +165,77 @@ ADAMW_INLINE void update_bfloat16_states(BFloat16* __restrict weight, const BFlo
   adamw<rule>(w, to_float(grad[i]), m, v, s);
   weight[i] = to_bfloat16(w);
   mean[i] = to_bfloat16(m);
-  variance[i] = to_bfloat16_stochastic(v, random_bits(key, number + static_cast<uint32_t>(i)));
+  variance[i] = to_bfloat16_stochastic(v, random_bits(key, index + static_cast<uint32_t>(i)));
 }
 
-/// W: dtype of weight and gradient; S: of mean and variance.
-template <class Isa, Rule rule, typename W, typename S, bool has_master>
-ADAMW_INLINE void update_span(const Span& span, const GroupScalars& group) {
-  W* weight = static_cast<W*>(span.weight);
-  const W* grad = static_cast<const W*>(span.grad);
-  S* mean = static_cast<S*>(span.mean);
-  S* variance = static_cast<S*>(span.variance);
-  if constexpr (std::is_same_v<W, double>) {
-    update_array<rule>(weight, grad, mean, variance, span.length, group.wide);
-  } else if constexpr (std::is_same_v<W, float>) {
-    update_array<rule>(weight, grad, mean, variance, span.length, group.single);
-  } else if constexpr (std::is_same_v<S, BFloat16>) {
-    for (size_t at = 0; at < span.length;) {
+/// Converts to float32 arrays a block at a time. For every combination of dtypes
+/// that has no loop of its own.
+template <class Isa, Rule rule, DTypeConfig config>
+ADAMW_INLINE void update_blocks(const Span& span, const Scalars<float>& scalars) {
+  constexpr Role source = kHasRole<config, Role::master> ? Role::master : Role::weight;  // of the weights' values
+  static_assert(std::is_same_v<ArithmeticType<config>, float>);
+  auto* weight = array_of<config, Role::weight>(span);
+  const auto* grad = array_of<config, Role::grad>(span);
+  auto* mean = array_of<config, Role::mean>(span);
+  auto* variance = array_of<config, Role::variance>(span);
+  auto* values = array_of<config, source>(span);
+  alignas(64) float w[kBlock], g[kBlock], m[kBlock], v[kBlock];
+  for (size_t at = 0; at < span.length; at += kBlock) {
+    const size_t length = std::min(kBlock, span.length - at);
+    load<Isa>(values + at, w, length);
+    load<Isa>(grad + at, g, length);
+    load<Isa>(mean + at, m, length);
+    load<Isa>(variance + at, v, length);
+    update_array<rule>(w, g, m, v, length, scalars);
+    if constexpr (kHasRole<config, Role::master>) store<Isa>(w, values + at, length);
+    store<Isa>(w, weight + at, length);
+    store<Isa>(m, mean + at, length);
+    if constexpr (std::is_same_v<RoleType<config, Role::variance>, BFloat16>) {
       const uint64_t first = span.first + at;
-      // Up to where the upper half of an element's number changes, which belongs to the key.
-      size_t length = std::min<uint64_t>(span.length - at, (uint64_t{1} << 32) - static_cast<uint32_t>(first));
-      if (length >= kAlignFrom && to_next_line(weight + at) > 0) length = to_next_line(weight + at);
-      const RandomKey key = random_key(span.key, span.count, static_cast<uint32_t>(first >> 32));
-      update_bfloat16_states<rule>(weight + at, grad + at, mean + at, variance + at, length, group.single, key,
-                                   static_cast<uint32_t>(first));
-      at += length;
-    }
-  } else if constexpr (std::is_same_v<W, BFloat16>) {
-    update_bfloat16<rule, has_master>(weight, grad, mean, variance, span.master, span.length, group.single);
-  } else {
-    alignas(64) float w[kBlock], g[kBlock], m[kBlock], v[kBlock];
-    for (size_t at = 0; at < span.length; at += kBlock) {
-      const size_t length = std::min(kBlock, span.length - at);
-      if constexpr (has_master)
-        load<Isa>(span.master + at, w, length);
-      else
-        load<Isa>(weight + at, w, length);
-      load<Isa>(grad + at, g, length);
-      load<Isa>(mean + at, m, length);
-      load<Isa>(variance + at, v, length);
-      update_array<rule>(w, g, m, v, length, group.single);
-      if constexpr (has_master) store<Isa>(w, span.master + at, length);
-      store<Isa>(w, weight + at, length);
-      store<Isa>(m, mean + at, length);
+      store_stochastic(v, variance + at, length, random_key(span.key, span.count, static_cast<uint32_t>(first >> 32)),
+                       static_cast<uint32_t>(first));
+    } else {
       store<Isa>(v, variance + at, length);
     }
   }
 }
 
-template <class Isa, Rule rule, Layout layout>
-ADAMW_INLINE void update_layout(const Span& span, const GroupScalars& group) {
-  using L = Layout;
-  if constexpr (layout == L::float32) update_span<Isa, rule, float, float, false>(span, group);
-  if constexpr (layout == L::float64) update_span<Isa, rule, double, double, false>(span, group);
-  if constexpr (layout == L::float16) update_span<Isa, rule, Float16, Float16, false>(span, group);
-  if constexpr (layout == L::float16_float32_states) update_span<Isa, rule, Float16, float, false>(span, group);
-  if constexpr (layout == L::float16_master) update_span<Isa, rule, Float16, float, true>(span, group);
-  if constexpr (layout == L::bfloat16) update_span<Isa, rule, BFloat16, BFloat16, false>(span, group);
-  if constexpr (layout == L::bfloat16_float32_states) update_span<Isa, rule, BFloat16, float, false>(span, group);
-  if constexpr (layout == L::bfloat16_master) update_span<Isa, rule, BFloat16, float, true>(span, group);
+template <class Isa, Rule rule, DTypeConfig config>
+ADAMW_INLINE void update_span(const Span& span, const GroupScalars& group) {
+  using Weight = RoleType<config, Role::weight>;
+  using Grad = RoleType<config, Role::grad>;
+  using Mean = RoleType<config, Role::mean>;
+  using Variance = RoleType<config, Role::variance>;
+  using T = ArithmeticType<config>;
+  constexpr bool has_master = kHasRole<config, Role::master>;
+  constexpr bool has_one_dtype =
+      std::is_same_v<Weight, Grad> && std::is_same_v<Weight, Mean> && std::is_same_v<Weight, Variance> && !has_master;
+  const Scalars<T>& scalars = group.of<T>();
+  auto* weight = array_of<config, Role::weight>(span);
+  const auto* grad = array_of<config, Role::grad>(span);
+  auto* mean = array_of<config, Role::mean>(span);
+  auto* variance = array_of<config, Role::variance>(span);
+  if constexpr (has_one_dtype && std::is_same_v<Weight, T>) {
+    update_array<rule>(weight, grad, mean, variance, span.length, scalars);
+  } else if constexpr (has_one_dtype && std::is_same_v<Weight, BFloat16>) {
+    for (size_t at = 0; at < span.length;) {
+      const uint64_t first = span.first + at;
+      // Up to where the upper half of the element's index changes, which is part of the key.
+      size_t length = std::min<uint64_t>(span.length - at, (uint64_t{1} << 32) - static_cast<uint32_t>(first));
+      if (length >= kAlignFrom && to_next_line(weight + at) > 0) length = to_next_line(weight + at);
+      const RandomKey key = random_key(span.key, span.count, static_cast<uint32_t>(first >> 32));
+      update_bfloat16_states<rule>(weight + at, grad + at, mean + at, variance + at, length, scalars, key,
+                                   static_cast<uint32_t>(first));
+      at += length;
+    }
+  } else if constexpr (std::is_same_v<Weight, BFloat16> && std::is_same_v<Grad, BFloat16> &&
+                       std::is_same_v<Mean, float> && std::is_same_v<Variance, float>) {
+    float* master = nullptr;
+    if constexpr (has_master) master = array_of<config, Role::master>(span);
+    update_bfloat16<rule, has_master>(weight, grad, mean, variance, master, span.length, scalars);
+  } else {
+    update_blocks<Isa, rule, config>(span, scalars);
+  }
 }
 
 }  // namespace fused_adamw::cpu

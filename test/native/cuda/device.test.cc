@@ -1,4 +1,4 @@
-// Memory and copies of devices: what is where, and when it is given back.
+// Memory of devices: allocation, copies, and when it is freed.
 #include "cuda/device.h"
 
 #include <atomic>
@@ -6,6 +6,7 @@
 #include <thread>
 
 #include "../support.h"
+#include "cuda/transfer.h"
 #include "driver.h"
 
 namespace fused_adamw::cuda {
@@ -21,23 +22,23 @@ std::vector<int> numbers(size_t length, int first) {
 }
 std::vector<int> read(const std::shared_ptr<Memory>& memory, size_t length) {
   std::vector<int> values(length);
-  memory->device().copy_to_host(values.data(), memory, 0, length * sizeof(int));
+  copy_to_host(values.data(), memory, 0, length * sizeof(int));
   return values;
 }
 std::shared_ptr<Memory> allocate(Device& device, const std::vector<int>& values) {
   auto memory = device.allocate(values.size() * sizeof(int));
-  device.copy_from_host(memory, 0, values.data(), values.size() * sizeof(int));
+  copy_from_host(memory, 0, values.data(), values.size() * sizeof(int));
   return memory;
 }
 
-class Memories : public OnDevice {};
+class DeviceMemory : public OnDevice {};
 
-TEST_F(Memories, AreZeroedAndApart) {
+TEST_F(DeviceMemory, IsZeroedAndDisjoint) {
   std::vector<std::shared_ptr<Memory>> all;
   for (size_t bytes : {1u, 255u, 4096u, 1000000u}) all.push_back(device().allocate(bytes));
   for (const auto& memory : all) {
     std::vector<unsigned char> bytes(memory->bytes(), 1);
-    device().copy_to_host(bytes.data(), memory, 0, bytes.size());
+    copy_to_host(bytes.data(), memory, 0, bytes.size());
     EXPECT_EQ(std::count(bytes.begin(), bytes.end(), 0), static_cast<ptrdiff_t>(bytes.size()));
     EXPECT_EQ(memory->pointer() % 64, 0u);
     for (const auto& other : all)
@@ -47,49 +48,49 @@ TEST_F(Memories, AreZeroedAndApart) {
   EXPECT_EQ(device().allocate(0)->bytes(), 0u);
 }
 
-TEST_F(Memories, AreCopiedInEveryDirection) {
+TEST_F(DeviceMemory, IsCopiedInEveryDirection) {
   const auto values = numbers(100000, 1);
   const auto first = allocate(device(), values), second = device().allocate(values.size() * sizeof(int));
-  device().copy(second, first, values.size() * sizeof(int));
+  copy_memory(second, first, values.size() * sizeof(int));
   EXPECT_EQ(read(second, values.size()), values);
   const auto tail = numbers(10, -10);
-  device().copy_from_host(second, 400, tail.data(), 40);
+  copy_from_host(second, 400, tail.data(), 40);
   EXPECT_EQ(read(second, 111)[99], 100);
   EXPECT_EQ(read(second, 111)[100], -10);
   EXPECT_EQ(read(second, 111)[110], 111);
   int number = 0;
-  device().copy_to_host(&number, second, 404, sizeof number);
+  copy_to_host(&number, second, 404, sizeof number);
   EXPECT_EQ(number, -9);
 }
 
-TEST_F(Memories, AreCopiedBetweenDevices) {
+TEST_F(DeviceMemory, IsCopiedBetweenDevices) {
   if (device_count() < 2) GTEST_SKIP() << "there is one device";
   for (int round = 0; round < 20; ++round) {
     const auto values = numbers(10000, round);
     auto there = device(1).allocate(values.size() * sizeof(int));
     {
       auto here = allocate(device(0), values);
-      device(1).copy(there, here, values.size() * sizeof(int));
+      copy_memory(there, here, values.size() * sizeof(int));
       const auto other = numbers(values.size(), -1);
-      device(0).copy_from_host(here, 0, other.data(), other.size() * sizeof(int));
+      copy_from_host(here, 0, other.data(), other.size() * sizeof(int));
     }
-    // What the other device still does comes first: here it zeroes.
+    // A copy comes after the pending work of the other device, here zeroing.
     auto zeroed = device(1).allocate(values.size() * sizeof(int)), zeros = device(0).allocate(zeroed->bytes());
-    device(0).copy(zeros, zeroed, zeroed->bytes());
+    copy_memory(zeros, zeroed, zeroed->bytes());
     ASSERT_EQ(read(zeros, values.size()), std::vector<int>(values.size()));
     auto back = device(0).allocate(values.size() * sizeof(int));
-    device(0).copy(back, there, values.size() * sizeof(int));
+    copy_memory(back, there, values.size() * sizeof(int));
     ASSERT_EQ(read(there, values.size()), values);
     ASSERT_EQ(read(back, values.size()), values);
   }
 }
 
-TEST_F(Memories, AreCopiedWhileTheHostGoesOn) {
+TEST_F(DeviceMemory, IsCopiedAsynchronously) {
   const auto values = numbers(50000, 7);
   const size_t bytes = values.size() * sizeof(int);
   std::unique_ptr<PinnedMemory> from, to;
   {
-    const Current current(device());
+    const ContextGuard guard(device().context());
     from = std::make_unique<PinnedMemory>(bytes);
     to = std::make_unique<PinnedMemory>(bytes);
   }
@@ -97,18 +98,18 @@ TEST_F(Memories, AreCopiedWhileTheHostGoesOn) {
   std::atomic<int> done{0};
   const StreamCallback count = [](StreamHandle, Status, void* context) { ++*static_cast<std::atomic<int>*>(context); };
   auto memory = device().allocate(bytes);
-  device().start_copy_from_host(memory, from->data(), bytes, count, &done);
-  device().start_copy_to_host(to->data(), memory, bytes, count, &done);
-  memory.reset();  // the copies hold it
+  start_copy_from_host(memory, from->data(), bytes, count, &done);
+  start_copy_to_host(to->data(), memory, bytes, count, &done);
+  memory.reset();  // the copies keep it
   device().synchronize();
   EXPECT_EQ(done, 2);
   EXPECT_EQ(std::memcmp(to->data(), values.data(), bytes), 0);
-  const Current current(device());
+  const ContextGuard guard(device().context());
   from.reset();
   to.reset();
 }
 
-TEST_F(Memories, LeaveTheCurrentContextAsItWas) {
+TEST_F(DeviceMemory, LeavesTheCurrentContextUnchanged) {
   const testing::ForeignContext foreign(0);
   const auto memory = allocate(device(), numbers(10, 0));
   read(memory, 10);
@@ -124,7 +125,7 @@ class Pointers : public OnDevice {
   }
 };
 
-TEST_F(Pointers, AreOfTheirDeviceAndReachToTheEndOfTheirMemory) {
+TEST_F(Pointers, HaveADeviceAndTheBytesThatFollow) {
   const auto memory = device().allocate(1000);
   EXPECT_EQ(pointer_info(memory->pointer()).ordinal, 0);
   EXPECT_GE(pointer_info(memory->pointer()).bytes, 1000u);
@@ -136,7 +137,7 @@ TEST_F(Pointers, AreOfTheirDeviceAndReachToTheEndOfTheirMemory) {
 TEST_F(Pointers, OfTheHostAreRefused) {
   int number = 0;
   EXPECT_EQ(reason(&number), "an address of no device");
-  const Current current(device());
+  const ContextGuard guard(device().context());
   const PinnedMemory pinned(100);
   EXPECT_EQ(reason(pinned.data()), "an address of no device");
 }
@@ -152,34 +153,34 @@ TEST_F(Pointers, OfAnotherContextAreRefused) {
 TEST_F(Pointers, OfAnotherLibraryAreUsedAndNotFreed) {
   DevicePointer pointer = 0;
   {
-    const Current current(device());
+    const ContextGuard guard(device().context());
     FUSED_ADAMW_CUDA(cuMemAlloc_v2, &pointer, 400);
   }
   {
     const auto memory = std::make_shared<Memory>(device(), pointer, 400, false);
     const auto values = numbers(100, 3);
-    device().copy_from_host(memory, 0, values.data(), 400);
+    copy_from_host(memory, 0, values.data(), 400);
     EXPECT_EQ(read(memory, 100), values);
   }
   device().synchronize();
   EXPECT_EQ(pointer_info(pointer).bytes, 400u);
-  const Current current(device());
+  const ContextGuard guard(device().context());
   FUSED_ADAMW_CUDA(cuMemFree_v2, pointer);
 }
 
-class MemoryGoes : public OnStandIn {
+class MemoryIsFreed : public OnStandIn {
  protected:
   static size_t total() { return device_info(0).bytes; }
 };
 
-TEST_F(MemoryGoes, WhenTheWorkThatUsesItIsDone) {
+TEST_F(MemoryIsFreed, WhenTheWorkThatUsesItIsDone) {
   const auto before = testing::count("bytes");
   auto memory = device().allocate(1000);
   device().synchronize();
   auto other = device().allocate(1000);
   {
-    const testing::Held held;
-    device().copy(other, memory, 1000);
+    const testing::Paused paused;
+    copy_memory(other, memory, 1000);
     memory.reset();
     device().allocate(8);  // drains
     EXPECT_GE(testing::count("bytes"), before + 2000) << "freed while the copy waits";
@@ -190,25 +191,25 @@ TEST_F(MemoryGoes, WhenTheWorkThatUsesItIsDone) {
   EXPECT_EQ(testing::count("bytes"), before);
 }
 
-TEST_F(MemoryGoes, OverTenThousandRounds) {
+TEST_F(MemoryIsFreed, OverTenThousandRounds) {
   for (int i = 0; i < 10000; ++i) {
     device().allocate(64 * 1024);
     ASSERT_LE(testing::count("bytes"), total());
   }
 }
 
-TEST_F(MemoryGoes, WhereThereIsNoneLeftAfterWhatIsDroppedIsGone) {
+TEST_F(MemoryIsFreed, BeforeAnAllocationFails) {
   auto large = device().allocate(total() / 4 * 3);
   testing::make_stream(device(), testing::StreamKind::non_blocking);
   EXPECT_EQ(testing::message_of<DriverError>([&] { device().allocate(total() / 2); }),
             "CUDA failed in cuMemAlloc: CUDA_ERROR_OUT_OF_MEMORY (out of memory)");
   for (int i = 0; i < 20; ++i) {
-    large.reset();  // its zeroing may still be under way
+    large.reset();  // its zeroing may still be pending
     large = device().allocate(total() / 4 * 3);
   }
 }
 
-TEST_F(MemoryGoes, FromAnyThread) {
+TEST_F(MemoryIsFreed, FromAnyThread) {
   std::vector<std::thread> threads;
   for (int t = 0; t < 4; ++t)
     threads.emplace_back([t] {
@@ -220,13 +221,13 @@ TEST_F(MemoryGoes, FromAnyThread) {
   for (std::thread& thread : threads) thread.join();
 }
 
-TEST_F(MemoryGoes, BetweenDevicesInBothDirectionsAtOnce) {
+TEST_F(MemoryIsFreed, BetweenDevicesInBothDirectionsAtOnce) {
   if (device_count() < 2) GTEST_SKIP() << "there is one device";
   const auto copy = [](int from, int to) {
     for (int i = 0; i < 50; ++i) {
       const auto values = numbers(1000, i);
       const auto source = allocate(device(from), values), target = device(to).allocate(4000);
-      device(to).copy(target, source, 4000);
+      copy_memory(target, source, 4000);
       ASSERT_EQ(read(target, 1000), values);
     }
   };

@@ -1,8 +1,7 @@
-// What a test of the CUDA backend needs another library for: streams, memory
-// and contexts that are not ours, and how much memory a device has left.
+// An addon that acts as another library with the CUDA driver: streams, memory
+// and contexts that are not ours, and the free memory of the device.
 //
-// An addon for tests; every function throws the name of a driver's function
-// that failed. Works on device 0.
+// It uses device 0. Where a function of the driver fails, it throws its name.
 #include <dlfcn.h>
 #include <node_api.h>
 #include <stdint.h>
@@ -52,7 +51,7 @@ static napi_value pop(napi_env env) {
   return bigint(env, 0);
 }
 
-/// createStream(): bigint, one that does not wait for the legacy default stream
+/// createStream(): bigint, a non-blocking stream
 static napi_value create_stream(napi_env env, napi_callback_info info) {
   (void)info;
   void* stream;
@@ -109,7 +108,7 @@ static napi_value allocate_host(napi_env env, napi_callback_info info) {
   return pop(env) ? bigint(env, (uintptr_t)pointer) : NULL;
 }
 
-/// freeBytes(): bigint, what the device has left
+/// freeBytes(): bigint, the free memory of the device
 static napi_value free_bytes(napi_env env, napi_callback_info info) {
   (void)info;
   size_t free, total;
@@ -126,8 +125,8 @@ static napi_value has_current_context(napi_env env, napi_callback_info info) {
   return bigint(env, context != NULL);
 }
 
-/// fail(function, after): lets a call of it, so many after the next, return that there is no memory; of the stand-in
-/// alone
+/// fail(function, after): the call of the function that is `after` calls after the next reports that there is no
+/// memory; of the stand-in only
 static napi_value fail(napi_env env, napi_callback_info info) {
   size_t count = 2;
   napi_value values[2];

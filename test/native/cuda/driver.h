@@ -1,5 +1,5 @@
-// The CUDA driver as another library in the process would use it, to check what
-// ours did; and the stand-in's own functions where that is what was found.
+// Helpers of the CUDA tests: the driver as another library in the process would
+// use it, and the stand-in's own functions where it is the driver.
 #pragma once
 
 #include <dlfcn.h>
@@ -12,7 +12,7 @@
 
 namespace fused_adamw::cuda::testing {
 
-/// A function of the driver that was opened, or null.
+/// A function of the driver, or null.
 template <typename Function>
 Function* find(const char* name) {
   static void* library = dlopen("libcuda.so.1", RTLD_NOW | RTLD_LOCAL);
@@ -23,7 +23,7 @@ inline bool is_stand_in() { return find<StandInCount>("stand_in_count") != nullp
 
 inline unsigned long long count(const char* name) { return find<StandInCount>("stand_in_count")(name); }
 
-/// Lets a call of the driver fail, and none any more at the end.
+/// Makes a call of the driver fail, at most until the end of the scope.
 class Failing {
  public:
   Failing(const char* function, unsigned after, Status status, bool forever = false) {
@@ -34,28 +34,28 @@ class Failing {
   Failing& operator=(const Failing&) = delete;
 };
 
-/// Lets no work run while it lives.
-class Held {
+/// No queued work runs while it exists.
+class Paused {
  public:
-  Held() { find<StandInHold>("stand_in_hold")(1); }
-  ~Held() { find<StandInHold>("stand_in_hold")(0); }
-  Held(const Held&) = delete;
-  Held& operator=(const Held&) = delete;
+  Paused() { find<StandInPause>("stand_in_pause")(1); }
+  ~Paused() { find<StandInPause>("stand_in_pause")(0); }
+  Paused(const Paused&) = delete;
+  Paused& operator=(const Paused&) = delete;
 };
 
 enum class StreamKind { legacy, blocking, non_blocking };
 
-/// A stream in the primary context of a device. It stays to the end of the process.
+/// A stream in the primary context of a device. It is never destroyed.
 inline StreamHandle make_stream(Device& device, StreamKind kind) {
   if (kind == StreamKind::legacy) return nullptr;
-  const Current current(device);
+  const ContextGuard guard(device.context());
   StreamHandle stream = nullptr;
   check(find<Status(StreamHandle*, unsigned)>("cuStreamCreate")(&stream, kind == StreamKind::non_blocking ? 1 : 0),
         "cuStreamCreate");
   return stream;
 }
 
-/// A context of another library's, current until the end of the scope.
+/// A context of another library, current until the end of the scope.
 class ForeignContext {
  public:
   explicit ForeignContext(int ordinal) {
@@ -81,7 +81,7 @@ inline ContextHandle current_context() {
   return context;
 }
 
-/// The message of an exception of type E that a call throws; a failure where it throws none.
+/// The message of the exception of type E that a call throws; the test fails if it throws none.
 template <class E, class Call>
 std::string message_of(const Call& call) {
   try {
@@ -109,11 +109,11 @@ class OnDevice : public ::testing::Test {
   }
 };
 
-/// A test that needs to see into the driver, or to disturb it.
+/// A test that inspects the driver or makes it fail.
 class OnStandIn : public OnDevice {
  protected:
   void SetUp() override {
-    if (!is_stand_in()) GTEST_SKIP() << "only the stand-in driver can be looked into";
+    if (!is_stand_in()) GTEST_SKIP() << "only the stand-in driver can be inspected";
     OnDevice::SetUp();
     if (IsSkipped()) return;
     synchronize();
@@ -124,10 +124,10 @@ class OnStandIn : public OnDevice {
   void TearDown() override {
     if (!is_stand_in() || IsSkipped()) return;
     synchronize();
-    synchronize();  // what the first gave back
+    synchronize();  // frees what the first released
     EXPECT_EQ(count("bytes"), bytes_) << "bytes of device memory are left";
     EXPECT_EQ(count("pinned"), pinned_) << "page-locked memory is left";
-    // The last copy's event stays on each device.
+    // Each device keeps the event of its last copy.
     EXPECT_LE(count("events"), events_ + static_cast<unsigned>(device_count())) << "events are left";
     EXPECT_EQ(count("pending"), 0u);
     EXPECT_EQ(current_context(), nullptr) << "a context is left current";

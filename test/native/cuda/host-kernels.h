@@ -1,5 +1,9 @@
-// The kernels on the host, where step_thread() is called for one thread after the other.
+// The kernels on the host, where step_thread() is called for each thread in turn.
 #pragma once
+
+#include <array>
+#include <string>
+#include <utility>
 
 #include "cuda/kernels.h"
 #include "cuda/loop.h"
@@ -7,33 +11,33 @@
 namespace fused_adamw::cuda::testing {
 
 struct HostKernel {
-  const char* name;
+  std::string name;
   Rule rule;
-  Layout layout;
+  DTypeConfig config;
   size_t parameter_bytes, group_bytes;
-  /// One block. `parameters` are the StepParameters of the layout's arithmetic type.
+  /// Runs one block. `parameters` are the StepParameters of the configuration's arithmetic type.
   void (*run_block)(const void* parameters, unsigned block, unsigned blocks);
 };
 
-template <Layout layout>
-using ParametersOf = StepParameters<Arithmetic<typename Dtypes<layout>::Weight>>;
-template <Layout layout>
-using GroupOf = DeviceGroup<Arithmetic<typename Dtypes<layout>::Weight>>;
-
-template <Rule rule, Layout layout>
+template <Rule rule, DTypeConfig config>
 void run_block(const void* parameters, unsigned block, unsigned blocks) {
+  using Parameters = StepParameters<ArithmeticType<config>>;
   for (unsigned thread = 0; thread < kBlock; ++thread)
-    step_thread<rule, layout>(*static_cast<const ParametersOf<layout>*>(parameters), block, blocks, thread);
+    step_thread<rule, config>(*static_cast<const Parameters*>(parameters), block, blocks, thread);
 }
 
-#define HOST_KERNEL(rule, layout)        \
-  {"adamw_" #rule "_" #layout,           \
-   Rule::rule,                           \
-   Layout::layout,                       \
-   sizeof(ParametersOf<Layout::layout>), \
-   sizeof(GroupOf<Layout::layout>),      \
-   &run_block<Rule::rule, Layout::layout>},
-inline constexpr HostKernel kHostKernels[] = {FUSED_ADAMW_KERNELS(HOST_KERNEL)};
-#undef HOST_KERNEL
+template <Rule rule, DTypeConfig config>
+HostKernel make_host_kernel() {
+  using T = ArithmeticType<config>;
+  return {kernel_name(rule, config), rule, config, sizeof(StepParameters<T>), sizeof(DeviceGroup<T>),
+          &run_block<rule, config>};
+}
+
+template <int... kernels>
+std::array<HostKernel, kKernels> make_host_kernels(std::integer_sequence<int, kernels...>) {
+  return {make_host_kernel<rule_of_kernel(kernels), config_of_kernel(kernels)>()...};
+}
+inline const std::array<HostKernel, kKernels> kHostKernels =
+    make_host_kernels(std::make_integer_sequence<int, kKernels>{});
 
 }  // namespace fused_adamw::cuda::testing

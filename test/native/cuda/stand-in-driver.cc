@@ -1,18 +1,18 @@
 // A stand-in for the CUDA driver, for tests on machines without a GPU: a
 // libcuda.so.1 that keeps device memory in host memory and runs the kernels by
-// step_thread(), so that all of the host side runs for real.
+// step_thread(), so that the whole host side is tested.
 //
 // It is as asynchronous as CUDA allows. Work waits in its stream and is run
 // later by one thread, after random delays and in any order that the streams,
-// the legacy default stream and the events permit. Device memory is full of
-// noise when it is allocated and no address of the host's outside a kernel.
+// the legacy default stream and the events permit. New device memory is filled
+// with noise, and the host cannot access it except in a kernel.
 //
 // It is stricter than the driver: what CUDA leaves undefined, or merely makes
-// slow, ends the process with a line that says what was wrong. Such are
-// freeing memory or using an event that is gone while work needs it, memory
-// outside of any allocation, and calls in no or in the wrong context.
+// slow, ends the process with a line that says what was wrong. Examples are
+// freeing memory that queued work uses, using a destroyed event, addresses
+// outside any allocation, and calls without a context or in the wrong one.
 //
-// Environment, each name after FUSED_ADAMW_STAND_IN_:
+// Environment variables, each prefixed with FUSED_ADAMW_STAND_IN_:
 //   SEED            of the delays and of the order (default 1)
 //   DELAY           longest delay in microseconds (default 200; 0: none)
 //   DEVICES         0, 1 (default) or 2
@@ -20,9 +20,9 @@
 //   DRIVER_VERSION  default 13000
 //   INIT            the status that cuInit returns (default 0; 100 without devices)
 //   MODULE          the status that cuModuleLoadData returns (default 0)
-//   FATBIN          the status that it returns for anything but PTX (default 0)
-//   FAIL            function:call:status, the first call being 1; with "+" after the call all later ones, too;
-//                   the function "callback" is the next one that is added, which is told of the status
+//   FATBIN          the status that cuModuleLoadData returns for anything but PTX (default 0)
+//   FAIL            function:call:status: that call fails, the first being 1; with "+" after the number all later
+//                   ones too. The function "callback" is the next stream callback, which receives the status
 #include "stand-in-driver.h"
 
 #include <sys/mman.h>
@@ -116,7 +116,7 @@ std::string hexadecimal(uint64_t value) {
 // ---- Device memory ----
 
 /// The memory of a device, mapped twice: at the addresses that programs see,
-/// open only while a kernel runs, and once more for the stand-in itself.
+/// accessible only while a kernel runs, and again for the stand-in itself.
 class Arena {
  public:
   explicit Arena(size_t capacity) : capacity_(capacity), size_(std::max(capacity, kPage) / kPage * kPage * 4) {
@@ -131,7 +131,7 @@ class Arena {
   /// 0 where there is no room.
   DevicePointer allocate(size_t bytes, ContextHandle context) {
     if (bytes > capacity_ - used_) return 0;
-    // After the last one, so that what was freed is not soon somebody else's.
+    // After the previous allocation, so that freed memory is not reused soon.
     const size_t start = find_room(next_, bytes);
     if (start == kNone) return 0;
     next_ = start + bytes;
@@ -218,10 +218,10 @@ struct Range {
   size_t bytes;
 };
 
-/// Something that a stream does when everything it comes after is done.
+/// One item of a stream's queue. It runs when everything in `after` is done.
 struct Work {
   const char* what;
-  std::function<void()> run;  // null: a mark
+  std::function<void()> run;  // null: an event
   std::vector<Range> uses;    // memory of host and devices
   std::vector<std::shared_ptr<Work>> after;
   bool done = false;
@@ -242,7 +242,7 @@ struct CUevent_st {
 struct CUctx_st {
   int device;
   CUstream_st legacy{this, false, {}, nullptr};
-  std::set<StreamHandle> streams{};  // but the legacy one
+  std::set<StreamHandle> streams{};  // except the legacy one
 };
 struct CUmod_st {
   ContextHandle context;
@@ -261,11 +261,11 @@ struct Failure {
   bool forever = false;
 };
 
-/// Everything there is. Never destroyed: its thread runs to the end of the process.
+/// The state of the driver. Never destroyed, as its thread runs to the end of the process.
 struct State {
   std::mutex mutex;
   std::condition_variable changed;
-  bool initialised = false, held = false;
+  bool initialised = false, paused = false;
   std::mt19937_64 random{number("SEED", 1)};
   const size_t longest_delay = number("DELAY", 200);
 
@@ -300,7 +300,7 @@ struct State {
     std::thread([this] { work(); }).detach();
   }
 
-  // -- the thread that runs what is queued
+  // -- the thread that runs queued work
 
   static bool is_ready(const CUstream_st& stream) {
     const auto is_done = [](const auto& work) { return work->done; };
@@ -321,12 +321,12 @@ struct State {
     std::unique_lock lock(mutex);
     for (;;) {
       StreamHandle stream = nullptr;
-      changed.wait(lock, [&] { return !held && (stream = choose()); });
+      changed.wait(lock, [&] { return !paused && (stream = choose()); });
       if (const uint64_t dice = random(); longest_delay > 0 && dice % 8 == 0) {
-        lock.unlock();  // more may come meanwhile
+        lock.unlock();  // more may be queued meanwhile
         std::this_thread::sleep_for(std::chrono::microseconds(dice / 8 % (longest_delay + 1)));
         lock.lock();
-        if (held || !(stream = choose())) continue;
+        if (paused || !(stream = choose())) continue;
       }
       const std::shared_ptr<Work> first = stream->queue.front();
       if (first->run) {
@@ -342,7 +342,7 @@ struct State {
     }
   }
 
-  // -- what is queued
+  // -- the queues
 
   std::shared_ptr<Work> enqueue(CUstream_st& stream, const char* what, std::function<void()> run,
                                 std::vector<Range> uses, std::shared_ptr<Work> other = nullptr) {
@@ -375,7 +375,7 @@ struct State {
     }
   }
 
-  /// Work that has not run must not need the memory.
+  /// Queued work must not use the memory.
   void expect_unused(uintptr_t begin, size_t bytes, const char* function) const {
     for_each_stream([&](const CUstream_st& stream) {
       for (const auto& work : stream.queue)
@@ -432,10 +432,10 @@ State& state() {
 thread_local std::vector<ContextHandle> current;  // the last is on top
 thread_local bool in_host_function = false;
 
-/// Null or CU_STREAM_LEGACY: that of the current context.
+/// Null or CU_STREAM_LEGACY: the legacy stream of the current context.
 bool is_legacy(StreamHandle stream) { return !stream || stream == reinterpret_cast<StreamHandle>(1); }
 
-/// A call of the driver, from its first line to its return.
+/// A call of the driver, which holds the lock until it returns.
 class Call {
  public:
   explicit Call(const char* function) : function_(function), lock_(state().mutex) {
@@ -451,7 +451,7 @@ class Call {
     if (!failure.forever) failure = {};
   }
 
-  /// What the call returns at once, if not success.
+  /// If not success, the call returns it at once.
   Status status() const { return status_; }
   std::unique_lock<std::mutex>& lock() { return lock_; }
 
@@ -490,7 +490,7 @@ class Call {
   if (!state().initialised) return kNotInitialized;    \
   static_cast<void>(0)
 
-/// What a launch reads and writes must lie in allocations of its device, each array in one.
+/// Everything a launch accesses must be in allocations of its device, each array in one.
 void check_launch(const Arena& arena, const HostKernel& kernel, const void* parameters) {
   const std::lock_guard lock(state().mutex);
   const auto expect = [&](const void* address, uint64_t bytes, const char* what) {
@@ -501,14 +501,15 @@ void check_launch(const Arena& arena, const HostKernel& kernel, const void* para
   };
   StepTables tables;
   std::memcpy(&tables, parameters, sizeof tables);
-  const auto check_units = [&](const Unit* units, uint32_t count) {
+  const auto check_items = [&](const WorkItem* items, uint32_t count) {
     if (count == 0) return;
-    const auto* table = reinterpret_cast<const Unit*>(expect(units, count * sizeof(Unit), "a kernel's units"));
+    const auto* table =
+        reinterpret_cast<const WorkItem*>(expect(items, count * sizeof(WorkItem), "a kernel's work items"));
     for (uint32_t i = 0; i < count; ++i) {
-      const Unit& unit = table[i];
+      const WorkItem& item = table[i];
       const auto entry = [&](auto* list, const char* what) {
         return *reinterpret_cast<const std::remove_reference_t<decltype(*list)>*>(
-            expect(list + unit.tensor, sizeof *list, what));
+            expect(list + item.tensor, sizeof *list, what));
       };
       const DeviceTensor tensor = entry(tables.tensors, "a kernel's tensors");
       const void* grad = entry(tables.grads, "a kernel's gradients");
@@ -518,20 +519,18 @@ void check_launch(const Arena& arena, const HostKernel& kernel, const void* para
                "a kernel's scalars");
       else if (sizeof tables + (group + 1) * kernel.group_bytes > kernel.parameter_bytes)
         misuse("a kernel's group is not among its parameters");
-      const LayoutInfo& layout = info(kernel.layout);
-      const auto elements = [&](const void* array, size_t size, const char* what) {
-        if (reinterpret_cast<uintptr_t>(array) % size != 0) misuse(std::string(what) + " is misaligned");
-        expect(static_cast<const char*>(array) + unit.start * size, unit.length * size, what);
-      };
-      elements(tensor.weight, layout.weight_size, "a kernel's weight");
-      elements(grad, layout.weight_size, "a kernel's gradient");
-      elements(tensor.mean, layout.state_size, "a kernel's mean");
-      elements(tensor.variance, layout.state_size, "a kernel's variance");
-      if (layout.master) elements(tensor.master, sizeof(float), "a kernel's master");
+      for (const Role role : kEveryRole) {
+        const size_t size = role_bytes(kernel.config, role);
+        if (size == 0) continue;
+        const void* array = role == Role::grad ? grad : tensor.arrays[role];
+        const std::string what = std::string("a kernel's ") + kRoleNames[static_cast<int>(role)];
+        if (reinterpret_cast<uintptr_t>(array) % size != 0) misuse(what + " is misaligned");
+        expect(static_cast<const char*>(array) + item.start * size, item.length * size, what.c_str());
+      }
     }
   };
-  check_units(tables.block_units, tables.block_unit_count);
-  check_units(tables.warp_units, tables.warp_unit_count);
+  check_items(tables.block_items, tables.block_item_count);
+  check_items(tables.warp_items, tables.warp_item_count);
 }
 
 void run_kernel(const Arena& arena, const HostKernel& kernel, const std::string& parameters, unsigned blocks) {
@@ -539,7 +538,7 @@ void run_kernel(const Arena& arena, const HostKernel& kernel, const std::string&
   alignas(16) char aligned[kParameterBytes];
   std::memcpy(aligned, parameters.data(), parameters.size());
   arena.open();
-  const unsigned first = blocks / 3;  // no block may count on another's being done
+  const unsigned first = blocks / 3;  // no block may rely on another being done
   for (unsigned i = 0; i < blocks; ++i) kernel.run_block(aligned, (first + i) % blocks, blocks);
   arena.shut();
 }
@@ -675,7 +674,7 @@ EXPORT Status cuModuleGetFunction(FunctionHandle* function, CUmod_st* module, co
   CALL(cuModuleGetFunction);
   if (!state().modules.count(module)) misuse("cuModuleGetFunction of a module that is not there");
   for (const HostKernel& kernel : kHostKernels) {
-    if (std::strcmp(kernel.name, name) != 0) continue;
+    if (kernel.name != name) continue;
     *function = new CUfunc_st{module->context, &kernel};
     state().functions.insert(*function);
     return kSuccess;
@@ -744,7 +743,7 @@ EXPORT Status cuMemcpyHtoDAsync_v2(DevicePointer to, const void* from, size_t by
   if (state().is_pinned(from, bytes)) {
     state().enqueue(queue, call.function(), [=] { std::memcpy(target, from, bytes); },
                     {{to, bytes}, {reinterpret_cast<uintptr_t>(from), bytes}});
-  } else {  // it is read before the call returns
+  } else {  // the driver reads it before the call returns
     auto staged = std::make_shared<std::string>(static_cast<const char*>(from), bytes);
     state().enqueue(queue, call.function(), [=] { std::memcpy(target, staged->data(), bytes); }, {{to, bytes}});
   }
@@ -900,7 +899,7 @@ EXPORT Status cuLaunchKernel(FunctionHandle function, unsigned grid_x, unsigned 
   const std::string copy(static_cast<const char*>(parameters[0]), kernel.parameter_bytes);
   StepTables tables;
   std::memcpy(&tables, copy.data(), sizeof tables);
-  std::vector<Range> uses;  // of the arrays, the launch itself finds whether they are still there
+  std::vector<Range> uses;  // the arrays are checked when the kernel runs
   const void* named[] = {tables.tensors, tables.grads, tables.group_of, tables.groups};
   for (const void* table : named)
     if (table) uses.push_back({reinterpret_cast<uintptr_t>(table), 1});
@@ -910,7 +909,7 @@ EXPORT Status cuLaunchKernel(FunctionHandle function, unsigned grid_x, unsigned 
   return kSuccess;
 }
 
-// ---- Those that a test needs to play another library in the process ----
+// ---- Functions for tests that act as another library in the process ----
 
 EXPORT Status cuCtxCreate_v2(ContextHandle* context, unsigned, DeviceHandle device) {
   CALL(cuCtxCreate_v2);
@@ -954,7 +953,7 @@ EXPORT Status cuCtxSynchronize() {
   return kSuccess;
 }
 
-// ---- The stand-in's own, stand-in-driver.h ----
+// ---- The stand-in's own functions, stand-in-driver.h ----
 
 EXPORT unsigned long long stand_in_count(const char* name) {
   const std::lock_guard lock(state().mutex);
@@ -966,9 +965,9 @@ EXPORT void stand_in_fail(const char* function, unsigned after, int status, int 
   state().failure = function ? Failure{function, after, status, forever != 0} : Failure{};
 }
 
-EXPORT void stand_in_hold(int held) {
+EXPORT void stand_in_pause(int paused) {
   const std::lock_guard lock(state().mutex);
-  state().held = held != 0;
+  state().paused = paused != 0;
   state().changed.notify_all();
 }
 
@@ -976,4 +975,4 @@ EXPORT void stand_in_hold(int held) {
 FUSED_ADAMW_DRIVER_FUNCTIONS(IS_DECLARED)
 IS_DECLARED(stand_in_count, StandInCount)
 IS_DECLARED(stand_in_fail, StandInFail)
-IS_DECLARED(stand_in_hold, StandInHold)
+IS_DECLARED(stand_in_pause, StandInPause)

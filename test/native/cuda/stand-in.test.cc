@@ -1,4 +1,4 @@
-// That the stand-in driver notices what it is there to notice.
+// The stand-in driver detects misuse, and orders work as CUDA does.
 #include "driver.h"
 
 namespace fused_adamw::cuda {
@@ -14,26 +14,26 @@ class StandIn : public testing::OnStandIn {
     GTEST_FLAG_SET(death_test_style, "threadsafe");
   }
 
-  // Each leaves something wrong; in a process of its own.
+  // Each misuses the driver, in a process of its own.
   static void free_memory_in_use() {
-    const Current current(device());
-    const testing::Held held;
+    const ContextGuard guard(device().context());
+    const testing::Paused paused;
     FUSED_ADAMW_CUDA(cuMemsetD8Async, allocate(), 1, kBytes, nullptr);
     FUSED_ADAMW_CUDA(cuMemFree_v2, last_);
   }
   static void free_pinned_memory_in_use() {
-    const Current current(device());
-    const testing::Held held;
+    const ContextGuard guard(device().context());
+    const testing::Paused paused;
     const PinnedMemory pinned(kBytes);
     FUSED_ADAMW_CUDA(cuMemcpyHtoDAsync_v2, allocate(), pinned.data(), kBytes, nullptr);
   }
   static void free_twice() {
-    const Current current(device());
+    const ContextGuard guard(device().context());
     FUSED_ADAMW_CUDA(cuMemFree_v2, allocate());
     FUSED_ADAMW_CUDA(cuMemFree_v2, last_);
   }
   static void copy_beyond_the_end() {
-    const Current current(device());
+    const ContextGuard guard(device().context());
     const char bytes[kBytes] = {};
     FUSED_ADAMW_CUDA(cuMemcpyHtoDAsync_v2, allocate() + 1, bytes, kBytes, nullptr);
   }
@@ -43,7 +43,7 @@ class StandIn : public testing::OnStandIn {
     FUSED_ADAMW_CUDA(cuCtxPopCurrent_v2, &context);
   }
   static void use_an_event_that_is_gone() {
-    const Current current(device());
+    const ContextGuard guard(device().context());
     EventHandle event = nullptr;
     FUSED_ADAMW_CUDA(cuEventCreate, &event, kDisableTiming);
     FUSED_ADAMW_CUDA(cuEventDestroy_v2, event);
@@ -55,12 +55,12 @@ class StandIn : public testing::OnStandIn {
     FUSED_ADAMW_CUDA(cuMemsetD8Async, allocate(), 1, kBytes, stream);
   }
   static void call_from_a_host_function() {
-    const Current current(device());
+    const ContextGuard guard(device().context());
     FUSED_ADAMW_CUDA(cuStreamAddCallback, nullptr, [](StreamHandle, Status, void*) { driver_version(); }, nullptr, 0);
     device().synchronize();
   }
   static void touch_device_memory() {
-    const Current current(device());
+    const ContextGuard guard(device().context());
     *reinterpret_cast<volatile char*>(allocate()) = 1;
   }
 
@@ -90,8 +90,8 @@ TEST_F(StandIn, LetsStreamsWaitForEachOtherOnlyAsCudaDoes) {
   StreamHandle blocking = testing::make_stream(device(), testing::StreamKind::blocking);
   int before_legacy = 0, before_free = 0;
   for (int i = 0; i < 200; ++i) {
-    const Current current(device());
-    // Which of three streams' host functions came first, the legacy one's being asked last.
+    const ContextGuard guard(device().context());
+    // The order in which the host functions of three streams ran.
     struct Order {
       int next = 0, of[3] = {};
     } order;

@@ -1,4 +1,4 @@
-// Steps on a device: the bits are the CPU's, whatever else goes on there.
+// Steps on a device give the bits of the CPU, whatever else runs there.
 #include "cuda/step.h"
 
 #include <chrono>
@@ -26,13 +26,13 @@ constexpr StreamKind kEveryStream[] = {StreamKind::legacy, StreamKind::blocking,
 
 class Steps : public OnDevice, public ::testing::WithParamInterface<StreamKind> {};
 
-TEST_P(Steps, EqualTheCpuInEveryRuleAndLayout) {
+TEST_P(Steps, EqualTheCpuInEveryRuleAndConfiguration) {
   Random random(1);
   StreamHandle stream = testing::make_stream(device(), GetParam());
-  for (Rule rule : fused_adamw::testing::kEveryRule) {
-    Twins twins(device(), rule, stream, testing::random_tensors(40, random), random);
+  for (int rule = 0; rule < kRules; ++rule) {
+    Twins twins(device(), static_cast<Rule>(rule), stream, testing::random_tensors(40, random), random);
     for (int i = 0; i < 12; ++i) {
-      // Few groups go by value, more by way of a table; the number changes while steps are in flight.
+      // Few groups are passed by value, more in a table; the number changes while steps are in flight.
       if (i % 3 == 0) twins.set_group_count(i % 2 ? 1 + random.below(5) : 40);
       if (i > 0) change_grads(twins, random.below(2) == 0);
       twins.run(1 + random.below(3));
@@ -41,19 +41,19 @@ TEST_P(Steps, EqualTheCpuInEveryRuleAndLayout) {
   }
 }
 
-TEST_P(Steps, FollowEachOtherWithoutWaiting) {
+TEST_P(Steps, RunWithoutWaiting) {
   Random random(2);
   StreamHandle stream = testing::make_stream(device(), GetParam());
   Twins twins(device(), Rule::mxnet, stream, testing::random_tensors(20, random), random);
   for (int i = 0; i < 100; ++i) {
-    // More groups than go by value, and more each time: each time another table.
+    // More groups than are passed by value, and more each time, so that each needs a new table.
     if (i % 4 == 0) twins.set_group_count(i % 8 == 0 ? 100 + static_cast<size_t>(i) * 10 : 1 + random.below(20));
     twins.run();
   }
   ASSERT_TRUE(twins.are_equal());
 }
 
-TEST_P(Steps, KeepWhatTheyUseWhenTheyAreForgotten) {
+TEST_P(Steps, KeepWhatTheyUseAfterTheyAreDestroyed) {
   Random random(3);
   StreamHandle stream = testing::make_stream(device(), GetParam());
   std::vector<std::unique_ptr<Twins>> all;
@@ -73,36 +73,36 @@ INSTANTIATE_TEST_SUITE_P(OnEvery, Steps, ::testing::ValuesIn(kEveryStream), [](c
                                                             : "NonBlockingStream");
 });
 
-class StepsHeldBack : public OnStandIn {};
+class PendingSteps : public OnStandIn {};
 
-TEST_F(StepsHeldBack, KeepTheGradientsThatTheyReadUntilTheyAreDone) {
+TEST_F(PendingSteps, KeepTheirGradients) {
   Random random(12);
   Twins twins(device(), Rule::mxnet, nullptr, testing::random_tensors(10, random), random);
   twins.set_group_count(1);
   twins.make_grads(false);
   {
-    const testing::Held held;
+    const testing::Paused paused;
     twins.run();
     twins.change_grads();
-    device().allocate(8);  // frees what may be freed
+    device().allocate(8);  // frees memory that nothing uses
   }
   twins.run();
   ASSERT_TRUE(twins.are_equal());
 }
 
-TEST_F(StepsHeldBack, KeepTheTableOfTheirScalarsUntilTheyAreDone) {
+TEST_F(PendingSteps, KeepTheTableOfTheirScalars) {
   Random random(13);
   StreamHandle stream = testing::make_stream(device(), StreamKind::non_blocking);
-  Twins twins(device(), Rule::mxnet, stream, {{Layout::float32, 400'000}}, random);
+  Twins twins(device(), Rule::mxnet, stream, {{DTypeConfig::float32, 400'000}}, random);
   twins.set_group_count(100);
   {
-    const testing::Held held;
+    const testing::Paused paused;
     twins.run();
     twins.set_group_count(1000);
   }
-  for (int i = 0; i < 100; ++i) {  // drains, also while the launch runs
+  for (int i = 0; i < 100; ++i) {  // some of them while the launch runs
     const std::lock_guard lock(device().mutex());
-    const Current current(device());
+    const ContextGuard guard(device().context());
     device().drain();
     std::this_thread::sleep_for(std::chrono::microseconds(100));
   }
@@ -114,7 +114,7 @@ class StepsInOneLaunch : public OnStandIn {};
 
 TEST_F(StepsInOneLaunch, TakeTenThousandTensorsOfTenThousandGroups) {
   Random random(4);
-  std::vector<std::pair<Layout, size_t>> tensors(10000, {Layout::float32, 64});
+  std::vector<std::pair<DTypeConfig, size_t>> tensors(10000, {DTypeConfig::float32, 64});
   Twins twins(device(), Rule::mxnet, nullptr, tensors, random);
   twins.set_group_count(tensors.size());
   twins.run();
@@ -129,9 +129,9 @@ TEST_F(StepsInOneLaunch, TakeTenThousandTensorsOfTenThousandGroups) {
   ASSERT_TRUE(twins.are_equal());
 }
 
-TEST_F(StepsInOneLaunch, SendNothingThatTheDeviceHas) {
+TEST_F(StepsInOneLaunch, UploadNothingThatIsUnchanged) {
   Random random(5);
-  Twins twins(device(), Rule::pytorch, nullptr, {{Layout::bfloat16, 5000}, {Layout::bfloat16, 7}}, random);
+  Twins twins(device(), Rule::pytorch, nullptr, {{DTypeConfig::bfloat16, 5000}, {DTypeConfig::bfloat16, 7}}, random);
   twins.set_group_count(2);
   twins.run();
   const auto launches = testing::count("cuLaunchKernel"), copies = testing::count("cuMemcpyHtoDAsync_v2");
@@ -148,7 +148,7 @@ TEST_F(StepsOf, NothingLaunchNothing) {
   Twins none(device(), Rule::mxnet, nullptr, {}, random);
   none.set_group_count(1);
   none.run();
-  Twins empty(device(), Rule::mxnet, nullptr, {{Layout::float32, 0}, {Layout::bfloat16_master, 0}}, random);
+  Twins empty(device(), Rule::mxnet, nullptr, {{DTypeConfig::float32, 0}, {DTypeConfig::bfloat16_master, 0}}, random);
   empty.set_group_count(1);
   empty.run();
   ASSERT_TRUE(empty.are_equal());
@@ -189,27 +189,28 @@ TEST_F(StepsOf, TwoDevicesDoNotMix) {
   ASSERT_TRUE(second.are_equal());
 }
 
-TEST_F(StepsOf, AStreamOfAnotherContextAreRefused) {
+TEST_F(StepsOf, AStreamOfAnotherContextThrow) {
   const testing::ForeignContext context(0);
   StreamHandle stream = nullptr;
   check(testing::find<Status(StreamHandle*, unsigned)>("cuStreamCreate")(&stream, 0), "cuStreamCreate");
-  EXPECT_EQ(testing::message_of<std::invalid_argument>([&] { Step(device(), Binding(Rule::mxnet, {}), {}, stream); }),
-            "a stream of another context than the primary one of cuda:0");
+  EXPECT_EQ(
+      testing::message_of<std::invalid_argument>([&] { Step(device(), TensorList(Rule::mxnet, {}), {}, stream); }),
+      "a stream of another context than the primary one of cuda:0");
 }
 
 class FailingSteps : public OnStandIn {};
 
-TEST_F(FailingSteps, TellTheDriversOwnNameAndText) {
+TEST_F(FailingSteps, ReportTheDriversOwnNameAndText) {
   Random random(10);
-  Twins twins(device(), Rule::mxnet, nullptr, {{Layout::float32, 100}}, random);
+  Twins twins(device(), Rule::mxnet, nullptr, {{DTypeConfig::float32, 100}}, random);
   twins.set_group_count(1);
   const testing::Failing failing("cuLaunchKernel", 0, 719);
   EXPECT_EQ(testing::message_of<DriverError>([&] { twins.run(); }),
             "CUDA failed in cuLaunchKernel: CUDA_ERROR_LAUNCH_FAILED (unspecified launch failure)");
 }
 
-/// Every call of a function fails once, wherever a step's life meets it. (Not those that mark the end of work: what
-/// that work uses could not be told any more.)
+/// Every call of a function that creating and running a step makes fails once. (Not those that record events, without
+/// which nobody knows when the work is done.)
 class FailingCalls : public OnStandIn, public ::testing::WithParamInterface<const char*> {};
 
 TEST_P(FailingCalls, AreReportedAndLeaveNothingBehind) {
@@ -220,7 +221,8 @@ TEST_P(FailingCalls, AreReportedAndLeaveNothingBehind) {
       try {
         Random random(11);
         Twins twins(device(), Rule::mxnet, testing::make_stream(device(), StreamKind::non_blocking),
-                    {{Layout::float32, 5000}, {Layout::bfloat16_master, 100}, {Layout::float64, 10}}, random);
+                    {{DTypeConfig::float32, 5000}, {DTypeConfig::bfloat16_master, 100}, {DTypeConfig::float64, 10}},
+                    random);
         for (int i = 0; i < 3; ++i) {
           twins.set_group_count(i == 1 ? 100 : 3);
           if (i > 0) change_grads(twins, false);

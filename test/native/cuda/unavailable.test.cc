@@ -1,5 +1,5 @@
-// Every reason why CUDA cannot be used. Each is brought about for real, in a
-// process of its own: the driver is opened once in each.
+// Every reason why CUDA cannot be used, each in a process of its own, since a
+// process opens the driver once.
 #include <gtest/gtest.h>
 
 #include <cstdlib>
@@ -14,7 +14,7 @@
 namespace fused_adamw::cuda {
 namespace {
 
-/// Variables that the processes started meanwhile get.
+/// Environment variables for the processes started in its scope.
 class Environment {
  public:
   Environment(std::initializer_list<std::pair<std::string, std::string>> variables) {
@@ -26,7 +26,7 @@ class Environment {
   Environment(const Environment&) = delete;
   Environment& operator=(const Environment&) = delete;
 
-  /// Null: the variable is not there.
+  /// Null unsets the variable.
   void set(const std::string& name, const char* value) {
     const char* before = std::getenv(name.c_str());
     before_.try_emplace(name, before ? std::optional<std::string>(before) : std::nullopt);
@@ -49,7 +49,7 @@ std::string write_file(const std::string& name, const std::string& content) {
   return path;
 }
 
-/// A header of machine code that says how long it is.
+/// A file of machine code, whose header gives its length.
 std::string fatbin(uint64_t bytes, const std::string& content) {
   std::string header("\x50\xed\x55\xba\x01\x00\x10\x00", 8);
   header.append(reinterpret_cast<const char*>(&bytes), sizeof bytes);
@@ -60,7 +60,7 @@ std::string write_usable() { return write_file("usable.fatbin", fatbin(kContent.
 
 class WhyUnavailable : public ::testing::Test {
  protected:
-  static constexpr const char* kChild = "FUSED_ADAMW_TEST_OF_A_DRIVER";  // there in the new process
+  static constexpr const char* kChild = "FUSED_ADAMW_TEST_OF_A_DRIVER";  // set in the new process
 
   void SetUp() override {
     GTEST_FLAG_SET(death_test_style, "threadsafe");
@@ -68,13 +68,13 @@ class WhyUnavailable : public ::testing::Test {
       GTEST_SKIP() << "only the stand-in driver can be made unusable";
   }
 
-  /// The reason that a new process gives, with these variables and device code.
+  /// Expects the reason that a new process gives with these variables and device code.
   static void expect(const std::string& reason, Environment environment, const std::vector<std::string>& device_code,
                      int ordinal = 0) {
     environment.set(kChild, "1");
     const auto print = [&] {
       set_device_code(device_code);
-      for (int i = 0; i < 2; ++i) {  // the second time as well
+      for (int i = 0; i < 2; ++i) {  // the same reason at each call
         try {
           Device::get(ordinal);
           std::fprintf(stderr, "usable;");
@@ -90,17 +90,17 @@ class WhyUnavailable : public ::testing::Test {
 
 TEST_F(WhyUnavailable, NoReason) { expect("usable", {}, {write_usable()}); }
 
-TEST_F(WhyUnavailable, ALibraryWithoutTheFunctions) {
+TEST_F(WhyUnavailable, LibraryWithoutTheFunctions) {
   expect("the CUDA driver is too old: it has no cuDriverGetVersion", {{"LD_LIBRARY_PATH", EMPTY_DRIVER}},
          {write_usable()});
 }
 
-TEST_F(WhyUnavailable, ADriverThatIsTooOld) {
+TEST_F(WhyUnavailable, DriverThatIsTooOld) {
   expect("the CUDA driver is too old: it is for CUDA 11.8, and 12.0 or later is needed",
          {{"FUSED_ADAMW_STAND_IN_DRIVER_VERSION", "11080"}}, {write_usable()});
 }
 
-TEST_F(WhyUnavailable, ADriverThatDoesNotStart) {
+TEST_F(WhyUnavailable, DriverThatDoesNotStart) {
   expect(
       "the CUDA driver does not start: CUDA_ERROR_SYSTEM_DRIVER_MISMATCH \\(system has unsupported display driver / "
       "cuda driver combination\\)",
@@ -132,7 +132,7 @@ TEST_F(WhyUnavailable, TruncatedDeviceCode) {
   expect("usable", {}, {truncated, empty, write_usable()});
 }
 
-TEST_F(WhyUnavailable, DeviceCodeThatTheDriverDoesNotTake) {
+TEST_F(WhyUnavailable, DeviceCodeThatTheDriverRefuses) {
   expect(
       "no device code is usable: CUDA failed in cuModuleLoadData: CUDA_ERROR_NO_BINARY_FOR_GPU \\(no kernel image is "
       "available for execution on the device\\)",
@@ -143,7 +143,7 @@ TEST_F(WhyUnavailable, DeviceCodeThatTheDriverDoesNotTake) {
       {}, {write_file("noise.fatbin", "this is not device code, it is only some text")});
 }
 
-TEST_F(WhyUnavailable, PtxThatWasCutOff) {
+TEST_F(WhyUnavailable, TruncatedPtx) {
   const auto ptx = write_file("cut.ptx", "// " + kContent + "\n.version 7.7\n.visible .entry adamw() {\n");
   expect(
       "no device code is usable: CUDA failed in cuModuleLoadData: CUDA_ERROR_INVALID_PTX \\(a PTX JIT compilation "
@@ -151,12 +151,12 @@ TEST_F(WhyUnavailable, PtxThatWasCutOff) {
       {}, {ptx});
 }
 
-TEST_F(WhyUnavailable, AnOlderDriverTakesThePtx) {
+TEST_F(WhyUnavailable, OlderDriverAcceptsThePtx) {
   const auto ptx = write_file("whole.ptx", "// " + kContent + "\n.version 7.7\n.visible .entry adamw() {}\n");
   expect("usable", {{"FUSED_ADAMW_STAND_IN_FATBIN", "222"}}, {write_usable(), ptx});
 }
 
-TEST_F(WhyUnavailable, WhatTheBuildMakesIsTaken) {
+TEST_F(WhyUnavailable, DeviceCodeOfTheBuildIsAccepted) {
   for (const std::string file : {"fused_adamw.fatbin", "fused_adamw.ptx"}) {
     const std::string path = PREBUILDS "/" + file;
     if (read_file(path).empty()) GTEST_SKIP() << "npm run build:cuda makes " << path;
@@ -168,7 +168,7 @@ TEST_F(WhyUnavailable, WhatTheBuildMakesIsTaken) {
 
 class WithoutDriver : public ::testing::Test {};
 
-TEST_F(WithoutDriver, TheLoadersOwnReasonIsTold) {
+TEST_F(WithoutDriver, ReportsTheReasonOfTheLoader) {
   GTEST_FLAG_SET(death_test_style, "threadsafe");
   Environment environment{};
   environment.set("LD_LIBRARY_PATH", nullptr);
@@ -187,7 +187,7 @@ TEST_F(WithoutDriver, TheLoadersOwnReasonIsTold) {
 }  // namespace
 }  // namespace fused_adamw::cuda
 
-/// The device code is what the build made; the stand-in takes anything with its mark.
+/// Uses the device code of the build; the stand-in also accepts a file that only has its mark.
 int main(int argc, char** argv) {
   namespace cuda = fused_adamw::cuda;
   ::testing::InitGoogleTest(&argc, argv);

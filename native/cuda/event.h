@@ -1,0 +1,28 @@
+// Events: marks in a stream.
+#pragma once
+
+#include "driver.h"
+
+namespace fused_adamw::cuda {
+
+/// A mark in a stream that the host, or another stream, can wait for. Waiting
+/// blocks rather than spins.
+class Event {
+ public:
+  /// Needs a current context.
+  Event();
+  ~Event();
+  Event(const Event&) = delete;
+  Event& operator=(const Event&) = delete;
+
+  void record(StreamHandle stream);
+  bool is_done() const;
+  void wait() const;
+  /// Work that is put on the stream from now on comes after the event.
+  void make_stream_wait(StreamHandle stream) const;
+
+ private:
+  EventHandle handle_ = nullptr;
+};
+
+}  // namespace fused_adamw::cuda

@@ -1,0 +1,42 @@
+#include "abi.h"
+
+#include <string>
+
+#include "../core/dtype-configs.h"
+#include "../core/scalars.h"
+
+namespace fused_adamw {
+namespace {
+
+/// Changes with whatever the names do not show, such as the arguments of a function.
+constexpr int kVersion = 1;
+
+template <typename Names>
+Napi::Array to_array(Napi::Env env, const Names& names) {
+  Napi::Array array = Napi::Array::New(env);
+  for (const auto& name : names) array[array.Length()] = name;
+  return array;
+}
+
+}  // namespace
+
+Napi::Object make_abi(Napi::Env env) {
+  Napi::Array roles = Napi::Array::New(env), configs = Napi::Array::New(env);
+  for (const Role role : kEveryRole)
+    roles[roles.Length()] = std::string(kRoleNames[static_cast<int>(role)]) + (is_written(role) ? " written" : " read");
+  for (const DTypeConfigInfo& config : kDTypeConfigInfo) {
+    std::string text = std::string(config.name) + ":";
+    for (const Role role : kEveryRole) text += std::string(" ") + config.dtypes[role].name;
+    configs[configs.Length()] = text;
+  }
+  Napi::Object abi = Napi::Object::New(env);
+  abi["version"] = kVersion;
+  abi["rules"] = to_array(env, kRuleNames);
+  abi["roles"] = roles;
+  abi["dtypeConfigs"] = configs;
+  abi["stepScalars"] = to_array(env, kStepScalarNames);
+  abi["groupScalars"] = to_array(env, kGroupScalarNames);
+  return abi;
+}
+
+}  // namespace fused_adamw

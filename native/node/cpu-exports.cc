@@ -1,0 +1,48 @@
+// The instruction sets and threads of steps on the CPU.
+#include "../cpu/float-environment.h"
+#include "../cpu/isa/kernels.h"
+#include "../cpu/threads.h"
+#include "exports.h"
+
+namespace fused_adamw {
+namespace {
+
+/// setIsa(name): boolean; whether this machine runs that variant. If so, later steps use it.
+Napi::Value set_isa(const Napi::CallbackInfo& info) {
+  const cpu::Variant* variant = cpu::find_variant(info[0].As<Napi::String>().Utf8Value());
+  if (variant) cpu::set_active_variant(*variant);
+  return Napi::Boolean::New(info.Env(), variant != nullptr);
+}
+
+/// isa(): string
+Napi::Value isa(const Napi::CallbackInfo& info) { return Napi::String::New(info.Env(), cpu::active_variant().name); }
+
+/// numThreads(): number
+Napi::Value num_threads(const Napi::CallbackInfo& info) { return Napi::Number::New(info.Env(), cpu::num_threads()); }
+
+/// setNumThreads(count)
+void set_num_threads(const Napi::CallbackInfo& info) { cpu::set_num_threads(info[0].As<Napi::Number>().Int32Value()); }
+
+/// keepSubnormals(body): what the function returns, called in an environment that does not flush subnormals to zero.
+Napi::Value keep_subnormals(const Napi::CallbackInfo& info) {
+  const FloatEnvironment environment;
+  return info[0].As<Napi::Function>().Call({});
+}
+
+}  // namespace
+
+void export_cpu(Napi::Env env, Napi::Object exports) {
+  if (cpu::variants().empty())
+    throw Napi::Error::New(env, "the addon's compiler contracted products and sums to one rounding");
+  Napi::Array isas = Napi::Array::New(env);
+  for (const cpu::Variant* variant : cpu::variants()) isas[isas.Length()] = variant->name;
+  exports["isas"] = isas;
+  exports["availableProcessors"] = cpu::available_processors();
+  exports["setIsa"] = guarded_function<set_isa>(env, "setIsa");
+  exports["isa"] = guarded_function<isa>(env, "isa");
+  exports["keepSubnormals"] = guarded_function<keep_subnormals>(env, "keepSubnormals");
+  exports["numThreads"] = guarded_function<num_threads>(env, "numThreads");
+  exports["setNumThreads"] = guarded_function<set_num_threads>(env, "setNumThreads");
+}
+
+}  // namespace fused_adamw

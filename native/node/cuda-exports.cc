@@ -1,0 +1,113 @@
+// The driver, its devices, addresses and page-locked memory.
+#include <cstring>
+
+#include "device-memory-object.h"
+#include "exports.h"
+
+namespace fused_adamw {
+namespace {
+
+/// probe(): { driverVersion?, devices?, reason? }; what the driver reports without a context, or why it cannot be used.
+Napi::Value probe(const Napi::CallbackInfo& info) {
+  const Napi::Env env = info.Env();
+  Napi::Object result = Napi::Object::New(env);
+  try {
+    Napi::Array devices = Napi::Array::New(env);
+    result["driverVersion"] = cuda::driver_version();
+    const int count = cuda::device_count();
+    for (int i = 0; i < count; ++i) {
+      const cuda::DeviceInfo device = cuda::device_info(i);
+      Napi::Object each = Napi::Object::New(env);
+      each["name"] = device.name;
+      each["computeCapability"] = std::to_string(device.major) + "." + std::to_string(device.minor);
+      each["bytes"] = static_cast<double>(device.bytes);
+      devices[devices.Length()] = each;
+    }
+    if (count == 0) throw cuda::Unavailable(cuda::kThereIsNoDevice);
+    result["devices"] = devices;
+  } catch (const std::runtime_error& error) {
+    result["reason"] = error.what();
+  }
+  return result;
+}
+
+/// unusable(device): null, or why no step can run there. Initialises the device.
+Napi::Value unusable(const Napi::CallbackInfo& info) {
+  const Napi::Env env = info.Env();
+  try {
+    cuda::Device::get(info[0].As<Napi::Number>().Int32Value());
+    return env.Null();
+  } catch (const std::runtime_error& error) {
+    return Napi::String::New(env, error.what());
+  }
+}
+
+/// pointerInfo(pointer: bigint): { device, bytes }, or a string that says what else the address is.
+Napi::Value pointer_info(const Napi::CallbackInfo& info) {
+  const Napi::Env env = info.Env();
+  try {
+    bool lossless;
+    const cuda::PointerInfo found = cuda::pointer_info(info[0].As<Napi::BigInt>().Uint64Value(&lossless));
+    Napi::Object result = Napi::Object::New(env);
+    result["device"] = found.ordinal;
+    result["bytes"] = static_cast<double>(found.bytes);
+    return result;
+  } catch (const std::invalid_argument& error) {
+    return Napi::String::New(env, error.what());
+  }
+}
+
+/// pinned(bytes): ArrayBuffer of zeros in page-locked memory. Throws where the engine allows no external ArrayBuffers.
+Napi::Value pinned(const Napi::CallbackInfo& info) {
+  using Owner = std::shared_ptr<cuda::PinnedMemory>;
+  const Napi::Env env = info.Env();
+  cuda::Device& device = cuda::Device::get(0);
+  const auto bytes = static_cast<size_t>(info[0].As<Napi::Number>().Int64Value());
+  auto owner = [&] {
+    const std::lock_guard lock(device.mutex());
+    const cuda::ContextGuard guard(device.context());
+    device.drain();
+    return std::make_unique<Owner>(std::make_shared<cuda::PinnedMemory>(bytes));
+  }();
+  void* data = (*owner)->data();
+  std::memset(data, 0, bytes);
+  const auto release = [](napi_env, void*, void* hint) {
+    const std::unique_ptr<Owner> owned(static_cast<Owner*>(hint));
+    cuda::Device::get(0).retire(std::move(*owned), nullptr);
+  };
+  napi_value buffer;
+  Owner* hint = owner.release();
+  if (napi_create_external_arraybuffer(env, data, bytes, release, hint, &buffer) != napi_ok) {
+    release(env, nullptr, hint);
+    throw Napi::Error::New(env, "Expected an engine that allows external ArrayBuffers");
+  }
+  return Napi::Value(env, buffer);
+}
+
+/// synchronize(device): waits until all our work there is done.
+void synchronize(const Napi::CallbackInfo& info) {
+  cuda::Device::get(info[0].As<Napi::Number>().Int32Value()).synchronize();
+  Environment::of(info.Env()).in_flight->sweep();
+}
+
+/// setDeviceCode(paths): files with device code, the preferred one first, before a device is used.
+void set_device_code(const Napi::CallbackInfo& info) {
+  const Napi::Array list = info[0].As<Napi::Array>();
+  std::vector<std::string> paths;
+  for (uint32_t i = 0; i < list.Length(); ++i) paths.push_back(list.Get(i).As<Napi::String>().Utf8Value());
+  cuda::set_device_code(std::move(paths));
+}
+
+}  // namespace
+
+void export_cuda(Napi::Env env, Napi::Object exports) {
+  exports["DeviceMemory"] = DeviceMemoryObject::define(env);
+  exports["probe"] = guarded_function<probe>(env, "probe");
+  exports["unusable"] = guarded_function<unusable>(env, "unusable");
+  exports["pointerInfo"] = guarded_function<pointer_info>(env, "pointerInfo");
+  exports["pinned"] = guarded_function<pinned>(env, "pinned");
+  exports["synchronize"] = guarded_function<synchronize>(env, "synchronize");
+  exports["setDeviceCode"] = guarded_function<set_device_code>(env, "setDeviceCode");
+}
+
+}  // namespace fused_adamw

@@ -1,0 +1,51 @@
+// From C++ exceptions to JavaScript errors.
+#pragma once
+
+// A worker that is being terminated accepts no errors any more. They are dropped
+// instead of being fatal to the process.
+#define NODE_API_SWALLOW_UNTHROWABLE_EXCEPTIONS
+#include <napi.h>
+
+#include <new>
+#include <stdexcept>
+
+#include "../cuda/driver.h"
+
+namespace fused_adamw {
+
+/// An error of the driver, with the driver's own name of it as its code.
+inline Napi::Error to_javascript(Napi::Env env, const cuda::DriverError& error) {
+  Napi::Error result = Napi::Error::New(env, error.what());
+  result.Value()["code"] = error.name();
+  return result;
+}
+
+/// Runs the body of a function that JavaScript calls. This is the only place where
+/// a C++ exception becomes a JavaScript error.
+template <typename Body>
+auto guarded(Napi::Env env, const Body& body) {
+  try {
+    return body();
+  } catch (const Napi::Error&) {
+    throw;
+  } catch (const cuda::DriverError& error) {
+    throw to_javascript(env, error);
+  } catch (const std::bad_alloc&) {
+    throw Napi::Error::New(env, "Out of memory");
+  } catch (const std::exception& error) {
+    throw Napi::Error::New(env, error.what());
+  }
+}
+
+template <auto function>
+auto guarded_callback(const Napi::CallbackInfo& info) {
+  return guarded(info.Env(), [&] { return function(info); });
+}
+
+/// A function for an export, whose body is guarded.
+template <auto function>
+Napi::Function guarded_function(Napi::Env env, const char* name) {
+  return Napi::Function::New<guarded_callback<function>>(env, name);
+}
+
+}  // namespace fused_adamw

@@ -1,0 +1,52 @@
+// Steps over typed arrays, on the CPU.
+#include "../cpu/isa/kernels.h"
+#include "../cpu/step.h"
+#include "../cpu/threads.h"
+#include "tensor-steps.h"
+
+namespace fused_adamw {
+namespace {
+
+View read_array(Napi::Env env, napi_value value, size_t element_bytes, const char* name) {
+  const napi_typedarray_type type = element_bytes == 2   ? napi_uint16_array
+                                    : element_bytes == 4 ? napi_float32_array
+                                                         : napi_float64_array;
+  return read_view(env, value, type, name);
+}
+
+auto reader(Napi::Env env) {
+  return [env](napi_value value, size_t element_bytes, const char* name) {
+    return read_array(env, value, element_bytes, name);
+  };
+}
+
+class HostSteps : public TensorSteps {
+ public:
+  explicit HostSteps(TensorList list) : list_(std::move(list)) {}
+
+  const TensorList& list() const override { return list_; }
+  std::optional<Overlap> set_grads(Napi::Env env, const HeldList& grads) override {
+    return list_.set_grads(read_grads(env, list_, grads, reader(env)));
+  }
+  void set_groups(const std::vector<uint32_t>& groups, size_t group_count) override {
+    rounded_.resize(group_count);
+    list_.set_groups(groups, group_count);
+  }
+  void begin(const ScalarTable&) override {}
+  void run(const ScalarTable& scalars, size_t first, size_t last) override {
+    if (first == 0) cpu::round_groups(scalars.step(), scalars.groups(), rounded_.size(), rounded_.data());
+    cpu::step(list_, cpu::active_variant(), rounded_.data(), first, last, cpu::num_threads());
+  }
+
+ private:
+  TensorList list_;
+  std::vector<cpu::GroupScalars> rounded_;  // of the current step
+};
+
+}  // namespace
+
+std::unique_ptr<TensorSteps> make_host_steps(Napi::Env env, const TensorListArguments& arguments) {
+  return std::make_unique<HostSteps>(read_tensors(env, arguments, reader(env)));
+}
+
+}  // namespace fused_adamw

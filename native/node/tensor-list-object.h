@@ -1,0 +1,51 @@
+// TensorList as JavaScript sees it.
+#pragma once
+
+#include <array>
+#include <memory>
+
+#include "tensor-steps.h"
+
+namespace fused_adamw {
+
+/// Holds strong references to every array whose address it has; they are taken in
+/// the same call as the addresses.
+class TensorListObject : public Napi::ObjectWrap<TensorListObject> {
+ public:
+  static Napi::Function define(Napi::Env env);
+
+  /// new TensorList(): empty, until assign()
+  explicit TensorListObject(const Napi::CallbackInfo& info);
+
+ private:
+  /// assign(device, stream: bigint, rule, configs: Uint8Array, keys: Uint32Array, lists): takes other tensors in place
+  /// of all that it had. Objects are used again because the finalizer of one that was dropped waits for the event loop.
+  ///
+  /// device: -1 for typed arrays, else the ordinal of the GPU of DeviceMemory objects
+  /// lists: by role, each with one array for each tensor; undefined for the gradients, and for roles that no tensor has
+  void assign(const Napi::CallbackInfo& info);
+  /// setGrads(list): null, or [role, tensor, role, tensor] of two arrays that share memory, the written one first. Then
+  /// the previous gradients stay.
+  Napi::Value set_grads(const Napi::CallbackInfo& info);
+  /// setGroups(groupOf: Uint32Array, scalars: Float64Array): the group of each tensor, and the array that holds the
+  /// scalars of all later steps.
+  void set_groups(const Napi::CallbackInfo& info);
+  /// begin(): for a GPU, reads the scalars of a step and uploads what has changed. If this fails, nothing has changed.
+  void begin(const Napi::CallbackInfo& info);
+  /// step(first, last): updates tensors [first, last) in place. The calls of one step go through the tensors in order;
+  /// on the CPU the call that starts at 0 reads the scalars.
+  void step(const Napi::CallbackInfo& info);
+  /// dispose(): frees everything. assign() may follow.
+  void dispose(const Napi::CallbackInfo& info);
+
+  TensorSteps& steps(Napi::Env env) const;
+  void clear();
+
+  std::shared_ptr<InFlight> in_flight_;
+  std::unique_ptr<TensorSteps> steps_;              // null before assign() and after dispose()
+  std::array<Napi::ObjectReference, kRoles> held_;  // by role
+  ScalarTable scalars_;
+  bool has_grads_ = false;
+};
+
+}  // namespace fused_adamw
