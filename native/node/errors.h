@@ -6,6 +6,7 @@
 #define NODE_API_SWALLOW_UNTHROWABLE_EXCEPTIONS
 #include <napi.h>
 
+#include <initializer_list>
 #include <new>
 #include <stdexcept>
 
@@ -20,14 +21,31 @@ inline Napi::Error to_javascript(Napi::Env env, const cuda::DriverError& error) 
   return result;
 }
 
+/// A JavaScript exception is pending, or the thread is being terminated: the only
+/// thing to do is to return to JavaScript. (To make a Napi::Error of a termination is
+/// fatal to the process.)
+struct ExceptionPending {};
+
+/// Calls a JavaScript function.
+inline Napi::Value call(const Napi::Function& function, std::initializer_list<napi_value> arguments) {
+  const Napi::Env env = function.Env();
+  napi_value result;
+  if (napi_call_function(env, env.Undefined(), function, arguments.size(), arguments.begin(), &result) != napi_ok)
+    throw ExceptionPending();
+  return Napi::Value(env, result);
+}
+
 /// Runs the body of a function that JavaScript calls. This is the only place where
 /// a C++ exception becomes a JavaScript error.
 template <typename Body>
 auto guarded(Napi::Env env, const Body& body) {
+  using Result = decltype(body());
   try {
     return body();
   } catch (const Napi::Error&) {
     throw;
+  } catch (const ExceptionPending&) {
+    return Result();
   } catch (const cuda::DriverError& error) {
     throw to_javascript(env, error);
   } catch (const std::bad_alloc&) {

@@ -28,13 +28,13 @@ class HeldList {
   HeldList(Napi::Env env, const Napi::Value& list, size_t size, const char* name) : env_(env), name_(name) {
     if (!list.IsArray() || list.As<Napi::Array>().Length() != size)
       throw Napi::TypeError::New(env, std::string("Expected a list of arrays, one for each tensor, for ") + name);
-    object_ =
-        Environment::of(env).hold.Call({list, Napi::Number::New(env, static_cast<double>(size))}).As<Napi::Object>();
+    object_ = call(Environment::of(env).hold.Value(), {list, Napi::Number::New(env, static_cast<double>(size))})
+                  .As<Napi::Object>();
   }
 
   napi_value operator[](uint32_t i) const {
     napi_value value;
-    if (napi_get_element(env_, object_, i, &value) != napi_ok) throw Napi::Error::New(env_);
+    if (napi_get_element(env_, object_, i, &value) != napi_ok) throw ExceptionPending();
     return value;
   }
   /// What to keep as long as native code has addresses of the arrays.
