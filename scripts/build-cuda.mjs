@@ -1,12 +1,12 @@
 // Builds the device code: prebuilds/fused_adamw.fatbin, and prebuilds/fused_adamw.ptx
 // for older drivers. It depends on no host, so the npm package carries it.
 //
-//   node scripts/build-cuda.mjs              where a compiler can be had; else one clear line and no failure
-//   node scripts/build-cuda.mjs --required   without a compiler that is a failure
-//   node scripts/build-cuda.mjs --force      even if the files were made from these sources
+//   node scripts/build-cuda.mjs              if a compiler is available; else it says so in one line and succeeds
+//   node scripts/build-cuda.mjs --required   fails without a compiler
+//   node scripts/build-cuda.mjs --force      even if the files are up to date
 //
-// The compiler is the pinned one, which is installed into .cuda/ (git-ignored),
-// or the nvcc that FUSED_ADAMW_NVCC names.
+// It installs the pinned compiler into .cuda/ (git-ignored), unless
+// FUSED_ADAMW_NVCC names another nvcc.
 import { mkdirSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs';
 import { availableParallelism } from 'node:os';
 import { dirname, relative } from 'node:path';
@@ -45,12 +45,12 @@ function compile(nvcc, description) {
 
 function build() {
   const hash = sourceHash();
-  const isMade = [FATBIN, PTX].every((file) => {
+  const isUpToDate = [FATBIN, PTX].every((file) => {
     const descriptions = descriptionsIn(file);
     return descriptions.length === 1 && descriptions[0].hash === hash;
   });
-  if (isMade && !force) return 'the device code is already made from these sources';
-  // Made from other sources it would read other tables than the host writes.
+  if (isUpToDate && !force) return 'the device code is up to date';
+  // Device code of other sources could disagree with the host about the tables that it reads.
   for (const file of [FATBIN, PTX]) rmSync(file, { force: true });
 
   const nvcc = process.env.FUSED_ADAMW_NVCC || toolOf('cuda-13.0', 'cu13/bin/nvcc');
@@ -59,12 +59,12 @@ function build() {
   mkdirSync(dirname(FATBIN), { recursive: true });
   compile(nvcc, describe(hash, compiler));
   for (const file of [FATBIN, PTX]) renameSync(`${file}.unfinished`, file);
-  return `${[FATBIN, PTX].map((file) => relative(root, file)).join(' and ')} were made by nvcc ${compiler}`;
+  return `${[FATBIN, PTX].map((file) => relative(root, file)).join(' and ')} were compiled by nvcc ${compiler}`;
 }
 
 try {
   console.log(`fused-adamw: ${build()}`);
 } catch (error) {
-  console.log(`fused-adamw: no device code was made, steps will run on the CPU (${error.message})`);
+  console.log(`fused-adamw: no device code was built, steps will run on the CPU (${error.message})`);
   process.exitCode = required ? 1 : 0;
 }

@@ -1,6 +1,6 @@
-// Builds what the benchmark compares steps with in their own process
-// (bench/native/roof.cc), into build-bench/. Without CMake or a compiler that
-// is one clear line and no failure: the benchmark lists it as absent.
+// Builds bench/native/roof.cc, which the benchmark runs in the same process as
+// the steps for comparison, into build-bench/. Without CMake or a compiler it
+// says so in one line and succeeds: the benchmark lists it as absent.
 import { spawnSync } from 'node:child_process';
 import { createRequire } from 'node:module';
 import { dirname, join } from 'node:path';

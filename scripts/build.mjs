@@ -1,11 +1,11 @@
-// Builds what changed: the addon, then dist/. Without a compiler that is one
-// clear line and no failure: the TypeScript backend runs. The binary is also put
-// where the package carries it: it speaks Node-API, so one binary serves all
-// versions of Node on a platform.
+// Builds what changed: the addon, then dist/. Without a compiler it says so in
+// one line and succeeds: the TypeScript backend runs. The binary is copied to
+// prebuilds/, which the npm package contains: thanks to Node-API one binary
+// serves all versions of Node on a platform.
 //
 //   node scripts/build.mjs             both
 //   node scripts/build.mjs --debug     the addon alone, with -O0 -g and assertions, into build/Debug
-//   node scripts/build.mjs --install   both; sources that the compiler rejects are one clear line too
+//   node scripts/build.mjs --install   both; succeeds, with one line, even if the compiler rejects the sources
 //   FUSED_ADAMW_SKIP_ADDON=1 ...       dist/ alone
 import { spawnSync } from 'node:child_process';
 import { createHash } from 'node:crypto';

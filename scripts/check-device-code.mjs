@@ -1,14 +1,14 @@
 // Checks the device code that build-cuda.mjs made, on a machine without a GPU:
 //
 //   - it was made from these sources;
-//   - no multiply-add is fused, and division and root are IEEE's, in the PTX of every kernel;
-//   - every kernel is there for every architecture, without spills and within 64 registers;
-//   - the PTX for older drivers is taken by the assembler of CUDA 12.9;
+//   - no multiply-add is fused, and division and root are rounded as IEEE 754 requires, in the PTX of every kernel;
+//   - every kernel exists for every architecture, without spills and within 64 registers;
+//   - the assembler of CUDA 12.9 accepts the PTX for older drivers;
 //   - native/cuda/driver.h agrees with cuda.h.
 //
 //   node scripts/check-device-code.mjs
 //
-// What cannot be checked is a failure. The tools come from PyPI into .cuda/.
+// It fails if something cannot be checked. The tools are installed from PyPI into .cuda/.
 import { mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join, relative } from 'node:path';
@@ -46,7 +46,7 @@ function checkSources() {
   }
 }
 
-/** What the rule may not be made of. PTX may contract add.f32, but not add.rn.f32. */
+/** What may not occur in a kernel. The assembler may contract add.f32, but not add.rn.f32. */
 const FORBIDDEN = {
   'fused multiply-add': /^(fma\.|mad\.(?!lo\.|hi\.|wide\.))/,
   'an operation that may be fused': /^(add|sub|mul)\.(?!rn\.)(\w+\.)*f(16|32|64)/,
@@ -93,7 +93,7 @@ function checkPtxOfBoth() {
   }
 }
 
-/** What each kernel takes: registers, and memory of its own that it should not need. */
+/** The registers of each kernel, and its local memory, of which it should need none. */
 function checkResources(name, architecture, resources) {
   for (const kernel of kernels) {
     const used = resources.get(kernel);

@@ -4,9 +4,9 @@
 //
 //   node scripts/check-disassembly.mjs [file]
 //
-// The file is a .node, or kernels.o where the .node has no local symbols; by
+// The file is a .node, or kernels.o if the .node has no local symbols; by
 // default the one that node-gyp built. OBJDUMP names another objdump, for
-// example of another architecture. What cannot be checked is a failure.
+// example for another architecture. It fails if something cannot be checked.
 import { spawnSync } from 'node:child_process';
 import { existsSync } from 'node:fs';
 import { dtypeConfigs, ruleNames } from './tables.mjs';

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# Shows on a machine with a GPU what cannot be shown without: the tests, NVIDIA's
-# sanitizer over them, one launch a step, and the speed beside PyTorch. Needs a
-# built package with the device code (npm ci && npm run build:cuda), and what of
-# compute-sanitizer, nsys and python3 with torch is to be used.
+# The checks that need a GPU: the tests, NVIDIA's sanitizer over them, one launch
+# a step, and the speed beside PyTorch. Needs a built package with the device
+# code (npm ci && npm run build:cuda), compute-sanitizer, nsys, and python3 with
+# torch; a check whose tool is missing fails.
 #
 #   scripts/check-gpu.sh [NODE]
 set -uo pipefail

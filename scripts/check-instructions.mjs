@@ -6,11 +6,14 @@
 //
 // Native: a step on one thread, baseline and AVX2 (valgrind 3.19 knows no
 // AVX-512), in instructions an element. JavaScript: a call of each path through
-// the package, addon included, in instructions a tensor. Each is the difference
-// of N and 2 N, so that the start cancels out. The headroom is for other
-// compilers and other versions of Node, not for slower code.
+// the package, addon included, in instructions a tensor. Each program calls
+// umask() before and after what is counted, and callgrind writes its counts at
+// these calls, so that the start and the compiler's warm-up do not count. The
+// headroom is for other compilers and other versions of Node, not for slower
+// code.
 import { execFile, spawn } from 'node:child_process';
-import { readFileSync, writeFileSync } from 'node:fs';
+import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { availableParallelism, tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { promisify } from 'node:util';
@@ -28,12 +31,12 @@ const NATIVE = ['baseline', 'avx2'].flatMap((isa) => [
 ]);
 
 const TENSORS = 100; // as in bench/instructions/calls.ts
-/** How many calls of each path: enough for the engine to have compiled what it will. */
+/** How many calls of each path are counted, and how many come before: enough for the engine to have compiled it. */
 const CALLS = {
-  'bound.step()': 6000,
-  'fusedStep(lists)': 6000,
-  'fusedStep(lists), other gradients': 2000,
-  multiAdamwUpdate: 1000,
+  'bound.step()': { warmUp: 4000, counted: 1000 },
+  'fusedStep(lists)': { warmUp: 4000, counted: 1000 },
+  'fusedStep(lists), other gradients': { warmUp: 1500, counted: 800 },
+  multiAdamwUpdate: { warmUp: 600, counted: 400 },
 };
 const NODE_FLAGS = ['--single-threaded', '--predictable', '--hash-seed=1', '--random-seed=1'];
 
@@ -42,14 +45,13 @@ function fail(message) {
   process.exit(1);
 }
 
-/** All instructions of a command. */
+/** The instructions of a command between its two calls of umask(). */
 async function count(command) {
+  const folder = mkdtempSync(join(tmpdir(), 'fused-adamw-'));
+  const output = join(folder, 'counts');
   const env = { ...process.env, FUSED_ADAMW_ISA: 'avx2', OMP_NUM_THREADS: '1', NODE_OPTIONS: '' };
-  const child = spawn('valgrind', ['--tool=callgrind', '--callgrind-out-file=/dev/null', ...command], {
-    cwd: root,
-    env,
-    stdio: ['ignore', 'ignore', 'pipe'],
-  });
+  const options = ['--tool=callgrind', `--callgrind-out-file=${output}`, '--dump-before=umask'];
+  const child = spawn('valgrind', [...options, ...command], { cwd: root, env, stdio: ['ignore', 'ignore', 'pipe'] });
   let text = '';
   child.stderr.on('data', (data) => {
     text += data;
@@ -58,15 +60,12 @@ async function count(command) {
     child.on('error', (error) => fail(`valgrind does not start (${error.message})`));
     child.on('close', resolve);
   });
-  const found = /Collected : (\d+)/.exec(text);
-  if (status !== 0 || !found) fail(`${command.join(' ')} ended with ${status}: ${text.trim().split('\n').at(-1)}`);
+  // The first part ends at the first call; what follows the second call is not numbered.
+  const isComplete = status === 0 && existsSync(`${output}.2`) && !existsSync(`${output}.3`);
+  const found = isComplete ? /^totals: (\d+)$/m.exec(readFileSync(`${output}.2`, 'utf8')) : null;
+  rmSync(folder, { recursive: true });
+  if (!found) fail(`${command.join(' ')} ended with ${status}: ${text.trim().split('\n').at(-1)}`);
   return Number(found[1]);
-}
-
-/** Instructions of one more repetition. */
-async function countEach(commandOf, times) {
-  const [once, twice] = await Promise.all([count(commandOf(times)), count(commandOf(2 * times))]);
-  return (twice - once) / times;
 }
 
 async function buildSteps() {
@@ -80,18 +79,33 @@ async function buildSteps() {
   return join(root, folder, 'count_steps');
 }
 
+/** What is counted: the command, and how many units its instructions are divided by. */
+function countings(program) {
+  const native = NATIVE.map(({ isa, dtypes, tensors, length }) => ({
+    kind: 'native',
+    name: `${isa}, ${tensors} x ${length} ${dtypes}`,
+    command: [program, isa, dtypes, `${tensors}`, `${length}`, `${NATIVE_STEPS}`],
+    units: NATIVE_STEPS * tensors * length,
+  }));
+  const script = 'dist/bench/instructions/calls.js';
+  const javascript = Object.entries(CALLS).map(([path, { warmUp, counted }]) => ({
+    kind: 'javascript',
+    name: path,
+    command: [process.execPath, ...NODE_FLAGS, script, path, `${warmUp}`, `${counted}`],
+    units: counted * TENSORS,
+  }));
+  return [...native, ...javascript];
+}
+
 async function countAll() {
   const counts = { native: {}, javascript: {} };
-  const program = await buildSteps();
-  for (const { isa, dtypes, tensors, length } of NATIVE) {
-    const command = (steps) => [program, isa, dtypes, `${tensors}`, `${length}`, `${steps}`];
-    const perStep = await countEach(command, NATIVE_STEPS);
-    counts.native[`${isa}, ${tensors} x ${length} ${dtypes}`] = perStep / (tensors * length);
-  }
-  for (const [path, times] of Object.entries(CALLS)) {
-    const command = (calls) => [process.execPath, ...NODE_FLAGS, 'dist/bench/instructions/calls.js', path, `${calls}`];
-    counts.javascript[path] = (await countEach(command, times)) / TENSORS;
-  }
+  const all = countings(await buildSteps());
+  for (const { kind, name } of all) counts[kind][name] = 0; // the order in which they are shown
+  const waiting = all.values();
+  const work = async () => {
+    for (const { kind, name, command, units } of waiting) counts[kind][name] = (await count(command)) / units;
+  };
+  await Promise.all(Array.from({ length: availableParallelism() }, work));
   return counts;
 }
 

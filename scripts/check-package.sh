@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Packs the package and uses it as a stranger would: installed into an empty
+# Packs the package and uses it as a user would: installed into an empty
 # project, with and without a compiler on PATH, and compiled against its types.
 set -euo pipefail
 root=$(cd "$(dirname "$0")/.." && pwd)

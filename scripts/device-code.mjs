@@ -53,7 +53,7 @@ export function run(command, args) {
   return result.stdout;
 }
 
-/** A file of an environment, which is made first where it is not there yet. Throws where it cannot be. */
+/** A file of an environment, which is created if it does not exist yet. Throws if it cannot be. */
 export function toolOf(environment, path) {
   const folder = join(root, '.cuda', environment);
   if (!existsSync(folder)) {
@@ -80,7 +80,7 @@ function sources(file = SOURCE, found = new Set()) {
   return found;
 }
 
-/** A digest of all that decides on the device code but the compiler. */
+/** A digest of everything but the compiler that the device code depends on. */
 export function sourceHash() {
   const hash = createHash('sha256');
   for (const file of [...sources()].sort()) hash.update(relative(root, file)).update('\0').update(readFileSync(file));

@@ -1,7 +1,7 @@
 // Format and lint: Biome for TypeScript and JSON, clang-format for C++.
 //
 //   node scripts/lint.mjs            checks
-//   node scripts/lint.mjs --write    mends what can be mended
+//   node scripts/lint.mjs --write    fixes what can be fixed
 import { spawnSync } from 'node:child_process';
 import { existsSync, readdirSync } from 'node:fs';
 import { createRequire } from 'node:module';

@@ -1,7 +1,7 @@
 // Makes the Python environments that the benchmark compares with, under
 // .peers/: PyTorch and DeepSpeed (several gigabytes) under Python
-// 3.10 or later, MXNet 2.0.0b1 under Python 3.8. One that cannot be made is one
-// clear line; the benchmark lists its contenders as absent.
+// 3.10 or later, MXNet 2.0.0b1 under Python 3.8. If one cannot be made, a line
+// says why, and the benchmark lists its contenders as absent.
 import { spawnSync } from 'node:child_process';
 import { existsSync, readdirSync, rmSync } from 'node:fs';
 import { homedir } from 'node:os';

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Runs the tests that need a GPU over the stand-in for the driver, which runs
-# the kernels on the host: all but the machine code of a GPU is tested. Needs a
+# the kernels on the host, so everything but GPU machine code is tested. Needs a
 # C++ compiler, CMake, GoogleTest and the device code (npm run build:cuda).
 #
 #   scripts/test-stand-in.sh [options of mocha]

@@ -1,7 +1,8 @@
 /**
- * Makes a number of calls of one path through the package; scripts/check-instructions.mjs counts their instructions.
+ * Calls one path through the package, first WARM_UP times and then CALLS times between two calls of umask(), where
+ * scripts/check-instructions.mjs counts instructions:
  *
- *     node dist/bench/instructions/calls.js PATH CALLS
+ *     node dist/bench/instructions/calls.js PATH WARM_UP CALLS
  */
 import { AdamW, multiAdamwUpdate } from '../../lib/index.js';
 
@@ -30,5 +31,13 @@ const PATHS: Readonly<Record<string, () => unknown>> = {
     multiAdamwUpdate([...weights], [...grads], [...means], [...variances], { etas: ones, lrs: ones, wds: ones }),
 };
 
-const [name, calls] = process.argv.slice(2);
-for (let i = 0; i < Number(calls); i++) PATHS[name]();
+const [name, warmUp, calls] = process.argv.slice(2);
+const callPath = PATHS[name];
+function repeat(times: number): void {
+  for (let i = 0; i < times; i++) callPath();
+}
+
+repeat(Number(warmUp));
+process.umask(0o22);
+repeat(Number(calls));
+process.umask(0o22);

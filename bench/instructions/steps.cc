@@ -1,7 +1,9 @@
-// Runs a number of steps of one case on one thread, so that
-// scripts/check-instructions.mjs can count their instructions:
+// Steps of one case on one thread, between two calls of umask(), where
+// scripts/check-instructions.mjs counts instructions:
 //
 //     count_steps ISA DTYPES TENSORS LENGTH STEPS
+#include <sys/stat.h>
+
 #include <cstdio>
 #include <cstdlib>
 #include <string>
@@ -43,6 +45,8 @@ int main(int count, char** arguments) {
   cpu::GroupScalars scalars;
   const ScalarGroup group{0.001, 1, 0.01, 1e-6, 1, 1};
   cpu::round_groups({1, 1e30, 0.9, 0.999}, &group, 1, &scalars);
+  umask(022);
   for (long step = 0; step < steps; ++step) cpu::step(list, *variant, &scalars, 0, size, 1);
+  umask(022);
   return 0;
 }
