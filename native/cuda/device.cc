@@ -3,6 +3,25 @@
 #include <iterator>
 
 namespace fused_adamw::cuda {
+namespace {
+
+/// A graph would replay one step with the same scalars and addresses, and a copy
+/// with memory that is gone.
+void expect_no_capture(StreamHandle stream) {
+  int capture = kNotCapturing;
+  const Status status = driver().cuStreamIsCapturing(stream, &capture);
+  if (status == kCaptureImplicit)
+    throw std::runtime_error(
+        "Expected no capture of a blocking stream during work on the legacy default stream but found one: end it "
+        "first, or capture a non-blocking stream");
+  check(status, "cuStreamIsCapturing");
+  if (capture != kNotCapturing)
+    throw std::runtime_error(
+        "Expected a stream that is not being captured for stream but received one that is: a graph would repeat the "
+        "step with the same scalars");
+}
+
+}  // namespace
 
 int driver_version() {
   int version = 0;
@@ -55,6 +74,7 @@ Device::Device(int ordinal) : ordinal_(ordinal), context_(ordinal), module_(cont
 std::shared_ptr<Memory> Device::allocate(size_t bytes) {
   const std::lock_guard lock(mutex_);
   const ContextGuard guard(context());
+  expect_no_capture(nullptr);  // of the zeroing below
   drain();
   DevicePointer pointer = 0;
   if (bytes == 0) return std::make_shared<Memory>(*this, pointer, bytes, false);
@@ -71,6 +91,7 @@ std::shared_ptr<Memory> Device::allocate(size_t bytes) {
 }
 
 void Device::begin_copy() {
+  expect_no_capture(nullptr);
   drain();
   for (const auto& [stream, event] : stepped_) event->make_stream_wait(nullptr);
 }
@@ -83,8 +104,9 @@ std::shared_ptr<Event> Device::end_copy(std::shared_ptr<void> uses) {
 }
 
 void Device::begin_step(StreamHandle stream) {
+  expect_no_capture(stream);
   drain();
-  if (stream && copied_ && !copied_->is_done()) copied_->make_stream_wait(stream);
+  if (stream && copied_ && copied_->state() == Event::State::pending) copied_->make_stream_wait(stream);
 }
 
 void Device::end_step(StreamHandle stream, std::shared_ptr<Event> after) {
@@ -93,7 +115,7 @@ void Device::end_step(StreamHandle stream, std::shared_ptr<Event> after) {
 
 void Device::drain() {
   for (auto at = stepped_.begin(); at != stepped_.end();)
-    at = at->second->is_done() ? stepped_.erase(at) : std::next(at);
+    at = at->second->state() == Event::State::pending ? std::next(at) : stepped_.erase(at);
   for (;;) {
     std::shared_ptr<Event> after;
     {
@@ -101,11 +123,13 @@ void Device::drain() {
       if (retired_.empty()) break;
       after = retired_.front().after;
     }
-    if (after && !after->is_done()) break;
+    const Event::State state = after ? after->state() : Event::State::done;
+    if (state == Event::State::pending) break;
     Retired first;  // destroyed at the end of the block, after the lock; that may release memory
     const std::lock_guard lock(queue_mutex_);
     first = std::move(retired_.front());
     retired_.pop_front();
+    if (state == Event::State::captured) captured_.push_back(std::move(first.things));
   }
   free_released();
 }
@@ -144,6 +168,7 @@ void Device::wait_for_everything() {
 void Device::synchronize() {
   const std::lock_guard lock(mutex_);
   const ContextGuard guard(context());
+  expect_no_capture(nullptr);
   const auto now = std::make_shared<Event>();  // after the steps on the default stream, too
   now->record(nullptr);
   now->wait();

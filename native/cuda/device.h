@@ -44,15 +44,17 @@ class Device {
   /// used, tries once more, and throws DriverError.
   std::shared_ptr<Memory> allocate(size_t bytes);
 
-  // These need the mutex and a current context.
+  // These need the mutex and a current context. The first two throw
+  // std::runtime_error where the stream is being captured into a graph, before
+  // anything is recorded.
 
   /// Before a copy on the legacy default stream: it comes after all steps so far.
   void begin_copy();
+  /// Before a step on a stream: it comes after the copies.
+  void begin_step(StreamHandle stream);
   /// After a copy, which holds `uses` until it is done: later steps come after it.
   /// Returns the event that marks its end.
   std::shared_ptr<Event> end_copy(std::shared_ptr<void> uses);
-  /// Before a step on a stream: it comes after the copies.
-  void begin_step(StreamHandle stream);
   /// After a step, whose end `after` marks: later copies come after it.
   void end_step(StreamHandle stream, std::shared_ptr<Event> after);
   /// Frees what nothing uses any more.
@@ -86,9 +88,10 @@ class Device {
   std::shared_ptr<Event> copied_;                           // after the last copy; null before the first
   std::map<StreamHandle, std::shared_ptr<Event>> stepped_;  // after the last step on each stream but the default one
 
-  std::mutex queue_mutex_;  // of the two below; finalizers take it
+  std::mutex queue_mutex_;  // of what follows; finalizers take it
   std::deque<Retired> retired_;
   std::vector<DevicePointer> released_;
+  std::vector<std::shared_ptr<void>> captured_;  // what a graph may use at any time: kept to the end
 };
 
 }  // namespace fused_adamw::cuda

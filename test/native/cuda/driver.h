@@ -55,6 +55,29 @@ inline StreamHandle make_stream(Device& device, StreamKind kind) {
   return stream;
 }
 
+/// A capture of a stream by this thread, until the end of the scope. It must not have been invalidated by then.
+class Capture {
+ public:
+  static constexpr int kGlobal = 0, kThreadLocal = 1, kRelaxed = 2;
+
+  Capture(Device& device, StreamHandle stream, int mode) : device_(device), stream_(stream) {
+    const ContextGuard guard(device_.context());
+    check(find<Status(StreamHandle, int)>("cuStreamBeginCapture_v2")(stream, mode), "cuStreamBeginCapture");
+  }
+  ~Capture() {
+    const ContextGuard guard(device_.context());
+    void* graph = nullptr;
+    EXPECT_EQ(find<Status(StreamHandle, void**)>("cuStreamEndCapture")(stream_, &graph), kSuccess);
+    if (graph) find<Status(void*)>("cuGraphDestroy")(graph);
+  }
+  Capture(const Capture&) = delete;
+  Capture& operator=(const Capture&) = delete;
+
+ private:
+  Device& device_;
+  StreamHandle stream_;
+};
+
 /// A context of another library, current until the end of the scope.
 class ForeignContext {
  public:

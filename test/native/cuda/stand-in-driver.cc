@@ -10,7 +10,8 @@
 // It is stricter than the driver: what CUDA leaves undefined, or merely makes
 // slow, ends the process with a line that says what was wrong. Examples are
 // freeing memory that queued work uses, using a destroyed event, addresses
-// outside any allocation, and calls without a context or in the wrong one.
+// outside any allocation, calls without a context or in the wrong one, and calls
+// that invalidate a stream capture.
 //
 // Environment variables, each prefixed with FUSED_ADAMW_STAND_IN_:
 //   SEED            of the delays and of the order (default 1)
@@ -65,6 +66,7 @@ using fused_adamw::cuda::testing::kHostKernels;
 
 namespace {
 
+constexpr int kGlobalCapture = 0;  // CU_STREAM_CAPTURE_MODE_GLOBAL
 constexpr Status kInvalidValue = 1;
 constexpr Status kNotInitialized = 3;
 constexpr Status kInvalidDevice = 101;
@@ -72,6 +74,8 @@ constexpr Status kInvalidImage = 200;
 constexpr Status kInvalidPtx = 218;
 constexpr Status kInvalidHandle = 400;
 constexpr Status kNotFound = 500;
+constexpr Status kCaptureUnsupported = 900;
+constexpr Status kCaptureUnmatched = 903;
 
 struct StatusText {
   Status status;
@@ -93,6 +97,12 @@ constexpr StatusText kStatusTexts[] = {
     {kNotReady, "CUDA_ERROR_NOT_READY", "device not ready"},
     {700, "CUDA_ERROR_ILLEGAL_ADDRESS", "an illegal memory access was encountered"},
     {719, "CUDA_ERROR_LAUNCH_FAILED", "unspecified launch failure"},
+    {kCaptureUnsupported, "CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED", "operation not permitted when stream is capturing"},
+    {kCaptureUnmatched, "CUDA_ERROR_STREAM_CAPTURE_UNMATCHED", "the capture was not initiated in this stream"},
+    {kCaptureImplicit, "CUDA_ERROR_STREAM_CAPTURE_IMPLICIT",
+     "operation would make the legacy stream depend on a capturing blocking stream"},
+    {kCapturedEvent, "CUDA_ERROR_CAPTURED_EVENT",
+     "operation not permitted on an event last recorded in a capturing stream"},
     {803, "CUDA_ERROR_SYSTEM_DRIVER_MISMATCH", "system has unsupported display driver / cuda driver combination"},
 };
 
@@ -218,6 +228,13 @@ struct Range {
   size_t bytes;
 };
 
+/// A sequence of work that becomes a graph rather than running. Its work is
+/// dropped here, as nothing launches graphs.
+struct Capture {
+  int mode;
+  std::thread::id thread;
+};
+
 /// One item of a stream's queue. It runs when everything in `after` is done.
 struct Work {
   const char* what;
@@ -225,6 +242,7 @@ struct Work {
   std::vector<Range> uses;    // memory of host and devices
   std::vector<std::shared_ptr<Work>> after;
   bool done = false;
+  std::shared_ptr<Capture> capture;  // null: it is run
 };
 
 }  // namespace
@@ -234,6 +252,7 @@ struct CUstream_st {
   bool blocking;  // synchronises with the legacy default stream
   std::deque<std::shared_ptr<Work>> queue;
   std::shared_ptr<Work> last;
+  std::shared_ptr<Capture> capture{};  // null: its work is run
 };
 struct CUevent_st {
   ContextHandle context;
@@ -350,12 +369,18 @@ struct State {
     added->what = what;
     added->run = std::move(run);
     added->uses = std::move(uses);
+    if (stream.capture) {
+      added->capture = stream.capture;
+      return added;
+    }
     const auto comes_after = [&](const std::shared_ptr<Work>& work) {
       if (work && !work->done) added->after.push_back(work);
     };
     comes_after(stream.last);
     comes_after(other);
     if (&stream == &stream.context->legacy) {
+      if (captures_a_blocking_stream(stream.context))
+        misuse(std::string(what) + " on the legacy stream while a blocking stream is being captured");
       for (StreamHandle each : stream.context->streams)
         if (each->blocking) comes_after(each->last);
     } else if (stream.blocking) {
@@ -365,6 +390,11 @@ struct State {
     stream.queue.push_back(added);
     changed.notify_all();
     return added;
+  }
+
+  static bool captures_a_blocking_stream(ContextHandle context) {
+    return std::any_of(context->streams.begin(), context->streams.end(),
+                       [](StreamHandle each) { return each->blocking && each->capture; });
   }
 
   template <class Visit>
@@ -431,6 +461,7 @@ State& state() {
 
 thread_local std::vector<ContextHandle> current;  // the last is on top
 thread_local bool in_host_function = false;
+thread_local int capture_mode = kGlobalCapture;
 
 /// Null or CU_STREAM_LEGACY: the legacy stream of the current context.
 bool is_legacy(StreamHandle stream) { return !stream || stream == reinterpret_cast<StreamHandle>(1); }
@@ -477,6 +508,17 @@ class Call {
     if (work) state().changed.wait(lock_, [&] { return work->done; });
   }
   const char* function() const { return function_; }
+
+  /// Of a function that the driver counts as potentially unsafe during a capture.
+  void expect_permitted() const {
+    if (capture_mode == kRelaxedCapture) return;
+    state().for_each_stream([&](const CUstream_st& stream) {
+      if (!stream.capture || stream.capture->mode == kRelaxedCapture) return;
+      if (stream.capture->thread == std::this_thread::get_id() ||
+          (capture_mode == kGlobalCapture && stream.capture->mode == kGlobalCapture))
+        misuse(std::string(function_) + " invalidates the capture of a stream");
+    });
+  }
 
  private:
   const char* function_;
@@ -620,6 +662,7 @@ EXPORT Status cuDeviceTotalMem_v2(size_t* bytes, DeviceHandle) {
 
 EXPORT Status cuDevicePrimaryCtxRetain(ContextHandle* context, DeviceHandle device) {
   CALL(cuDevicePrimaryCtxRetain);
+  call.expect_permitted();
   *context = &state().gpus[static_cast<size_t>(device)]->primary;
   return kSuccess;
 }
@@ -647,6 +690,7 @@ EXPORT Status cuCtxPopCurrent_v2(ContextHandle* context) {
 
 EXPORT Status cuModuleLoadData(CUmod_st** module, const void* image) {
   CALL(cuModuleLoadData);
+  call.expect_permitted();
   constexpr uint32_t kMagic = 0xba55ed50;
   struct {
     uint32_t magic;
@@ -690,6 +734,7 @@ EXPORT Status cuModuleGetGlobal_v2(DevicePointer*, size_t*, CUmod_st*, const cha
 
 EXPORT Status cuMemAlloc_v2(DevicePointer* pointer, size_t bytes) {
   CALL(cuMemAlloc_v2);
+  call.expect_permitted();
   ContextHandle context = call.context();
   if (bytes == 0) return kInvalidValue;
   *pointer = state().gpus[static_cast<size_t>(context->device)]->arena.allocate(bytes, context);
@@ -698,6 +743,7 @@ EXPORT Status cuMemAlloc_v2(DevicePointer* pointer, size_t bytes) {
 
 EXPORT Status cuMemFree_v2(DevicePointer pointer) {
   CALL(cuMemFree_v2);
+  call.expect_permitted();
   Arena& arena = state().gpus[static_cast<size_t>(call.context()->device)]->arena;
   const Arena::Allocation allocation = arena.find(pointer, 1);
   if (!pointer || allocation.start != pointer) misuse("cuMemFree of what is no allocation of the current device");
@@ -709,6 +755,7 @@ EXPORT Status cuMemFree_v2(DevicePointer pointer) {
 
 EXPORT Status cuMemHostAlloc(void** pointer, size_t bytes, unsigned) {
   CALL(cuMemHostAlloc);
+  call.expect_permitted();
   call.context();
   if (bytes == 0) return kInvalidValue;
   *pointer = std::aligned_alloc(4096, (bytes + 4095) / 4096 * 4096);
@@ -720,6 +767,7 @@ EXPORT Status cuMemHostAlloc(void** pointer, size_t bytes, unsigned) {
 
 EXPORT Status cuMemFreeHost(void* pointer) {
   CALL(cuMemFreeHost);
+  call.expect_permitted();
   call.context();
   const auto found = state().pinned.find(reinterpret_cast<uintptr_t>(pointer));
   if (found == state().pinned.end()) misuse("cuMemFreeHost of what cuMemHostAlloc did not give");
@@ -822,9 +870,28 @@ EXPORT Status cuStreamGetCtx(StreamHandle stream, ContextHandle* context) {
   return kInvalidHandle;
 }
 
+EXPORT Status cuStreamIsCapturing(StreamHandle stream, int* status) {
+  CALL(cuStreamIsCapturing);
+  const CUstream_st& of = call.stream(stream);
+  if (is_legacy(stream) && State::captures_a_blocking_stream(of.context)) return kCaptureImplicit;
+  *status = of.capture ? 1 : kNotCapturing;
+  return kSuccess;
+}
+
+EXPORT Status cuThreadExchangeStreamCaptureMode(int* mode) {
+  CALL(cuThreadExchangeStreamCaptureMode);
+  std::swap(capture_mode, *mode);
+  return kSuccess;
+}
+
 EXPORT Status cuStreamWaitEvent(StreamHandle stream, EventHandle event, unsigned) {
   CALL(cuStreamWaitEvent);
   const auto recorded = call.event(event).recorded;
+  CUstream_st& of = call.stream(stream);
+  if (recorded && recorded->capture != of.capture) {
+    if (of.capture || is_legacy(stream)) misuse("cuStreamWaitEvent invalidates the capture of a stream");
+    of.capture = recorded->capture;  // the stream joins the capture
+  }
   if (recorded) state().enqueue(call.stream(stream), call.function(), nullptr, {}, recorded);
   return kSuccess;
 }
@@ -847,13 +914,18 @@ EXPORT Status cuEventRecord(EventHandle event, StreamHandle stream) {
 
 EXPORT Status cuEventQuery(EventHandle event) {
   CALL(cuEventQuery);
+  call.expect_permitted();
   const auto recorded = call.event(event).recorded;
+  if (recorded && recorded->capture) return kCapturedEvent;
   return !recorded || recorded->done ? kSuccess : kNotReady;
 }
 
 EXPORT Status cuEventSynchronize(EventHandle event) {
   CALL(cuEventSynchronize);
-  call.wait(call.event(event).recorded);
+  call.expect_permitted();
+  const auto recorded = call.event(event).recorded;
+  if (recorded && recorded->capture) return kCapturedEvent;
+  call.wait(recorded);
   return kSuccess;
 }
 
@@ -940,14 +1012,34 @@ EXPORT Status cuStreamCreate(StreamHandle* stream, unsigned flags) {
   return kSuccess;
 }
 
+EXPORT Status cuStreamBeginCapture_v2(StreamHandle stream, int mode) {
+  CALL(cuStreamBeginCapture_v2);
+  CUstream_st& of = call.stream(stream);
+  if (is_legacy(stream) || of.capture) return kCaptureUnsupported;
+  of.capture = std::make_shared<Capture>(Capture{mode, std::this_thread::get_id()});
+  return kSuccess;
+}
+
+EXPORT Status cuStreamEndCapture(StreamHandle stream, void** graph) {
+  CALL(cuStreamEndCapture);
+  *graph = nullptr;
+  const auto capture = call.stream(stream).capture;
+  if (!capture) return kCaptureUnmatched;
+  for (StreamHandle each : call.context()->streams)
+    if (each->capture == capture) each->capture = nullptr;
+  return kSuccess;
+}
+
 EXPORT Status cuStreamSynchronize(StreamHandle stream) {
   CALL(cuStreamSynchronize);
+  call.expect_permitted();
   call.wait(call.stream(stream).last);
   return kSuccess;
 }
 
 EXPORT Status cuCtxSynchronize() {
   CALL(cuCtxSynchronize);
+  call.expect_permitted();
   std::vector<std::shared_ptr<Work>> last{call.context()->legacy.last};
   for (StreamHandle stream : call.context()->streams) last.push_back(stream->last);
   for (const auto& work : last) call.wait(work);
