@@ -53,6 +53,7 @@ inline constexpr int kPointerMemoryType = 2;
 inline constexpr int kPointerDeviceOrdinal = 9;
 inline constexpr int kPointerRangeStart = 11;
 inline constexpr int kPointerRangeSize = 12;
+inline constexpr int kPointerMapped = 13;
 // CUmemorytype
 inline constexpr unsigned kDeviceMemory = 2;
 
@@ -88,6 +89,7 @@ inline constexpr int kLeastDriverVersion = 12000;
   X(cuMemcpyPeerAsync, Status(DevicePointer to, ContextHandle to_context, DevicePointer from,                   \
                               ContextHandle from_context, size_t bytes, StreamHandle stream))                   \
   X(cuPointerGetAttributes, Status(unsigned count, int* attributes, void** values, DevicePointer pointer))      \
+  X(cuMemGetAddressRange_v2, Status(DevicePointer* start, size_t* bytes, DevicePointer pointer))                \
   X(cuStreamGetCtx, Status(StreamHandle stream, ContextHandle* context))                                        \
   X(cuStreamIsCapturing, Status(StreamHandle stream, int* status))                                              \
   X(cuThreadExchangeStreamCaptureMode, Status(int* mode))                                                       \

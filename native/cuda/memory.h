@@ -51,13 +51,13 @@ class PinnedMemory {
   void* data_ = nullptr;
 };
 
-/// The device whose memory is at an address, and how many bytes of it follow
-/// (SIZE_MAX where the driver does not know).
+/// The device whose memory is at an address, and how many bytes of it follow, at
+/// least `wanted` if there are so many (SIZE_MAX where the driver does not know).
 struct PointerInfo {
   int ordinal;
   size_t bytes;
 };
 /// Throws std::invalid_argument with what the address is instead.
-PointerInfo pointer_info(DevicePointer pointer);
+PointerInfo pointer_info(DevicePointer pointer, size_t wanted);
 
 }  // namespace fused_adamw::cuda

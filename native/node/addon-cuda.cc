@@ -483,13 +483,15 @@ Napi::Value Unusable(const Napi::CallbackInfo& info) {
   }
 }
 
-/// pointerInfo(pointer: bigint): { device, bytes }, or what the address is instead, as a string.
+/// pointerInfo(pointer: bigint, wanted): { device, bytes }, where bytes are at least `wanted` if there are so many,
+/// or what the address is instead, as a string.
 Napi::Value PointerInfo(const Napi::CallbackInfo& info) {
   const Napi::Env env = info.Env();
   return guarded_cuda(env, [&]() -> Napi::Value {
     bool lossless;
     try {
-      const cuda::PointerInfo found = cuda::pointer_info(info[0].As<Napi::BigInt>().Uint64Value(&lossless));
+      const cuda::PointerInfo found = cuda::pointer_info(info[0].As<Napi::BigInt>().Uint64Value(&lossless),
+                                                         static_cast<size_t>(info[1].As<Napi::Number>().Int64Value()));
       Napi::Object result = Napi::Object::New(env);
       result["device"] = found.ordinal;
       result["bytes"] = static_cast<double>(found.bytes);

@@ -65,6 +65,7 @@ static_assert(kPointerMemoryType == CU_POINTER_ATTRIBUTE_MEMORY_TYPE);
 static_assert(kPointerDeviceOrdinal == CU_POINTER_ATTRIBUTE_DEVICE_ORDINAL);
 static_assert(kPointerRangeStart == CU_POINTER_ATTRIBUTE_RANGE_START_ADDR);
 static_assert(kPointerRangeSize == CU_POINTER_ATTRIBUTE_RANGE_SIZE);
+static_assert(kPointerMapped == CU_POINTER_ATTRIBUTE_MAPPED);
 static_assert(kDeviceMemory == CU_MEMORYTYPE_DEVICE);
 
 }  // namespace fused_adamw::cuda

@@ -162,21 +162,54 @@ class Arena {
     allocations_.erase(found);
   }
 
+  // Ranges that are reserved as a whole and mapped in chunks.
+  DevicePointer reserve(size_t bytes) {
+    const size_t start = find_room(next_, bytes);
+    if (start == kNone) return 0;
+    next_ = start + bytes;
+    allocations_[start] = {bytes, nullptr, true, {}};
+    return pointer(start);
+  }
+  void map(DevicePointer address, size_t bytes) {
+    used_ += bytes;
+    ASAN_UNPOISON_MEMORY_REGION(seen_ + offset(address), bytes);
+    block(offset(address)).mapped[offset(address)] = bytes;
+  }
+  void unmap(DevicePointer address) {
+    auto& mapped = block(offset(address)).mapped;
+    used_ -= mapped.at(offset(address));
+    ASAN_POISON_MEMORY_REGION(seen_ + offset(address), mapped.at(offset(address)));
+    mapped.erase(offset(address));
+  }
+  void unreserve(DevicePointer address) { allocations_.erase(offset(address)); }
+
   struct Allocation {
     DevicePointer start;
     size_t bytes;
     ContextHandle context;
   };
-  /// The allocation that holds these bytes; its start is 0 where there is none.
+  /// The allocation or reserved range that holds these bytes, all of them mapped; its start is 0 where there is none.
   Allocation find(DevicePointer address, size_t bytes) const {
     const size_t at = offset(address);
     if (at >= size_) return {};
-    auto found = allocations_.upper_bound(at);
-    if (found == allocations_.begin()) return {};
-    --found;
+    const auto found = containing(at);
+    if (found == allocations_.end()) return {};
     const size_t within = at - found->first;
     if (within >= found->second.bytes || bytes > found->second.bytes - within) return {};
+    for (size_t i = at; i < at + bytes;) {
+      const Range range = mapped(found, i);
+      if (range.bytes == 0) return {};
+      i = range.begin + range.bytes;
+    }
     return {pointer(found->first), found->second.bytes, found->second.context};
+  }
+
+  /// What was mapped at once to an address; its size is 0 where nothing is.
+  Allocation find_mapped(DevicePointer address) const {
+    const auto found = find(address, 1).start ? containing(offset(address)) : allocations_.end();
+    if (found == allocations_.end()) return {};
+    const Range range = mapped(found, offset(address));
+    return {pointer(range.begin), range.bytes, found->second.context};
   }
 
   /// Where the stand-in reads and writes what lies at a device's address.
@@ -190,7 +223,25 @@ class Arena {
   struct Block {
     size_t bytes;
     ContextHandle context;
+    bool is_reserved = false;
+    std::map<size_t, size_t> mapped{};  // bytes by start, of a reserved range
   };
+  struct Range {
+    size_t begin, bytes;
+  };
+  /// Also one that ends before the place.
+  std::map<size_t, Block>::const_iterator containing(size_t at) const {
+    const auto next = allocations_.upper_bound(at);
+    return next == allocations_.begin() ? allocations_.end() : std::prev(next);
+  }
+  Block& block(size_t at) { return std::prev(allocations_.upper_bound(at))->second; }
+  static Range mapped(std::map<size_t, Block>::const_iterator block, size_t at) {
+    if (!block->second.is_reserved) return {block->first, block->second.bytes};
+    const auto next = block->second.mapped.upper_bound(at);
+    if (next == block->second.mapped.begin()) return {};
+    const auto [begin, bytes] = *std::prev(next);
+    return at < begin + bytes ? Range{begin, bytes} : Range{};
+  }
   static constexpr size_t kPage = 4096, kNone = SIZE_MAX;
   static constexpr size_t kAlignment = 256;  // of cuMemAlloc
 
@@ -833,8 +884,8 @@ EXPORT Status cuMemcpyPeerAsync(DevicePointer to, ContextHandle to_context, Devi
 
 EXPORT Status cuPointerGetAttributes(unsigned count, int* attributes, void** values, DevicePointer pointer) {
   CALL(cuPointerGetAttributes);
-  const State::Gpu* gpu = state().gpu_of(pointer, 1);
-  const Arena::Allocation allocation = gpu ? gpu->arena.find(pointer, 1) : Arena::Allocation{};
+  const State::Gpu* gpu = state().gpu_of(pointer, 0);
+  const Arena::Allocation allocation = gpu ? gpu->arena.find(pointer, 0) : Arena::Allocation{};
   const bool is_pinned = state().is_pinned(reinterpret_cast<void*>(pointer), 1);
   for (unsigned i = 0; i < count; ++i) switch (attributes[i]) {
       case kPointerContext:
@@ -852,9 +903,23 @@ EXPORT Status cuPointerGetAttributes(unsigned count, int* attributes, void** val
       case kPointerRangeSize:
         *static_cast<size_t*>(values[i]) = allocation.bytes;
         break;
+      case kPointerMapped:
+        *static_cast<unsigned*>(values[i]) = gpu && gpu->arena.find_mapped(pointer).bytes > 0;
+        break;
       default:
         return kInvalidValue;
     }
+  return kSuccess;
+}
+
+EXPORT Status cuMemGetAddressRange_v2(DevicePointer* start, size_t* bytes, DevicePointer pointer) {
+  CALL(cuMemGetAddressRange_v2);
+  call.context();
+  const State::Gpu* gpu = state().gpu_of(pointer, 1);
+  if (!gpu) return kNotFound;
+  const Arena::Allocation mapped = gpu->arena.find_mapped(pointer);
+  *start = mapped.start;
+  *bytes = mapped.bytes;
   return kSuccess;
 }
 
@@ -1004,6 +1069,35 @@ EXPORT Status cuMemGetInfo_v2(size_t* free, size_t* total) {
   *free = *total - state().gpus[static_cast<size_t>(call.context()->device)]->arena.used();
   return kSuccess;
 }
+
+/// On the first device, whatever the handles and properties say.
+EXPORT Status cuMemAddressReserve(DevicePointer* pointer, size_t bytes, size_t, DevicePointer, unsigned long long) {
+  CALL(cuMemAddressReserve);
+  *pointer = state().gpus[0]->arena.reserve(bytes);
+  return *pointer ? kSuccess : kOutOfMemory;
+}
+EXPORT Status cuMemAddressFree(DevicePointer pointer, size_t) {
+  CALL(cuMemAddressFree);
+  state().gpus[0]->arena.unreserve(pointer);
+  return kSuccess;
+}
+EXPORT Status cuMemCreate(unsigned long long* handle, size_t, const void*, unsigned long long) {
+  CALL(cuMemCreate);
+  *handle = 1;
+  return kSuccess;
+}
+EXPORT Status cuMemRelease(unsigned long long) { return kSuccess; }
+EXPORT Status cuMemMap(DevicePointer pointer, size_t bytes, size_t, unsigned long long, unsigned long long) {
+  CALL(cuMemMap);
+  state().gpus[0]->arena.map(pointer, bytes);
+  return kSuccess;
+}
+EXPORT Status cuMemUnmap(DevicePointer pointer, size_t) {
+  CALL(cuMemUnmap);
+  state().gpus[0]->arena.unmap(pointer);
+  return kSuccess;
+}
+EXPORT Status cuMemSetAccess(DevicePointer, size_t, const void*, size_t) { return kSuccess; }
 
 EXPORT Status cuStreamCreate(StreamHandle* stream, unsigned flags) {
   CALL(cuStreamCreate);
