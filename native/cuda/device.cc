@@ -72,17 +72,22 @@ Device& Device::get(int ordinal) {
 Device::Device(int ordinal) : ordinal_(ordinal), context_(ordinal), module_(context_) {}
 
 std::shared_ptr<Memory> Device::allocate(size_t bytes) {
+  if (auto memory = try_allocate(bytes)) return memory;
+  synchronize();
+  if (auto memory = try_allocate(bytes)) return memory;
+  check(kOutOfMemory, "cuMemAlloc");
+  return nullptr;  // not reached
+}
+
+std::shared_ptr<Memory> Device::try_allocate(size_t bytes) {
   const std::lock_guard lock(mutex_);
   const ContextGuard guard(context());
   expect_no_capture(nullptr);  // of the zeroing below
   drain();
   DevicePointer pointer = 0;
   if (bytes == 0) return std::make_shared<Memory>(*this, pointer, bytes, false);
-  Status status = driver().cuMemAlloc_v2(&pointer, bytes);
-  if (status == kOutOfMemory) {
-    wait_for_everything();
-    status = driver().cuMemAlloc_v2(&pointer, bytes);
-  }
+  const Status status = driver().cuMemAlloc_v2(&pointer, bytes);
+  if (status == kOutOfMemory) return nullptr;
   check(status, "cuMemAlloc");
   auto memory = std::make_shared<Memory>(*this, pointer, bytes, true);
   FUSED_ADAMW_CUDA(cuMemsetD8Async, pointer, 0, bytes, nullptr);
@@ -153,26 +158,23 @@ void Device::free_released() {
   for (const DevicePointer pointer : pointers) FUSED_ADAMW_CUDA(cuMemFree_v2, pointer);
 }
 
-void Device::wait_for_everything() {
-  for (const auto& [stream, event] : stepped_) event->wait();
-  std::vector<std::shared_ptr<Event>> events;
-  {
-    const std::lock_guard lock(queue_mutex_);
-    for (const Retired& retired : retired_)
-      if (retired.after) events.push_back(retired.after);
-  }
-  for (const auto& event : events) event->wait();
-  drain();
+std::vector<std::shared_ptr<Event>> Device::work_in_flight() {
+  const std::lock_guard lock(mutex_);
+  expect_no_capture(nullptr);
+  std::vector<std::shared_ptr<Event>> events{std::make_shared<Event>()};
+  events.front()->record(nullptr);  // after the steps on the default stream, too
+  for (const auto& [stream, event] : stepped_) events.push_back(event);
+  const std::lock_guard queue_lock(queue_mutex_);
+  for (const Retired& retired : retired_)
+    if (retired.after) events.push_back(retired.after);
+  return events;
 }
 
 void Device::synchronize() {
-  const std::lock_guard lock(mutex_);
   const ContextGuard guard(context());
-  expect_no_capture(nullptr);
-  const auto now = std::make_shared<Event>();  // after the steps on the default stream, too
-  now->record(nullptr);
-  now->wait();
-  wait_for_everything();
+  for (const auto& event : work_in_flight()) event->wait();
+  const std::lock_guard lock(mutex_);
+  drain();
 }
 
 }  // namespace fused_adamw::cuda

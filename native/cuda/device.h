@@ -37,7 +37,7 @@ class Device {
   ContextHandle context() const { return context_.handle(); }
   const Kernel& kernel(Rule rule, Layout layout) const { return module_.kernel(rule, layout); }
 
-  /// Held while a thread puts work on the device. Lock it before a ContextGuard.
+  /// Held while a thread puts work on the device, and not while it waits for work.
   std::mutex& mutex() { return mutex_; }
 
   /// Zeroed memory. Where there is none left, waits for all work, frees what it
@@ -72,7 +72,10 @@ class Device {
 
  private:
   explicit Device(int ordinal);
-  void wait_for_everything();
+  /// Null where there is no memory left.
+  std::shared_ptr<Memory> try_allocate(size_t bytes);
+  /// The events after all work so far.
+  std::vector<std::shared_ptr<Event>> work_in_flight();
   void free_released();
 
   struct Retired {

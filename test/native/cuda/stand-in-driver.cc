@@ -132,8 +132,8 @@ class Arena {
   explicit Arena(size_t capacity) : capacity_(capacity), size_(std::max(capacity, kPage) / kPage * kPage * 4) {
     const int file = memfd_create("device memory", 0);
     if (file < 0 || ftruncate(file, static_cast<off_t>(size_)) != 0) misuse("there is no memory for the device's");
-    seen_ = map(file, PROT_NONE);
-    alias_ = map(file, PROT_READ | PROT_WRITE);
+    seen_ = map_file(file, PROT_NONE);
+    alias_ = map_file(file, PROT_READ | PROT_WRITE);
     close(file);
     ASAN_POISON_MEMORY_REGION(seen_, size_);
   }
@@ -245,7 +245,7 @@ class Arena {
   static constexpr size_t kPage = 4096, kNone = SIZE_MAX;
   static constexpr size_t kAlignment = 256;  // of cuMemAlloc
 
-  char* map(int file, int protection) const {
+  char* map_file(int file, int protection) const {
     void* mapped = mmap(nullptr, size_, protection, MAP_SHARED | MAP_NORESERVE, file, 0);
     if (mapped == MAP_FAILED) misuse("there is no memory for the device's");
     return static_cast<char*>(mapped);
