@@ -115,7 +115,10 @@ void Device::begin_step(StreamHandle stream) {
 }
 
 void Device::end_step(StreamHandle stream, std::shared_ptr<Event> after) {
-  if (stream) stepped_[stream] = std::move(after);
+  if (!stream) return;
+  unsigned long long id = 0;
+  FUSED_ADAMW_CUDA(cuStreamGetId, stream, &id);
+  stepped_[id] = std::move(after);
 }
 
 void Device::drain() {

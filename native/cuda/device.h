@@ -88,8 +88,10 @@ class Device {
   Module module_;
 
   std::mutex mutex_;
-  std::shared_ptr<Event> copied_;                           // after the last copy; null before the first
-  std::map<StreamHandle, std::shared_ptr<Event>> stepped_;  // after the last step on each stream but the default one
+  std::shared_ptr<Event> copied_;  // after the last copy; null before the first
+  /// After the last step on each stream but the default one, by the driver's id of the
+  /// stream: its handle may be that of a destroyed stream whose steps still run.
+  std::map<unsigned long long, std::shared_ptr<Event>> stepped_;
 
   std::mutex queue_mutex_;  // of what follows; finalizers take it
   std::deque<Retired> retired_;

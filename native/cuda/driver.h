@@ -91,6 +91,7 @@ inline constexpr int kLeastDriverVersion = 12000;
   X(cuPointerGetAttributes, Status(unsigned count, int* attributes, void** values, DevicePointer pointer))      \
   X(cuMemGetAddressRange_v2, Status(DevicePointer* start, size_t* bytes, DevicePointer pointer))                \
   X(cuStreamGetCtx, Status(StreamHandle stream, ContextHandle* context))                                        \
+  X(cuStreamGetId, Status(StreamHandle stream, unsigned long long* id))                                         \
   X(cuStreamIsCapturing, Status(StreamHandle stream, int* status))                                              \
   X(cuThreadExchangeStreamCaptureMode, Status(int* mode))                                                       \
   X(cuStreamWaitEvent, Status(StreamHandle stream, EventHandle event, unsigned flags))                          \

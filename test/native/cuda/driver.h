@@ -45,7 +45,7 @@ class Paused {
 
 enum class StreamKind { legacy, blocking, non_blocking };
 
-/// A stream in the primary context of a device. It is never destroyed.
+/// A stream in the primary context of a device.
 inline StreamHandle make_stream(Device& device, StreamKind kind) {
   if (kind == StreamKind::legacy) return nullptr;
   const ContextGuard guard(device.context());
@@ -53,6 +53,11 @@ inline StreamHandle make_stream(Device& device, StreamKind kind) {
   check(find<Status(StreamHandle*, unsigned)>("cuStreamCreate")(&stream, kind == StreamKind::non_blocking ? 1 : 0),
         "cuStreamCreate");
   return stream;
+}
+
+inline void destroy_stream(Device& device, StreamHandle stream) {
+  const ContextGuard guard(device.context());
+  check(find<Status(StreamHandle)>("cuStreamDestroy_v2")(stream), "cuStreamDestroy");
 }
 
 /// A capture of a stream by this thread, until the end of the scope. It must not have been invalidated by then.

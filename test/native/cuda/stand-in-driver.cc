@@ -303,6 +303,7 @@ struct CUstream_st {
   bool blocking;  // synchronises with the legacy default stream
   std::deque<std::shared_ptr<Work>> queue;
   std::shared_ptr<Work> last;
+  unsigned long long id = 0;
   std::shared_ptr<Capture> capture{};  // null: its work is run
 };
 struct CUevent_st {
@@ -312,7 +313,7 @@ struct CUevent_st {
 struct CUctx_st {
   int device;
   CUstream_st legacy{this, false, {}, nullptr};
-  std::set<StreamHandle> streams{};  // except the legacy one
+  std::set<CUstream_st*> streams{};  // except the legacy one; those that were destroyed, too
 };
 struct CUmod_st {
   ContextHandle context;
@@ -346,6 +347,9 @@ struct State {
   };
   std::vector<std::unique_ptr<Gpu>> gpus;
   std::set<ContextHandle> contexts;
+  std::map<StreamHandle, CUstream_st*> streams;  // by handle
+  std::vector<StreamHandle> free_handles;        // of destroyed streams, the next ones to be used
+  unsigned long long last_stream_id = 0;
   std::set<EventHandle> events;
   std::set<CUmod_st*> modules;
   std::set<FunctionHandle> functions;
@@ -543,12 +547,11 @@ class Call {
   }
   CUstream_st& stream(StreamHandle handle) const {
     if (is_legacy(handle)) return context()->legacy;
-    for (ContextHandle each : state().contexts)
-      if (each->streams.count(handle)) {
-        if (each != context()) misuse(std::string(function_) + " on a stream of another context than the current one");
-        return *handle;
-      }
-    misuse(std::string(function_) + " on a stream that is not there");
+    const auto found = state().streams.find(handle);
+    if (found == state().streams.end()) misuse(std::string(function_) + " on a stream that is not there");
+    if (found->second->context != context())
+      misuse(std::string(function_) + " on a stream of another context than the current one");
+    return *found->second;
   }
   CUevent_st& event(EventHandle handle) const {
     context();
@@ -927,12 +930,16 @@ EXPORT Status cuStreamGetCtx(StreamHandle stream, ContextHandle* context) {
   CALL(cuStreamGetCtx);
   *context = call.context();
   if (is_legacy(stream)) return kSuccess;
-  for (ContextHandle each : state().contexts)
-    if (each->streams.count(stream)) {
-      *context = each;
-      return kSuccess;
-    }
-  return kInvalidHandle;
+  const auto found = state().streams.find(stream);
+  if (found == state().streams.end()) return kInvalidHandle;
+  *context = found->second->context;
+  return kSuccess;
+}
+
+EXPORT Status cuStreamGetId(StreamHandle stream, unsigned long long* id) {
+  CALL(cuStreamGetId);
+  *id = call.stream(stream).id;
+  return kSuccess;
 }
 
 EXPORT Status cuStreamIsCapturing(StreamHandle stream, int* status) {
@@ -1101,8 +1108,23 @@ EXPORT Status cuMemSetAccess(DevicePointer, size_t, const void*, size_t) { retur
 
 EXPORT Status cuStreamCreate(StreamHandle* stream, unsigned flags) {
   CALL(cuStreamCreate);
-  *stream = new CUstream_st{call.context(), (flags & 1) == 0, {}, nullptr};
-  call.context()->streams.insert(*stream);
+  auto* created = new CUstream_st{call.context(), (flags & 1) == 0, {}, nullptr, ++state().last_stream_id};
+  created->context->streams.insert(created);
+  *stream = created;
+  if (auto& handles = state().free_handles; !handles.empty()) {
+    *stream = handles.back();
+    handles.pop_back();
+  }
+  state().streams[*stream] = created;
+  return kSuccess;
+}
+
+/// The stream's work is still done.
+EXPORT Status cuStreamDestroy_v2(StreamHandle stream) {
+  CALL(cuStreamDestroy_v2);
+  call.stream(stream);
+  state().streams.erase(stream);
+  state().free_handles.push_back(stream);
   return kSuccess;
 }
 

@@ -110,6 +110,29 @@ TEST_F(PendingSteps, KeepTheTableOfTheirScalars) {
   ASSERT_TRUE(twins.are_equal());
 }
 
+TEST_F(PendingSteps, OfADestroyedStreamComeBeforeCopies) {
+  Random random(14);
+  for (int i = 0; i < 20; ++i) {
+    StreamHandle stream = testing::make_stream(device(), StreamKind::non_blocking);
+    Twins twins(device(), Rule::mxnet, stream, {{Layout::float32, 5000}}, random);
+    twins.set_group_count(1);
+    {
+      const testing::Paused paused;
+      twins.run();
+      testing::destroy_stream(device(), stream);
+      StreamHandle next = testing::make_stream(device(), StreamKind::non_blocking);
+      ASSERT_EQ(next, stream) << "the handle is not used again";
+      const std::lock_guard lock(device().mutex());
+      const ContextGuard guard(device().context());
+      const auto event = std::make_shared<Event>();
+      event->record(next);
+      device().end_step(next, event);
+    }
+    ASSERT_TRUE(twins.are_equal());
+    testing::destroy_stream(device(), stream);
+  }
+}
+
 class StepsInOneLaunch : public OnStandIn {};
 
 TEST_F(StepsInOneLaunch, TakeTenThousandTensorsOfTenThousandGroups) {
