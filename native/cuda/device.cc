@@ -21,6 +21,13 @@ void expect_no_capture(StreamHandle stream) {
         "step with the same scalars");
 }
 
+/// Powers of two, so that tables of similar sizes can take each other's place.
+size_t size_in_pool(size_t bytes) {
+  size_t size = 4096;
+  while (size < bytes) size *= 2;
+  return size;
+}
+
 }  // namespace
 
 int driver_version() {
@@ -72,27 +79,50 @@ Device& Device::get(int ordinal) {
 Device::Device(int ordinal) : ordinal_(ordinal), context_(ordinal), module_(context_) {}
 
 std::shared_ptr<Memory> Device::allocate(size_t bytes) {
-  if (auto memory = try_allocate(bytes)) return memory;
-  synchronize();
-  if (auto memory = try_allocate(bytes)) return memory;
-  check(kOutOfMemory, "cuMemAlloc");
-  return nullptr;  // not reached
-}
-
-std::shared_ptr<Memory> Device::try_allocate(size_t bytes) {
-  const std::lock_guard lock(mutex_);
   const ContextGuard guard(context());
   expect_no_capture(nullptr);  // of the zeroing below
-  drain();
-  DevicePointer pointer = 0;
-  if (bytes == 0) return std::make_shared<Memory>(*this, pointer, bytes, false);
-  const Status status = driver().cuMemAlloc_v2(&pointer, bytes);
-  if (status == kOutOfMemory) return nullptr;
-  check(status, "cuMemAlloc");
-  auto memory = std::make_shared<Memory>(*this, pointer, bytes, true);
+  const DevicePointer pointer = allocate_uninitialised(bytes);
+  auto memory = std::make_shared<Memory>(*this, pointer, bytes, pointer != 0);
+  if (bytes == 0) return memory;
+  const std::lock_guard lock(mutex_);
   FUSED_ADAMW_CUDA(cuMemsetD8Async, pointer, 0, bytes, nullptr);
   end_copy(memory);
   return memory;
+}
+
+std::shared_ptr<Memory> Device::allocate_table(size_t bytes) {
+  const ContextGuard guard(context());
+  const size_t size = size_in_pool(bytes);
+  return tables_.take(
+      size, [&] { return std::make_unique<Memory>(*this, allocate_uninitialised(size), size, true); });
+}
+
+std::shared_ptr<PinnedMemory> Device::allocate_staging(size_t bytes) {
+  const size_t size = size_in_pool(bytes);
+  return staging_.take(size, [&] { return std::make_unique<PinnedMemory>(*this, size); });
+}
+
+std::shared_ptr<Event> Device::make_event() const {
+  return events_.take(0, [] { return std::make_unique<Event>(); });
+}
+
+/// 0 of 0 bytes.
+DevicePointer Device::allocate_uninitialised(size_t bytes) {
+  {
+    const std::lock_guard lock(mutex_);
+    drain();
+  }
+  free_released();
+  DevicePointer pointer = 0;
+  if (bytes == 0) return pointer;
+  Status status = driver().cuMemAlloc_v2(&pointer, bytes);
+  if (status == kOutOfMemory) {
+    synchronize();
+    trim();
+    status = driver().cuMemAlloc_v2(&pointer, bytes);
+  }
+  check(status, "cuMemAlloc");
+  return pointer;
 }
 
 void Device::begin_copy() {
@@ -102,7 +132,7 @@ void Device::begin_copy() {
 }
 
 std::shared_ptr<Event> Device::end_copy(std::shared_ptr<void> uses) {
-  copied_ = std::make_shared<Event>();
+  copied_ = make_event();
   copied_->record(nullptr);
   retire(std::move(uses), copied_);
   return copied_;
@@ -139,7 +169,6 @@ void Device::drain() {
     retired_.pop_front();
     if (state == Event::State::captured) captured_.push_back(std::move(first.things));
   }
-  free_released();
 }
 
 void Device::retire(std::shared_ptr<void> things, std::shared_ptr<Event> after) {
@@ -152,19 +181,35 @@ void Device::release(DevicePointer pointer) {
   released_.push_back(pointer);
 }
 
+void Device::release(void* pinned) {
+  const std::lock_guard lock(queue_mutex_);
+  released_pinned_.push_back(pinned);
+}
+
 void Device::free_released() {
   std::vector<DevicePointer> pointers;
+  std::vector<void*> pinned;
   {
     const std::lock_guard lock(queue_mutex_);
     pointers.swap(released_);
+    pinned.swap(released_pinned_);
   }
   for (const DevicePointer pointer : pointers) FUSED_ADAMW_CUDA(cuMemFree_v2, pointer);
+  for (void* pointer : pinned) FUSED_ADAMW_CUDA(cuMemFreeHost, pointer);
+}
+
+void Device::trim() {
+  const ContextGuard guard(context());
+  events_.clear();
+  tables_.clear();
+  staging_.clear();
+  free_released();
 }
 
 std::vector<std::shared_ptr<Event>> Device::work_in_flight() {
   const std::lock_guard lock(mutex_);
   expect_no_capture(nullptr);
-  std::vector<std::shared_ptr<Event>> events{std::make_shared<Event>()};
+  std::vector<std::shared_ptr<Event>> events{make_event()};
   events.front()->record(nullptr);  // after the steps on the default stream, too
   for (const auto& [stream, event] : stepped_) events.push_back(event);
   const std::lock_guard queue_lock(queue_mutex_);
@@ -176,8 +221,11 @@ std::vector<std::shared_ptr<Event>> Device::work_in_flight() {
 void Device::synchronize() {
   const ContextGuard guard(context());
   for (const auto& event : work_in_flight()) event->wait();
-  const std::lock_guard lock(mutex_);
-  drain();
+  {
+    const std::lock_guard lock(mutex_);
+    drain();
+  }
+  free_released();
 }
 
 }  // namespace fused_adamw::cuda

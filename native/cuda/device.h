@@ -12,6 +12,7 @@
 #include "event.h"
 #include "memory.h"
 #include "module.h"
+#include "pool.h"
 
 namespace fused_adamw::cuda {
 
@@ -43,8 +44,19 @@ class Device {
   /// Zeroed memory. Where there is none left, waits for all work, frees what it
   /// used, tries once more, and throws DriverError.
   std::shared_ptr<Memory> allocate(size_t bytes);
+  /// Memory with any content, at least so many bytes of it, from a pool.
+  std::shared_ptr<Memory> allocate_table(size_t bytes);
+  /// Frees memory that was released, and what the pools keep.
+  void trim();
 
-  // These need the mutex and a current context. The first two throw
+  // These need a current context.
+
+  /// Page-locked memory, at least so many bytes of it, from a pool.
+  std::shared_ptr<PinnedMemory> allocate_staging(size_t bytes);
+  /// From a pool.
+  std::shared_ptr<Event> make_event() const;
+
+  // These need the mutex, too. The first two throw
   // std::runtime_error where the stream is being captured into a graph, before
   // anything is recorded.
 
@@ -57,23 +69,24 @@ class Device {
   std::shared_ptr<Event> end_copy(std::shared_ptr<void> uses);
   /// After a step, whose end `after` marks: later copies come after it.
   void end_step(StreamHandle stream, std::shared_ptr<Event> after);
-  /// Frees what nothing uses any more.
+  /// Lets go of what work used that is done. Frees no memory, which may wait for all
+  /// work of the device.
   void drain();
 
   /// Keeps things until an event is done, or, without one, until drain(). Calls no
   /// function of the driver.
   void retire(std::shared_ptr<void> things, std::shared_ptr<Event> after);
-  /// Queues memory of cuMemAlloc that nothing uses any more. Calls no function of
-  /// the driver.
+  // They queue memory of cuMemAlloc or cuMemHostAlloc that nothing uses any more, to be freed at the next allocation
+  // or synchronize(). They call no function of the driver.
   void release(DevicePointer pointer);
+  void release(void* pinned);
 
   /// Waits until all our work is done and frees what it used.
   void synchronize();
 
  private:
   explicit Device(int ordinal);
-  /// Null where there is no memory left.
-  std::shared_ptr<Memory> try_allocate(size_t bytes);
+  DevicePointer allocate_uninitialised(size_t bytes);
   /// The events after all work so far.
   std::vector<std::shared_ptr<Event>> work_in_flight();
   void free_released();
@@ -93,9 +106,14 @@ class Device {
   /// stream: its handle may be that of a destroyed stream whose steps still run.
   std::map<unsigned long long, std::shared_ptr<Event>> stepped_;
 
+  mutable Pool<Event> events_;
+  Pool<Memory> tables_;
+  Pool<PinnedMemory> staging_;
+
   std::mutex queue_mutex_;  // of what follows; finalizers take it
   std::deque<Retired> retired_;
   std::vector<DevicePointer> released_;
+  std::vector<void*> released_pinned_;
   std::vector<std::shared_ptr<void>> captured_;  // what a graph may use at any time: kept to the end
 };
 

@@ -13,8 +13,10 @@ Memory::~Memory() {
   if (owned_) device_.release(pointer_);
 }
 
-PinnedMemory::PinnedMemory(size_t bytes) { FUSED_ADAMW_CUDA(cuMemHostAlloc, &data_, bytes, kPortable); }
-PinnedMemory::~PinnedMemory() { driver().cuMemFreeHost(data_); }
+PinnedMemory::PinnedMemory(Device& device, size_t bytes) : device_(device) {
+  FUSED_ADAMW_CUDA(cuMemHostAlloc, &data_, bytes, kPortable);
+}
+PinnedMemory::~PinnedMemory() { device_.release(data_); }
 
 namespace {
 

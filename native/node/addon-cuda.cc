@@ -431,7 +431,7 @@ Napi::Value Pinned(const Napi::CallbackInfo& info) {
       const std::lock_guard lock(device.mutex());
       const cuda::ContextGuard guard(device.context());
       device.drain();
-      return new std::shared_ptr<cuda::PinnedMemory>(std::make_shared<cuda::PinnedMemory>(bytes));
+      return new std::shared_ptr<cuda::PinnedMemory>(std::make_shared<cuda::PinnedMemory>(device, bytes));
     }();
     std::memset((*memory)->data(), 0, bytes);
     const auto release = [](napi_env, void*, void* hint) {

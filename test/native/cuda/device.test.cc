@@ -91,8 +91,8 @@ TEST_F(DeviceMemory, IsCopiedAsynchronously) {
   std::unique_ptr<PinnedMemory> from, to;
   {
     const ContextGuard guard(device().context());
-    from = std::make_unique<PinnedMemory>(bytes);
-    to = std::make_unique<PinnedMemory>(bytes);
+    from = std::make_unique<PinnedMemory>(device(), bytes);
+    to = std::make_unique<PinnedMemory>(device(), bytes);
   }
   std::memcpy(from->data(), values.data(), bytes);
   std::atomic<int> done{0};
@@ -104,9 +104,6 @@ TEST_F(DeviceMemory, IsCopiedAsynchronously) {
   device().synchronize();
   EXPECT_EQ(done, 2);
   EXPECT_EQ(std::memcmp(to->data(), values.data(), bytes), 0);
-  const ContextGuard guard(device().context());
-  from.reset();
-  to.reset();
 }
 
 TEST_F(DeviceMemory, LeavesTheCurrentContextUnchanged) {
@@ -204,7 +201,7 @@ TEST_F(Pointers, OfTheHostAreRefused) {
   int number = 0;
   EXPECT_EQ(reason(&number), "an address of no device");
   const ContextGuard guard(device().context());
-  const PinnedMemory pinned(100);
+  const PinnedMemory pinned(device(), 100);
   EXPECT_EQ(reason(pinned.data()), "an address of no device");
 }
 

@@ -144,15 +144,14 @@ class OnStandIn : public OnDevice {
     if (!is_stand_in()) GTEST_SKIP() << "only the stand-in driver can be inspected";
     OnDevice::SetUp();
     if (IsSkipped()) return;
-    synchronize();
+    synchronize_and_trim();
     bytes_ = count("bytes");
     pinned_ = count("pinned");
     events_ = count("events");
   }
   void TearDown() override {
     if (!is_stand_in() || IsSkipped()) return;
-    synchronize();
-    synchronize();  // frees what the first released
+    synchronize_and_trim();
     EXPECT_EQ(count("bytes"), bytes_) << "bytes of device memory are left";
     EXPECT_EQ(count("pinned"), pinned_) << "page-locked memory is left";
     // Each device keeps the event of its last copy.
@@ -162,6 +161,11 @@ class OnStandIn : public OnDevice {
   }
 
  private:
+  static void synchronize_and_trim() {
+    synchronize();
+    for (int i = 0; i < device_count(); ++i) device(i).trim();
+  }
+
   unsigned long long bytes_ = 0, pinned_ = 0, events_ = 0;
 };
 

@@ -26,8 +26,10 @@ class StandIn : public testing::OnStandIn {
   static void free_pinned_memory_in_use() {
     const ContextGuard guard(device().context());
     const testing::Paused paused;
-    const PinnedMemory pinned(kBytes);
-    FUSED_ADAMW_CUDA(cuMemcpyHtoDAsync_v2, allocate(), pinned.data(), kBytes, nullptr);
+    void* pinned = nullptr;
+    FUSED_ADAMW_CUDA(cuMemHostAlloc, &pinned, kBytes, 0);
+    FUSED_ADAMW_CUDA(cuMemcpyHtoDAsync_v2, allocate(), pinned, kBytes, nullptr);
+    FUSED_ADAMW_CUDA(cuMemFreeHost, pinned);
   }
   static void free_twice() {
     const ContextGuard guard(device().context());

@@ -164,6 +164,42 @@ TEST_F(StepsInOneLaunch, UploadNothingThatIsUnchanged) {
   ASSERT_TRUE(twins.are_equal());
 }
 
+class SteadySteps : public OnStandIn {};
+
+TEST_F(SteadySteps, NeitherAllocateNorFree) {
+  Random random(15);
+  StreamHandle stream = testing::make_stream(device(), StreamKind::non_blocking);
+  Twins twins(device(), Rule::mxnet, stream, testing::random_tensors(148, random), random);
+  const char* const functions[] = {"cuMemAlloc_v2", "cuMemFree_v2",  "cuMemHostAlloc",
+                                   "cuMemFreeHost", "cuEventCreate", "cuEventDestroy_v2"};
+  std::vector<unsigned long long> before;
+  for (int i = 0; i < 8; ++i) {
+    if (i == 4)
+      for (const char* function : functions) before.push_back(testing::count(function));
+    twins.make_step();  // as for each call of multiAdamwUpdate
+    twins.set_group_count(100);
+    twins.run();
+    synchronize();
+  }
+  for (size_t i = 0; i < std::size(functions); ++i)
+    EXPECT_EQ(testing::count(functions[i]), before[i]) << functions[i] << " was called";
+  ASSERT_TRUE(twins.are_equal());
+}
+
+TEST_F(SteadySteps, LeaveTheMemoryThatWasReleasedToTheNextAllocation) {
+  Random random(16);
+  Twins twins(device(), Rule::mxnet, nullptr, testing::random_tensors(5, random), random);
+  twins.set_group_count(2);
+  synchronize();
+  device().allocate(1000).reset();
+  const auto freed = testing::count("cuMemFree_v2");
+  for (int i = 0; i < 3; ++i) twins.run();
+  ASSERT_TRUE(twins.are_equal());
+  EXPECT_EQ(testing::count("cuMemFree_v2"), freed);
+  device().allocate(8);
+  EXPECT_GT(testing::count("cuMemFree_v2"), freed);
+}
+
 class StepsOf : public OnDevice {};
 
 TEST_F(StepsOf, NothingLaunchNothing) {
