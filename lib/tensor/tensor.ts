@@ -259,7 +259,7 @@ export class Tensor<D extends DType = DType> {
     const reason = cudaAbsent();
     if (reason !== null) throw outOfRangeIn('an address of a GPU', 'pointer', `one where none can be used (${reason})`);
     const cuda = cudaAddon();
-    const info = cuda.pointerInfo(address);
+    const info = cuda.pointerInfo(address, bytes);
     if (typeof info === 'string') throw outOfRangeIn('an address of a GPU', 'pointer', info);
     const device = cudaDevice(info.device);
     if (wanted !== null && wanted !== device) {

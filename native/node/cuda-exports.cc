@@ -42,12 +42,14 @@ Napi::Value unusable(const Napi::CallbackInfo& info) {
   }
 }
 
-/// pointerInfo(pointer: bigint): { device, bytes }, or a string that says what else the address is.
+/// pointerInfo(pointer: bigint, wanted): { device, bytes }, with at least `wanted` bytes if there are so many, or a
+/// string that says what else the address is.
 Napi::Value pointer_info(const Napi::CallbackInfo& info) {
   const Napi::Env env = info.Env();
   try {
     bool lossless;
-    const cuda::PointerInfo found = cuda::pointer_info(info[0].As<Napi::BigInt>().Uint64Value(&lossless));
+    const cuda::PointerInfo found = cuda::pointer_info(info[0].As<Napi::BigInt>().Uint64Value(&lossless),
+                                                       static_cast<size_t>(info[1].As<Napi::Number>().Int64Value()));
     Napi::Object result = Napi::Object::New(env);
     result["device"] = found.ordinal;
     result["bytes"] = static_cast<double>(found.bytes);
@@ -67,7 +69,7 @@ Napi::Value pinned(const Napi::CallbackInfo& info) {
     const std::lock_guard lock(device.mutex());
     const cuda::ContextGuard guard(device.context());
     device.drain();
-    return std::make_unique<Owner>(std::make_shared<cuda::PinnedMemory>(bytes));
+    return std::make_unique<Owner>(std::make_shared<cuda::PinnedMemory>(device, bytes));
   }();
   void* data = (*owner)->data();
   std::memset(data, 0, bytes);
