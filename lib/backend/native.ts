@@ -3,7 +3,7 @@
 import { existsSync } from 'node:fs';
 import { createRequire } from 'node:module';
 import { fileURLToPath } from 'node:url';
-import { outOfRangeIn } from '../errors.js';
+import { checkOneOf, outOfRangeIn } from '../errors.js';
 import type { Storage } from '../numerics/dtype.js';
 import { LAYOUTS, RULES } from './abi.js';
 import { type BackendBinding, type HostBackend, type Overlap, overlapOf, type TensorLists } from './backend.js';
@@ -41,7 +41,16 @@ export interface Addon {
   isa(): string;
   numThreads(): number;
   setNumThreads(count: number): void;
+  /** How many of numThreads() the system lets a step have, as far as is known. */
+  obtainableThreads(): number;
+  /** The runtime of the next large step; the OpenMP library, or why there is none. The other is empty. */
+  threading(): { readonly runtime: Threading; readonly openmp: string; readonly reason: string };
+  setThreading(runtime: Threading | null): void;
+  setDefaultThreading(runtime: Threading): void;
 }
+
+/** What runs the threads of large steps: an OpenMP library of the machine, or a team of the addon's own. */
+export type Threading = 'openmp' | 'team';
 
 export type LoadedAddon = { addon: Addon; path: string } | { addon: null; reason: string };
 
@@ -51,7 +60,10 @@ export const packageRoot = new URL('../../../', import.meta.url);
 /** A build of this checkout comes before the binary that the package carries. */
 const CANDIDATES = ['build/Release/fused_adamw.node', `prebuilds/${process.platform}-${process.arch}/fused_adamw.node`];
 
-/** The addon, or why there is none. Throws where FUSED_ADAMW_ISA asks for what there is not. */
+/**
+ * The addon, or why there is none. Throws where FUSED_ADAMW_ISA or
+ * FUSED_ADAMW_THREADS asks for what there is not.
+ */
 export function loadAddon(): LoadedAddon {
   const reasons: string[] = [];
   for (const candidate of CANDIDATES) {
@@ -62,6 +74,8 @@ export function loadAddon(): LoadedAddon {
       const addon = createRequire(import.meta.url)(path) as Addon;
       checkInterface(addon);
       selectIsa(addon, process.env.FUSED_ADAMW_ISA);
+      const threading = process.env.FUSED_ADAMW_THREADS;
+      if (threading) addon.setDefaultThreading(checkThreading(addon, threading, 'FUSED_ADAMW_THREADS'));
       return { addon, path };
     } catch (error) {
       if (error instanceof RangeError) throw error;
@@ -84,6 +98,14 @@ function selectIsa(addon: Addon, name: string | undefined): void {
   if (name && !addon.setIsa(name)) {
     throw outOfRangeIn(`${addon.isas.join(' or ')} (what this machine runs)`, 'FUSED_ADAMW_ISA', name);
   }
+}
+
+/** A runtime that can be used. */
+export function checkThreading(addon: Addon, value: unknown, name: string): Threading {
+  const runtime = checkOneOf(value, name, ['openmp', 'team']);
+  const { reason } = addon.threading();
+  if (runtime === 'openmp' && reason !== '') throw outOfRangeIn('a usable runtime', name, `'openmp' (${reason})`);
+  return runtime;
 }
 
 class NativeBinding implements BackendBinding {

@@ -12,6 +12,8 @@
 #include <string>
 
 #include "../cpu/isa/kernels.h"
+#include "../cpu/openmp.h"
+#include "../cpu/processors.h"
 #include "../cpu/step.h"
 #include "../cpu/threads.h"
 
@@ -161,6 +163,36 @@ Napi::Value NumThreads(const Napi::CallbackInfo& info) { return Napi::Number::Ne
 
 void SetNumThreads(const Napi::CallbackInfo& info) { cpu::set_num_threads(info[0].As<Napi::Number>().Int32Value()); }
 
+/// obtainableThreads(): how many of numThreads() the system lets a step have, as far as is known
+Napi::Value ObtainableThreads(const Napi::CallbackInfo& info) {
+  return Napi::Number::New(info.Env(), cpu::obtainable_threads());
+}
+
+const char* name_of(cpu::Runtime runtime) { return runtime == cpu::Runtime::openmp ? "openmp" : "team"; }
+cpu::Runtime runtime_of(const Napi::Value& name) {
+  return name.As<Napi::String>().Utf8Value() == "openmp" ? cpu::Runtime::openmp : cpu::Runtime::team;
+}
+
+/// threading(): { runtime, openmp: string, reason: string }: the runtime of the
+/// next large step, the OpenMP library, and why that is none
+Napi::Value Threading(const Napi::CallbackInfo& info) {
+  Napi::Object result = Napi::Object::New(info.Env());
+  result["runtime"] = name_of(cpu::runtime());
+  result["openmp"] = cpu::openmp::library();
+  result["reason"] = cpu::openmp::unusable();
+  return result;
+}
+
+/// setThreading(runtime | null): for the whole process; null returns to the default
+void SetThreading(const Napi::CallbackInfo& info) {
+  if (info[0].IsNull()) return cpu::set_runtime(nullptr);
+  const cpu::Runtime runtime = runtime_of(info[0]);
+  cpu::set_runtime(&runtime);
+}
+
+/// setDefaultThreading(runtime)
+void SetDefaultThreading(const Napi::CallbackInfo& info) { cpu::set_default_runtime(runtime_of(info[0])); }
+
 Napi::Object Init(Napi::Env env, Napi::Object exports) {
   if (cpu::variants().empty())
     throw Napi::Error::New(env, "the addon's compiler contracted products and sums to one rounding");
@@ -182,6 +214,10 @@ Napi::Object Init(Napi::Env env, Napi::Object exports) {
   exports["isa"] = Napi::Function::New<Isa>(env, "isa");
   exports["numThreads"] = Napi::Function::New<NumThreads>(env, "numThreads");
   exports["setNumThreads"] = Napi::Function::New<SetNumThreads>(env, "setNumThreads");
+  exports["obtainableThreads"] = Napi::Function::New<ObtainableThreads>(env, "obtainableThreads");
+  exports["threading"] = Napi::Function::New<Threading>(env, "threading");
+  exports["setThreading"] = Napi::Function::New<SetThreading>(env, "setThreading");
+  exports["setDefaultThreading"] = Napi::Function::New<SetDefaultThreading>(env, "setDefaultThreading");
   return exports;
 }
 

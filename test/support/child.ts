@@ -13,7 +13,7 @@ import { type ExampleOptions, exampleDigest } from './example-step.js';
 export const repository = fileURLToPath(new URL('../../../', import.meta.url));
 
 export interface ChildOptions {
-  /** In place of all FUSED_ADAMW_* (but FUSED_ADAMW_BACKEND), OMP_* and GOMP_* of this process. */
+  /** In place of all FUSED_ADAMW_* (but FUSED_ADAMW_BACKEND and FUSED_ADAMW_THREADS), OMP_* and GOMP_* of this process. */
   readonly env?: Readonly<Record<string, string>>;
   /** Options of node itself. */
   readonly flags?: readonly string[];
@@ -45,7 +45,7 @@ export function runChild(source: string, options: ChildOptions = {}): Child {
     ${source}`;
   const command = [...prefix, process.execPath, ...flags, '--input-type=module', '--eval', module];
   const kept = Object.entries(process.env).filter(
-    ([name]) => !/^(FUSED_ADAMW_(?!BACKEND)|OMP_|GOMP_|LD_PRELOAD$)/.test(name),
+    ([name]) => !/^(FUSED_ADAMW_(?!BACKEND|THREADS)|OMP_|GOMP_|LD_PRELOAD$)/.test(name),
   );
   return spawnSync(command[0], command.slice(1), {
     cwd: root,
