@@ -217,6 +217,18 @@ describe('the variables of OpenMP', () => {
     });
   }
 
+  itUnless(either(noOpenMP, notLinux), 'should say how long threads spin, or the package does', () => {
+    const spinsOf = (env: Record<string, string>): number => {
+      const child = runChild(INFO, { env: { ...on('openmp'), ...env, OMP_DISPLAY_ENV: 'verbose' } });
+      expectExit(child, 0);
+      return Number(/GOMP_SPINCOUNT = '(\d+)'/.exec(child.stderr)?.[1]);
+    };
+    expect(spinsOf({})).to.be.within(1, 100_000);
+    expect(spinsOf({ GOMP_SPINCOUNT: '77' })).to.equal(77);
+    expect(spinsOf({ OMP_WAIT_POLICY: 'passive' })).to.equal(0);
+    expect(spinsOf({ OMP_WAIT_POLICY: 'active' })).to.be.above(1e9);
+  });
+
   itUnless(either(noOpenMP, notLinux), 'should be what children of the process get, unchanged', () => {
     const source = `
       import { spawnSync } from 'node:child_process';

@@ -25,14 +25,16 @@ class ChunkShares {
       shares_[i].range.store(range(chunks * i / shares, chunks * (i + 1) / shares), std::memory_order_relaxed);
   }
 
-  /// Calls work(chunk) for chunks that no other thread takes, until there are none left.
+  /// Calls work(chunk) for chunks that no other thread takes, until there are
+  /// none left; returns whether there was any.
   template <typename Work>
-  void work_off(int thread, const Work& work) {
-    size_t chunk;
+  bool work_off(int thread, const Work& work) {
+    size_t chunk, done = 0;
     if (thread < count_)
-      while (take_first(thread, &chunk)) work(chunk);
+      for (; take_first(thread, &chunk); ++done) work(chunk);
     for (int i = 1; i <= count_; ++i)
-      while (take_last((thread + i) % count_, &chunk)) work(chunk);
+      for (; take_last((thread + i) % count_, &chunk); ++done) work(chunk);
+    return done > 0;
   }
 
   /// The first, or last, of a share that nobody has taken; false where there is none.

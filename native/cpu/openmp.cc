@@ -11,11 +11,16 @@
 #include <dlfcn.h>
 #include <unistd.h>
 
+#include <sched.h>
+
 #include <algorithm>
 #include <atomic>
 #include <chrono>
+#include <cstdlib>
+#include <deque>
 #include <exception>
 #include <mutex>
+#include <optional>
 #include <thread>
 #include <vector>
 
@@ -24,7 +29,6 @@
 #endif
 
 #include "processors.h"
-#include "thread-start.h"
 
 namespace fused_adamw::cpu::openmp {
 namespace {
@@ -36,8 +40,10 @@ struct Library {
   int (*get_thread_limit)() = nullptr;
   int (*get_dynamic)() = nullptr;
   void (*set_dynamic)(int) = nullptr;
+  void (*set_blocktime)(int) = nullptr;  // LLVM's alone: milliseconds that this thread's team spins
   std::string path;
-  std::string problem;  // why it cannot be used
+  std::string problem;         // why it cannot be used
+  bool waits_as_told = false;  // the user has said how its threads wait
 };
 
 #if defined(__APPLE__)
@@ -53,14 +59,93 @@ bool find(void* handle, const char* name, Function* function) {
   return *function != nullptr;
 }
 
+bool is_waiting_told() {
+  const char* const names[] = {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME"};
+  return std::any_of(std::begin(names), std::end(names), [](const char* name) { return std::getenv(name) != nullptr; });
+}
+
+/// How long libgomp's threads spin for each other, where the user has not said
+/// it. By default that is several milliseconds: on a busy machine they then use
+/// up their time slices by waiting, and a barrier waits for the next one, while
+/// OMP_WAIT_POLICY=passive puts threads to sleep and wakes them at each step.
+/// This is what passes between steps in a loop (docs/performance.md). Those of
+/// libomp spin for 200 ms by default, and for 1 at least.
+constexpr std::chrono::microseconds kSpin{15};
+constexpr int kSpinOfLibomp = 1;  // ms
+
+#if defined(__linux__)
+/// Iterations of libgomp's loop of waiting that take so long.
+long long iterations_in(std::chrono::nanoseconds time) {
+  constexpr long long kIterations = 200;
+  auto least = std::chrono::nanoseconds::max();
+  const std::atomic<int> word{0};
+  for (int attempt = 0; attempt < 5; ++attempt) {
+    const auto start = std::chrono::steady_clock::now();
+    for (int i = 0; i < kIterations && word.load(std::memory_order_relaxed) == 0; ++i) {
+#if defined(__x86_64__)
+      __builtin_ia32_pause();
+#else
+      asm volatile("" : : : "memory");
+#endif
+    }
+    least = std::min<std::chrono::nanoseconds>(least, std::chrono::steady_clock::now() - start);
+  }
+  return std::max<long long>(1, kIterations * time.count() / std::max<long long>(1, least.count()));
+}
+
+/// A variable of the environment while this lives, for what a library reads
+/// when it is opened. Not by setenv(), which may free the list of variables
+/// while another thread's getenv() goes through it: the list is replaced as a
+/// whole, and neither list is freed.
+class AddedVariable {
+ public:
+  AddedVariable(const std::string& name, const std::string& value) : name_(name), before_(environ) {
+    struct Kept {
+      std::string variable;
+      std::vector<char*> list;
+    };
+    static std::deque<Kept>& all = *new std::deque<Kept>;
+    Kept& kept = all.emplace_back();
+    kept.variable = name + "=" + value;
+    for (char** entry = before_; entry && *entry; ++entry) kept.list.push_back(*entry);
+    kept.list.push_back(kept.variable.data());
+    kept.list.push_back(nullptr);
+    added_ = kept.list.data();
+    __atomic_store_n(&environ, added_, __ATOMIC_SEQ_CST);
+  }
+  ~AddedVariable() {
+    char** expected = added_;
+    const bool restored =
+        __atomic_compare_exchange_n(&environ, &expected, before_, false, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST);
+    if (!restored) unsetenv(name_.c_str());  // another thread has copied the list and changed its copy
+  }
+  AddedVariable(const AddedVariable&) = delete;
+  AddedVariable& operator=(const AddedVariable&) = delete;
+
+ private:
+  std::string name_;
+  char **before_, **added_;
+};
+#endif
+
+/// Opens a library that is not there yet.
+void* load(const char* name) {
+#if defined(__linux__)
+  std::optional<AddedVariable> spin;
+  if (!is_waiting_told()) spin.emplace("GOMP_SPINCOUNT", std::to_string(iterations_in(kSpin)));
+#endif
+  return dlopen(name, RTLD_NOW | RTLD_LOCAL);
+}
+
 Library open() {
   Library library;
+  library.waits_as_told = is_waiting_told();
   available_processors();  // is kept, from before OMP_PROC_BIND binds this thread to one
   // One that is loaded already is taken first: two copies of LLVM's library end the process.
-  for (int only_loaded : {RTLD_NOLOAD, 0})
+  // None is ever closed: its idle threads would run code that is no longer there.
+  for (const bool only_loaded : {true, false})
     for (const char* name : kNames) {
-      // Never closed: its idle threads would run unmapped code.
-      void* handle = dlopen(name, RTLD_NOW | RTLD_LOCAL | only_loaded);
+      void* handle = only_loaded ? dlopen(name, RTLD_NOW | RTLD_LOCAL | RTLD_NOLOAD) : load(name);
       if (!handle) {
         const char* error = dlerror();
         if (library.problem.empty() && !only_loaded) library.problem = error ? error : name;
@@ -75,6 +160,7 @@ Library open() {
         library.problem = std::string(name) + " lacks functions of OpenMP";
         continue;
       }
+      find(handle, "kmp_set_blocktime", &library.set_blocktime);
       Dl_info info;
       const bool found = dladdr(reinterpret_cast<void*>(library.parallel), &info) && info.dli_fname;
       library.path = found ? info.dli_fname : name;
@@ -140,17 +226,32 @@ int grow(int threads) {
   return team_size + had;
 }
 
+/// The processor that this thread is on; -1 where nothing tells.
+int processor() {
+#if defined(__linux__)
+  return sched_getcpu();
+#else
+  return -1;
+#endif
+}
+
 struct Region {
-  void (*body)(const void* context, int thread);
+  ThreadBody body;
   const void* context;
+  int processor_of_caller = processor();
+  std::atomic<bool> has_helped{false};
 };
 
 void enter(void* data) {
-  const Region& region = *static_cast<const Region*>(data);
+  Region& region = *static_cast<Region*>(data);
   const int thread = opened().get_thread_num();
   if (thread == 0) team_size = opened().get_num_threads();
-  region.body(region.context, thread);
+  const int here = processor();
+  const bool beside = thread > 0 && (here < 0 || here != region.processor_of_caller);
+  if (region.body(region.context, thread) && beside) region.has_helped.store(true, std::memory_order_relaxed);
 }
+
+Abstention abstention;
 
 /// A size that changes with the load of the machine would end threads and make them again.
 class FixedSize {
@@ -176,17 +277,24 @@ std::string unusable() { return lost ? "this process was forked from one that us
 
 int thread_limit() { return opened().get_thread_limit(); }
 
-void run(int threads, void (*body)(const void* context, int thread), const void* context) {
+void run(int threads, ThreadBody body, const void* context) {
+  threads = std::min(threads, thread_limit());
+  if (threads < 2 || (!opened().waits_as_told && abstention.skips())) {
+    body(context, 0);
+    return;
+  }
   was_used = true;
   const FixedSize fixed;
-  threads = std::min(threads, thread_limit());
   Region region{body, context};
   if (threads > team_size) {
     const SignalsBlocked blocked;
-    opened().parallel(enter, &region, grow(threads), 0);
+    threads = grow(threads);
+    if (opened().set_blocktime && !opened().waits_as_told) opened().set_blocktime(kSpinOfLibomp);
+    opened().parallel(enter, &region, threads, 0);
   } else {
     opened().parallel(enter, &region, threads, 0);
   }
+  if (threads > 1) abstention.note(region.has_helped.load(std::memory_order_relaxed));
 }
 
 void forked() { lost = was_used.load(); }

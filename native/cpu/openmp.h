@@ -1,7 +1,10 @@
 // OpenMP: a parallel region of a library that is opened at run time.
 #pragma once
 
+#include <algorithm>
 #include <string>
+
+#include "thread-start.h"
 
 namespace fused_adamw::cpu::openmp {
 
@@ -16,8 +19,30 @@ std::string unusable();
 int thread_limit();
 
 /// Calls body(context, t) on each thread t of a region of at most `threads`
-/// threads, the calling one included. One call at a time.
-void run(int threads, void (*body)(const void* context, int thread), const void* context);
+/// threads, or on the calling thread alone, which must be able to do all of the
+/// work. One call at a time.
+void run(int threads, ThreadBody body, const void* context);
+
+/// Which calls do without a region, since the last ones were of no use: the
+/// other threads came when the calling one had done the work, or shared its
+/// processor, and then it waited for them at the barrier. That is so for small
+/// steps on a busy machine, and for those that find the others asleep. Not where
+/// the user has said how threads wait (OMP_WAIT_POLICY).
+class Abstention {
+ public:
+  /// Whether the next call does without.
+  bool skips() { return left_ > 0 && left_-- > 0; }
+
+  /// What came of a region.
+  void note(bool has_helped) {
+    constexpr int kMost = 15;
+    length_ = has_helped ? 0 : std::min(2 * length_ + 1, kMost);
+    left_ = length_;
+  }
+
+ private:
+  int length_ = 0, left_ = 0;
+};
 
 /// In the child of a fork, where the library's threads are no more.
 void forked();

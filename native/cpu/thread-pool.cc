@@ -9,8 +9,6 @@
 #include <immintrin.h>
 #endif
 
-#include "thread-start.h"
-
 namespace fused_adamw::cpu {
 namespace {
 
@@ -51,7 +49,7 @@ bool spin_until(const Condition& condition) {
 
 }  // namespace
 
-void ThreadPool::run(int threads, Body body, const void* context) {
+void ThreadPool::run(int threads, ThreadBody body, const void* context) {
   threads = 1 + std::min(threads - 1, grow(threads - 1));
   body_ = body;
   context_ = context;

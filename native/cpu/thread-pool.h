@@ -7,6 +7,8 @@
 #include <deque>
 #include <mutex>
 
+#include "thread-start.h"
+
 namespace fused_adamw::cpu {
 
 /// Runs a body on the calling thread and on others.
@@ -19,11 +21,9 @@ namespace fused_adamw::cpu {
 /// One call at a time. Its threads never end: it must not be destroyed.
 class ThreadPool {
  public:
-  using Body = void (*)(const void* context, int thread);
-
   /// Calls body(context, 0) on the calling thread and body(context, t), for
   /// each t below `threads`, at most once on thread t of the pool.
-  void run(int threads, Body body, const void* context);
+  void run(int threads, ThreadBody body, const void* context);
 
  private:
   struct Helper {
@@ -43,7 +43,7 @@ class ThreadPool {
   // 16 to 31 are the threads that may join (0 once it is closed), the rest
   // numbers the calls.
   std::atomic<uint64_t> state_{0};
-  Body body_ = nullptr;
+  ThreadBody body_ = nullptr;
   const void* context_ = nullptr;
 
   std::mutex mutex_;            // of those who sleep

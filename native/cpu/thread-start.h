@@ -1,10 +1,13 @@
-// What both runtimes need when they start threads.
+// What both runtimes run, and what they need to start threads.
 #pragma once
 
 #include <pthread.h>
 #include <signal.h>
 
 namespace fused_adamw::cpu {
+
+/// What each thread of a call does, 0 being the calling one; returns whether there was work for it.
+using ThreadBody = bool (*)(const void* context, int thread);
 
 /// Blocks all signals on this thread while it lives. New threads inherit the
 /// mask: the process's signals are Node's to handle.

@@ -80,10 +80,10 @@ struct Call {
   ChunkShares& shares;
 };
 
-void run_thread(const void* context, int thread) {
+bool run_thread(const void* context, int thread) {
   const Call& call = *static_cast<const Call*>(context);
   const FloatEnvironment environment;
-  call.shares.work_off(thread, [&call](size_t chunk) { call.work(call.context, chunk); });
+  return call.shares.work_off(thread, [&call](size_t chunk) { call.work(call.context, chunk); });
 }
 
 }  // namespace

@@ -17,6 +17,7 @@
 
 #include "cpu/chunk-shares.h"
 #include "cpu/float-environment.h"
+#include "cpu/openmp.h"
 #include "cpu/step.h"
 #include "cpu/thread-start.h"
 #include "support.h"
@@ -27,6 +28,9 @@ namespace {
 using cpu::for_each_chunk;
 using cpu::Runtime;
 using testing::Random;
+
+/// How OpenMP's threads wait is told, so that every call is a region.
+const int kWaitingTold = setenv("OMP_WAIT_POLICY", "passive", 0);
 
 /// A test of each runtime that can be used here.
 class OnEachRuntime : public ::testing::TestWithParam<Runtime> {
@@ -342,20 +346,33 @@ TEST(ChunkShares, AreContiguousAndEqual) {
     }
 }
 
+TEST(Abstention, GrowsWhileRegionsAreOfNoUse) {
+  cpu::openmp::Abstention abstention;
+  const auto skipped = [&](bool has_helped) {
+    abstention.note(has_helped);
+    int calls = 0;
+    while (abstention.skips()) ++calls;
+    return calls;
+  };
+  EXPECT_FALSE(abstention.skips());
+  for (int calls : {1, 3, 7, 15, 15}) EXPECT_EQ(skipped(false), calls);
+  EXPECT_EQ(skipped(true), 0);
+  EXPECT_EQ(skipped(false), 1);
+}
+
 TEST(Shortage, IsForgottenAfterAWhile) {
   namespace shortage = cpu::shortage;
   ASSERT_EQ(shortage::limit(), INT_MAX);
   EXPECT_TRUE(shortage::may_ask());
   cpu::set_num_threads(8);
-  shortage::refused(3);
-  EXPECT_EQ(cpu::obtainable_threads(), 3);
-  EXPECT_EQ(cpu::num_threads(), 8);
-  EXPECT_FALSE(shortage::may_ask());
-  wait_for([] { return shortage::may_ask(); });
-  const auto refusal = std::chrono::steady_clock::now();
-  shortage::refused(3);  // a second time: it waits longer
-  wait_for([] { return shortage::may_ask(); });
-  EXPECT_GE(std::chrono::steady_clock::now() - refusal, std::chrono::milliseconds(20));
+  for (const int delay : {10, 20, 40}) {  // ms
+    const auto refusal = std::chrono::steady_clock::now();
+    shortage::refused(3);
+    EXPECT_EQ(cpu::obtainable_threads(), 3);
+    EXPECT_EQ(cpu::num_threads(), 8);
+    wait_for([] { return shortage::may_ask(); });
+    EXPECT_GE(std::chrono::steady_clock::now() - refusal, std::chrono::milliseconds(delay));
+  }
   shortage::granted();
   EXPECT_EQ(cpu::obtainable_threads(), 8);
   cpu::set_num_threads(0);
