@@ -27,7 +27,8 @@ import { WRONG_KINDS } from './support/messages.js';
 const LARGE: ExampleOptions = { length: 100_003, steps: 2 };
 
 const RUNTIMES = ['openmp', 'team'] as const;
-const { available, reason } = backendInfo().threading;
+const info = backendInfo().threading;
+const { available, reason } = info;
 
 /** Why a runtime cannot be used here, or null. */
 const unusable = (runtime: Threading): string | null => (available.includes(runtime) ? null : (reason ?? ''));
@@ -50,9 +51,9 @@ describe('the runtime of threads', () => {
   });
 
   itUnless(noOpenMP, 'should be OpenMP by default, with its library', () => {
-    const info = reportOf(INFO, { env: on('') }) as Record<string, unknown>;
-    expect(info).to.deep.equal({ runtime: 'openmp', available: ['openmp', 'team'], library: info.library });
-    expect(info.library).to.match(/lib(g|i?)omp/);
+    const found = reportOf(INFO, { env: on('') }) as { library: string };
+    expect(found).to.deep.equal({ runtime: 'openmp', available: ['openmp', 'team'], library: found.library });
+    expect(found.library).to.match(/lib(g|i?)omp/);
   });
 
   for (const runtime of RUNTIMES) {
@@ -158,6 +159,29 @@ describe('a step on either runtime', () => {
   });
 });
 
+describe('memory of the package', () => {
+  itUnless(either(noNative, notLinux), 'should be written first by the threads of a step over it', () => {
+    // Tensor.zeros() touches its pages; states are left to the first step.
+    const source = `
+      const library = await import(libraryUrl);
+      const MiB = 2 ** 20;
+      const resident = () => process.memoryUsage.rss() / MiB;
+      const grown = [];
+      const measure = (run) => { const before = resident(); const result = run(); grown.push(resident() - before); return result; };
+      const optimizer = new library.AdamW();
+      const [weight, grad] = measure(() => [0, 1].map(() => library.Tensor.zeros(16 * MiB)));
+      const state = measure(() => optimizer.createState(0, weight));
+      measure(() => optimizer.update(0, weight, grad, state));
+      report({ grown, zeros: [weight, state.mean].every(({ data }) => data.every((value) => value === 0)) });`;
+    const { grown, zeros } = reportOf(source, { env: on('') }) as { grown: number[]; zeros: boolean };
+    const [tensors, state, step] = grown;
+    expect(tensors).to.be.within(120, 160);
+    expect(state).to.be.below(20);
+    expect(step).to.be.within(110, 160);
+    expect(zeros).to.equal(true);
+  });
+});
+
 describe('the variables of OpenMP', () => {
   /** A step on some threads: its digest, the threads it made, and the processors that each of those may use. */
   const step = (threads: number): string => `
@@ -217,7 +241,8 @@ describe('the variables of OpenMP', () => {
     });
   }
 
-  itUnless(either(noOpenMP, notLinux), 'should say how long threads spin, or the package does', () => {
+  const noLibgomp = /gomp/.test(info.library ?? '') ? null : 'the library is not libgomp';
+  itUnless(either(noOpenMP, notLinux, noLibgomp), 'should say how long threads spin, or the package does', () => {
     const spinsOf = (env: Record<string, string>): number => {
       const child = runChild(INFO, { env: { ...on('openmp'), ...env, OMP_DISPLAY_ENV: 'verbose' } });
       expectExit(child, 0);

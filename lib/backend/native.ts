@@ -37,6 +37,7 @@ export interface Addon {
   readonly cuda: CudaAddon;
   address(memory: ArrayBufferView | ArrayBuffer): bigint;
   preferHugePages(buffer: ArrayBuffer): void;
+  firstTouch(buffer: ArrayBuffer, byteOffset: number, byteLength: number): void;
   setIsa(name: string): boolean;
   isa(): string;
   numThreads(): number;

@@ -173,8 +173,13 @@ export class Tensor<D extends DType = DType> {
     const device = resolveDevice(options.device ?? 'cpu', 'device');
     if (pinned && device !== 'cpu') throw outOfRange(`false beside device '${device}'`, 'pinned', pinned);
     const allocateHost = pinned && cudaUnusable(0) === null ? allocatePinned : allocate;
-    const memory =
-      device === 'cpu' ? allocateHost(dtype, elementsOf(sizes)) : allocateOn(device, dtype, elementsOf(sizes), 0);
+    if (device !== 'cpu') {
+      return new Tensor<D>(dtype, sizes, allocateOn(device, dtype, elementsOf(sizes), 0), device, true);
+    }
+    const memory = allocateHost(dtype, elementsOf(sizes));
+    const { buffer, byteOffset, byteLength } = memory;
+    // What fills it runs on one thread, and would put all pages near that one.
+    if (byteLength >= FIRST_TOUCH_FROM) loadBackend().addon?.firstTouch(buffer as ArrayBuffer, byteOffset, byteLength);
     return new Tensor<D>(dtype, sizes, memory, device, true);
   }
 
@@ -186,7 +191,11 @@ export class Tensor<D extends DType = DType> {
    * @internal
    */
   static zerosBeside<D extends DType>(like: TensorLike, dtype: D): Tensor<D> {
-    if (!(like instanceof Tensor) || like.device === 'cpu') return Tensor.zeros(shapeOf(like), { dtype });
+    if (!(like instanceof Tensor) || like.device === 'cpu') {
+      const shape = shapeOf(like);
+      // Not touched: the threads of the first step do that, each where it begins in the whole list of tensors.
+      return new Tensor<D>(dtype, shape, allocate(dtype, elementsOf(shape)), 'cpu', true);
+    }
     const first = Number(like.pointer % BigInt(ALIGNMENT)) / bytesOf(like.dtype);
     const memory = allocateOn(like.device, dtype, like.length, first * bytesOf(dtype));
     return new Tensor<D>(dtype, like.shape, memory, like.device, true);
@@ -572,6 +581,7 @@ const SLOTS = 16;
 const WINDOW = SLOT * SLOTS;
 const STAGGER_FROM = 1024 * 1024; // bytes
 const HUGE_PAGES_FROM = 4 * 1024 * 1024; // bytes
+const FIRST_TOUCH_FROM = HUGE_PAGES_FROM;
 const SMALL = 4 * 1024; // bytes
 const SLAB = 256 * 1024; // bytes
 let nextSlot = 0;

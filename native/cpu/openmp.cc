@@ -9,9 +9,8 @@
 #include "openmp.h"
 
 #include <dlfcn.h>
-#include <unistd.h>
-
 #include <sched.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <atomic>

@@ -140,4 +140,14 @@ void for_each_chunk(size_t chunks, int threads, void (*work)(const void*, size_t
   for (size_t chunk = 0; chunk < chunks; ++chunk) work(context, chunk);
 }
 
+void first_touch(char* zeros, size_t bytes) {
+  constexpr size_t kPage = 4096, kLeastChunk = 256 * kPage;
+  const int threads = num_threads();
+  const size_t chunks = (bytes / kLeastChunk / threads + 1) * threads, size = (bytes + chunks - 1) / chunks;
+  for_each_chunk(chunks, threads, [&](size_t chunk) {
+    const size_t end = std::min(bytes, (chunk + 1) * size);
+    for (size_t at = chunk * size; at < end; at += kPage) static_cast<volatile char*>(zeros)[at] = 0;
+  });
+}
+
 }  // namespace fused_adamw::cpu

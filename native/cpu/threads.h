@@ -54,4 +54,9 @@ void for_each_chunk(size_t chunks, int threads, const Work& work) {
       std::addressof(work));
 }
 
+/// Writes a zero to each page of zeros that nobody has written to yet, on the
+/// threads that a step over this memory begins with: the system then puts the
+/// page near the processor of that thread.
+void first_touch(char* zeros, size_t bytes);
+
 }  // namespace fused_adamw::cpu

@@ -150,6 +150,15 @@ void PreferHugePages(const Napi::CallbackInfo& info) {
 #endif
 }
 
+/// firstTouch(buffer, byteOffset, byteLength): see cpu::first_touch
+void FirstTouch(const Napi::CallbackInfo& info) {
+  Napi::ArrayBuffer buffer = info[0].As<Napi::ArrayBuffer>();
+  const size_t offset = info[1].As<Napi::Number>().Int64Value(), length = info[2].As<Napi::Number>().Int64Value();
+  if (offset > buffer.ByteLength() || length > buffer.ByteLength() - offset)
+    throw Napi::RangeError::New(info.Env(), "Expected a part of the buffer");
+  cpu::first_touch(static_cast<char*>(buffer.Data()) + offset, length);
+}
+
 /// setIsa(name): whether this machine runs that variant; if so, later steps do.
 Napi::Value SetIsa(const Napi::CallbackInfo& info) {
   const cpu::Variant* variant = cpu::find_variant(info[0].As<Napi::String>().Utf8Value());
@@ -210,6 +219,7 @@ Napi::Object Init(Napi::Env env, Napi::Object exports) {
   exports["cuda"] = define_cuda(env);
   exports["address"] = Napi::Function::New<Address>(env, "address");
   exports["preferHugePages"] = Napi::Function::New<PreferHugePages>(env, "preferHugePages");
+  exports["firstTouch"] = Napi::Function::New<FirstTouch>(env, "firstTouch");
   exports["setIsa"] = Napi::Function::New<SetIsa>(env, "setIsa");
   exports["isa"] = Napi::Function::New<Isa>(env, "isa");
   exports["numThreads"] = Napi::Function::New<NumThreads>(env, "numThreads");

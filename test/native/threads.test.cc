@@ -3,6 +3,7 @@
 
 #include <gtest/gtest.h>
 #include <signal.h>
+#include <sys/mman.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -345,6 +346,25 @@ TEST(ChunkShares, AreContiguousAndEqual) {
       for (size_t i = 0; i < chunks; ++i) EXPECT_EQ(taken[i], i);
     }
 }
+
+#if defined(__linux__)
+TEST_P(ForEachChunk, TouchesEveryPageOfZeros) {
+  const size_t page = sysconf(_SC_PAGESIZE), pages = 5000;
+  void* memory = mmap(nullptr, pages * page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  ASSERT_NE(memory, MAP_FAILED);
+  madvise(memory, pages * page, MADV_NOHUGEPAGE);
+  const auto present = [&](size_t first, size_t count) {
+    std::vector<unsigned char> in_memory(count);
+    EXPECT_EQ(mincore(static_cast<char*>(memory) + first * page, count * page, in_memory.data()), 0);
+    return std::count_if(in_memory.begin(), in_memory.end(), [](unsigned char is) { return is & 1; });
+  };
+  ASSERT_EQ(present(0, pages), 0);
+  cpu::first_touch(static_cast<char*>(memory) + page, (pages - 2) * page);
+  EXPECT_EQ(present(1, pages - 2), pages - 2);
+  EXPECT_EQ(present(0, 1) + present(pages - 1, 1), 0);
+  munmap(memory, pages * page);
+}
+#endif
 
 TEST(Abstention, GrowsWhileRegionsAreOfNoUse) {
   cpu::openmp::Abstention abstention;
