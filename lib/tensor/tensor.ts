@@ -33,7 +33,7 @@ import {
   typedArrayLength,
 } from '../numerics/typed-arrays.js';
 import { readOptions } from '../options.js';
-import { allocate, allocateOn, allocatePinned, newStorage } from './allocator.js';
+import { allocate, allocateOn, allocatePinned, firstTouch, newStorage } from './allocator.js';
 import { cudaDevice, type ResolvedDevice, resolveDevice } from './device.js';
 import { storageOfArray, storageOfBuffer } from './host-storage.js';
 import { checkNumbers } from './numbers.js';
@@ -199,8 +199,14 @@ export class Tensor<D extends DType = DType> {
     const pinned = checkBoolean(given.pinned ?? false, 'pinned');
     const device = resolveDevice(given.device ?? 'cpu', 'device');
     if (pinned && device !== 'cpu') throw outOfRange(`false beside device '${device}'`, 'pinned', pinned);
-    if (!pinned || cudaUnusable(0) !== null) return Tensor.allocate(sizes, dtype, device);
-    return new Tensor<D>(dtype, sizes, allocatePinned(dtype, elementsOf(sizes)), device, true);
+    if (pinned && cudaUnusable(0) === null) {
+      return new Tensor<D>(dtype, sizes, allocatePinned(dtype, elementsOf(sizes)), device, true);
+    }
+    const tensor = Tensor.allocate(sizes, dtype, device);
+    // What fills it runs on one thread, and would put all pages near that one. States, which nobody fills, are touched
+    // by the threads of the first step.
+    if (device === 'cpu') firstTouch(tensor.memory as Storage);
+    return tensor;
   }
 
   /**
