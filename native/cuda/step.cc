@@ -9,7 +9,8 @@
 
 namespace fused_adamw::cuda {
 
-StagedBuffer::StagedBuffer(Device& device, size_t capacity) : device_(device), memory_(device.allocate_table(capacity)) {
+StagedBuffer::StagedBuffer(Device& device, size_t capacity)
+    : device_(device), memory_(device.allocate_table(capacity)) {
   const ContextGuard guard(device.context());
   decltype(slots_) slots;  // where one cannot be made, the others go while the context is current
   for (auto& slot : slots) slot = std::make_shared<Slot>(device, capacity, memory_);
