@@ -1,7 +1,7 @@
 /** Tensor: a dtype, a shape and memory. It never copies by itself. */
 import { types } from 'node:util';
 import { markAsUntransferable } from 'node:worker_threads';
-import { cudaAbsent, cudaAddon, cudaUnusable } from '../backend/cuda.js';
+import { cudaAbsent, cudaAddon, pinningDevice } from '../backend/cuda.js';
 import type { DeviceMemory } from '../backend/cuda-addon.js';
 import { loadBackend } from '../backend/index.js';
 import {
@@ -172,9 +172,10 @@ export class Tensor<D extends DType = DType> {
     const pinned = checkBoolean(options.pinned ?? false, 'pinned');
     const device = resolveDevice(options.device ?? 'cpu', 'device');
     if (pinned && device !== 'cpu') throw outOfRange(`false beside device '${device}'`, 'pinned', pinned);
-    const allocateHost = pinned && cudaUnusable(0) === null ? allocatePinned : allocate;
-    const memory =
-      device === 'cpu' ? allocateHost(dtype, elementsOf(sizes)) : allocateOn(device, dtype, elementsOf(sizes), 0);
+    const length = elementsOf(sizes);
+    const pinning = pinned ? pinningDevice() : null;
+    const allocateHost = () => (pinning === null ? allocate(dtype, length) : allocatePinned(dtype, length, pinning));
+    const memory = device === 'cpu' ? allocateHost() : allocateOn(device, dtype, length, 0);
     return new Tensor<D>(dtype, sizes, memory, device, true);
   }
 
@@ -599,10 +600,10 @@ function newStorage(dtype: DType, length: number): Storage {
   return viewOf(dtype, new ArrayBuffer(length * bytesOf(dtype)), 0, length);
 }
 
-function allocatePinned(dtype: DType, length: number): Storage {
+function allocatePinned(dtype: DType, length: number, device: number): Storage {
   const bytes = length * bytesOf(dtype);
   if (bytes === 0) return newStorage(dtype, length);
-  const buffer = cudaAddon().pinned(bytes);
+  const buffer = cudaAddon().pinned(bytes, device);
   keepHere(buffer);
   return viewOf(dtype, buffer, 0, length);
 }

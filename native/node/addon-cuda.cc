@@ -421,31 +421,27 @@ Napi::Value StartCopy(const Napi::CallbackInfo& info) {
   });
 }
 
-/// pinned(bytes): ArrayBuffer of zeros in page-locked memory; throws where external ArrayBuffers are not allowed.
+/// pinned(bytes, device): ArrayBuffer of zeros in page-locked memory, which serves all devices; throws where external
+/// ArrayBuffers are not allowed.
 Napi::Value Pinned(const Napi::CallbackInfo& info) {
   const Napi::Env env = info.Env();
   return guarded_cuda(env, [&]() -> Napi::Value {
-    Device& device = Device::get(0);
     const auto bytes = static_cast<size_t>(info[0].As<Napi::Number>().Int64Value());
-    auto* memory = [&] {
-      const std::lock_guard lock(device.mutex());
-      const cuda::ContextGuard guard(device.context());
-      device.drain();
-      return new std::shared_ptr<cuda::PinnedMemory>(std::make_shared<cuda::PinnedMemory>(device, bytes));
-    }();
-    std::memset((*memory)->data(), 0, bytes);
-    const auto release = [](napi_env, void*, void* hint) {
-      const std::unique_ptr<std::shared_ptr<cuda::PinnedMemory>> owned(
-          static_cast<std::shared_ptr<cuda::PinnedMemory>*>(hint));
-      Device::get(0).retire(std::move(*owned), nullptr);
-    };
+    auto memory = Device::get(info[1].As<Napi::Number>().Int32Value()).allocate_pinned(bytes);
+    std::memset(memory->data(), 0, bytes);
+    const auto release = [](napi_env, void*, void* hint) { delete static_cast<cuda::PinnedMemory*>(hint); };
     napi_value buffer;
-    if (napi_create_external_arraybuffer(env, (*memory)->data(), bytes, release, memory, &buffer) != napi_ok) {
-      release(env, nullptr, memory);
+    if (napi_create_external_arraybuffer(env, memory->data(), bytes, release, memory.get(), &buffer) != napi_ok)
       throw Napi::Error::New(env, "Expected an engine that allows external ArrayBuffers");
-    }
+    memory.release();
     return Napi::Value(env, buffer);
   });
+}
+
+/// usedDevice(): the ordinal of a device that is ready already, or -1. Makes none ready.
+Napi::Value UsedDevice(const Napi::CallbackInfo& info) {
+  const Device* device = Device::in_use();
+  return Napi::Number::New(info.Env(), device ? device->ordinal() : -1);
 }
 
 /// probe(): what the driver tells without a context, or why there is none.
@@ -533,6 +529,7 @@ Napi::Object define_cuda(Napi::Env env) {
   exports["copy"] = Napi::Function::New<Copy>(env, "copy");
   exports["startCopy"] = Napi::Function::New<StartCopy>(env, "startCopy");
   exports["pinned"] = Napi::Function::New<Pinned>(env, "pinned");
+  exports["usedDevice"] = Napi::Function::New<UsedDevice>(env, "usedDevice");
   exports["synchronize"] = Napi::Function::New<Synchronize>(env, "synchronize");
   exports["setDeviceCode"] = Napi::Function::New<SetDeviceCode>(env, "setDeviceCode");
   return exports;
