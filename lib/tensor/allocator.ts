@@ -55,10 +55,10 @@ export function newStorage(dtype: DType, length: number): Storage {
 }
 
 /** Zeros in page-locked memory. */
-export function allocatePinned(dtype: DType, length: number): Storage {
+export function allocatePinned(dtype: DType, length: number, device: number): Storage {
   const bytes = length * bytesOf(dtype);
   if (bytes === 0) return newStorage(dtype, length);
-  const buffer = cudaAddon().pinned(bytes);
+  const buffer = cudaAddon().pinned(bytes, device);
   pin(buffer);
   return viewOf(dtype, buffer, 0, length);
 }

@@ -1,7 +1,7 @@
 /** Tensor: a dtype, a shape and memory. It never copies by itself. */
 import { type InspectOptions, inspect, types } from 'node:util';
 import type { Memory } from '../backend/backend.js';
-import { cudaAbsent, cudaAddon, cudaUnusable } from '../backend/cuda.js';
+import { cudaAbsent, cudaAddon, pinningDevice } from '../backend/cuda.js';
 import { loadBackend } from '../backend/index.js';
 import {
   checkBoolean,
@@ -199,8 +199,9 @@ export class Tensor<D extends DType = DType> {
     const pinned = checkBoolean(given.pinned ?? false, 'pinned');
     const device = resolveDevice(given.device ?? 'cpu', 'device');
     if (pinned && device !== 'cpu') throw outOfRange(`false beside device '${device}'`, 'pinned', pinned);
-    if (pinned && cudaUnusable(0) === null) {
-      return new Tensor<D>(dtype, sizes, allocatePinned(dtype, elementsOf(sizes)), device, true);
+    const pinning = pinned ? pinningDevice() : null;
+    if (pinning !== null) {
+      return new Tensor<D>(dtype, sizes, allocatePinned(dtype, elementsOf(sizes), pinning), device, true);
     }
     const tensor = Tensor.allocate(sizes, dtype, device);
     // What fills it runs on one thread, and would put all pages near that one. States, which nobody fills, are touched

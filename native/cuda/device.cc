@@ -28,6 +28,18 @@ size_t size_in_pool(size_t bytes) {
   return size;
 }
 
+/// The devices of the process, and why others cannot be used. Never destroyed, nor
+/// are the devices, which outlive all users.
+struct Registry {
+  std::mutex mutex;
+  std::map<int, Device*> devices;
+  std::map<int, std::string> reasons;
+};
+Registry& registry() {
+  static Registry& instance = *new Registry;
+  return instance;
+}
+
 }  // namespace
 
 int driver_version() {
@@ -56,9 +68,7 @@ DeviceInfo device_info(int ordinal) {
 }
 
 Device& Device::get(int ordinal) {
-  static std::mutex& mutex = *new std::mutex;
-  static auto& devices = *new std::map<int, std::unique_ptr<Device>>;  // outlives all users, to the end of the process
-  static auto& reasons = *new std::map<int, std::string>;
+  auto& [mutex, devices, reasons] = registry();
   const std::lock_guard lock(mutex);
   if (const auto found = devices.find(ordinal); found != devices.end()) return *found->second;
   if (const auto found = reasons.find(ordinal); found != reasons.end()) throw Unavailable(found->second);
@@ -68,12 +78,18 @@ Device& Device::get(int ordinal) {
     if (ordinal < 0 || ordinal >= count)
       throw Unavailable("there is no device cuda:" + std::to_string(ordinal) +
                         ", the last is cuda:" + std::to_string(count - 1));
-    std::unique_ptr<Device> device(new Device(ordinal));
-    return *(devices[ordinal] = std::move(device));
+    Device* device = new Device(ordinal);
+    return *(devices[ordinal] = device);
   } catch (const std::runtime_error& error) {
     reasons[ordinal] = error.what();
     throw Unavailable(error.what());
   }
+}
+
+Device* Device::in_use() {
+  auto& [mutex, devices, reasons] = registry();
+  const std::lock_guard lock(mutex);
+  return devices.empty() ? nullptr : devices.begin()->second;
 }
 
 Device::Device(int ordinal) : ordinal_(ordinal), context_(ordinal), module_(context_) {}
@@ -85,8 +101,9 @@ std::shared_ptr<Memory> Device::allocate(size_t bytes) {
   auto memory = std::make_shared<Memory>(*this, pointer, bytes, pointer != 0);
   if (bytes == 0) return memory;
   const std::lock_guard lock(mutex_);
+  auto zeroed = make_event();
   FUSED_ADAMW_CUDA(cuMemsetD8Async, pointer, 0, bytes, nullptr);
-  end_copy(memory);
+  end_copy(std::move(zeroed), memory);
   return memory;
 }
 
@@ -94,6 +111,12 @@ std::shared_ptr<Memory> Device::allocate_table(size_t bytes) {
   const ContextGuard guard(context());
   const size_t size = size_in_pool(bytes);
   return tables_.take(size, [&] { return std::make_unique<Memory>(*this, allocate_uninitialised(size), size, true); });
+}
+
+std::unique_ptr<PinnedMemory> Device::allocate_pinned(size_t bytes) {
+  const ContextGuard guard(context());
+  free_released();
+  return std::make_unique<PinnedMemory>(*this, bytes);
 }
 
 std::shared_ptr<PinnedMemory> Device::allocate_staging(size_t bytes) {
@@ -124,17 +147,18 @@ DevicePointer Device::allocate_uninitialised(size_t bytes) {
   return pointer;
 }
 
-void Device::begin_copy() {
+std::shared_ptr<Event> Device::begin_copy() {
   expect_no_capture(nullptr);
   drain();
+  auto after = make_event();
   for (const auto& [stream, event] : stepped_) event->make_stream_wait(nullptr);
+  return after;
 }
 
-std::shared_ptr<Event> Device::end_copy(std::shared_ptr<void> uses) {
-  copied_ = make_event();
-  copied_->record(nullptr);
-  retire(std::move(uses), copied_);
-  return copied_;
+void Device::end_copy(std::shared_ptr<Event> after, std::shared_ptr<void> uses) {
+  after->record(nullptr);
+  copied_ = after;
+  retire(std::move(uses), std::move(after));
 }
 
 void Device::begin_step(StreamHandle stream) {

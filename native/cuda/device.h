@@ -34,6 +34,9 @@ class Device {
   /// each call.
   static Device& get(int ordinal);
 
+  /// A device that get() has returned before, in this process; null where there is none.
+  static Device* in_use();
+
   int ordinal() const { return ordinal_; }
   ContextHandle context() const { return context_.handle(); }
   const Kernel& kernel(Rule rule, DTypeConfig config) const { return module_.kernel(rule, config); }
@@ -49,6 +52,9 @@ class Device {
   /// Frees memory that was released, and what the pools keep.
   void trim();
 
+  /// Page-locked memory for a caller.
+  std::unique_ptr<PinnedMemory> allocate_pinned(size_t bytes);
+
   // These need a current context.
 
   /// Page-locked memory, at least so many bytes of it, from a pool.
@@ -61,12 +67,12 @@ class Device {
   // anything is recorded.
 
   /// Before a copy on the legacy default stream: it comes after all steps so far.
-  void begin_copy();
+  /// Returns the event for end_copy(), made first: a copy without one could not be told to be done.
+  std::shared_ptr<Event> begin_copy();
   /// Before a step on a stream: it comes after the copies.
   void begin_step(StreamHandle stream);
   /// After a copy, which holds `uses` until it is done: later steps come after it.
-  /// Returns the event that marks its end.
-  std::shared_ptr<Event> end_copy(std::shared_ptr<void> uses);
+  void end_copy(std::shared_ptr<Event> after, std::shared_ptr<void> uses);
   /// After a step, whose end `after` marks: later copies come after it.
   void end_step(StreamHandle stream, std::shared_ptr<Event> after);
   /// Lets go of what work used that is done. Frees no memory, which may wait for all

@@ -13,13 +13,14 @@ namespace {
 /// not page-locked.
 template <class Copy>
 std::shared_ptr<Event> enqueue(Device& device, std::shared_ptr<void> uses, const Copy& copy) {
-  {
+  auto after = [&] {
     const std::lock_guard lock(device.mutex());
-    device.begin_copy();
-  }
+    return device.begin_copy();
+  }();
   copy();
   const std::lock_guard lock(device.mutex());
-  return device.end_copy(std::move(uses));
+  device.end_copy(after, std::move(uses));
+  return after;
 }
 
 /// After the work so far: blocks, where the driver would spin in a copy.
