@@ -172,3 +172,70 @@ describe("Rule 'pytorch'", () => {
     });
   }
 });
+
+describe("Rules 'mxnet' and 'pytorch'", () => {
+  interface Run {
+    readonly steps?: number;
+    readonly weight?: number;
+    readonly grad: number;
+    readonly options?: AdamWOptions;
+  }
+
+  /** How far apart they leave a float32 weight, in learning rates. */
+  function distance({ steps = 1, weight = 0, grad, options }: Run): number {
+    const learningRate = 0.001;
+    const [mxnet, pytorch] = (['mxnet', 'pytorch'] as const).map((rule) => {
+      const optimizer = new AdamW({ rule, learningRate, epsilon: 1e-6, wd: 0, ...options });
+      const weights = Float32Array.of(weight);
+      const state = { mean: new Float32Array(1), variance: new Float32Array(1) };
+      for (let step = 0; step < steps; step++) optimizer.fusedStep([0], [weights], [Float32Array.of(grad)], [state]);
+      return weights[0];
+    });
+    return Math.abs(mxnet - pytorch) / learningRate;
+  }
+
+  it('should differ by as much as the README says', () => {
+    // MXNet's bias correction scales what epsilon and the decay are next to.
+    const figures: readonly (readonly [Run, number])[] = [
+      [{ grad: 1e-6 }, 0.47],
+      [{ grad: 1e-4 }, 0.23],
+      [{ grad: 1 }, 2.4e-5],
+      [{ grad: 1, weight: 1, options: { wd: 0.1 } }, 0.068],
+      [{ grad: 1, weight: 1, steps: 1000, options: { wd: 0.01 } }, 2.5],
+      [{ grad: 0, weight: 1, steps: 1000, options: { wd: 0.01 } }, 4.2],
+    ];
+    for (const [run, figure] of figures) {
+      expect(distance(run), JSON.stringify(run)).to.be.closeTo(figure, 0.02 * figure);
+    }
+  });
+
+  for (const environment of environments()) {
+    it(`should treat float32 gradients above 2 ** 64 differently: ${environment.name}`, () => {
+      inEnvironment(environment, () => {
+        for (const [grad, variance] of [
+          [2 ** 64, Math.fround(2 ** 128 * 0.001)],
+          [2 ** 66, Math.fround(2 ** 132 * 0.001)],
+          [2 ** 69, Infinity],
+        ]) {
+          const step = (options: AdamWOptions): [number, number] => {
+            const weight = Float32Array.of(1);
+            const state = { mean: new Float32Array(1), variance: new Float32Array(1) };
+            new AdamW({ learningRate: 0.1, wd: 0, ...options }).fusedStep(
+              [0],
+              [weight],
+              [Float32Array.of(grad)],
+              [state],
+            );
+            return [weight[0], state.variance[0]];
+          };
+          expect(step({ rule: 'mxnet' })).to.deep.equal([NaN, NaN]);
+          const [weight, actual] = step({ rule: 'pytorch' });
+          // Where the variance overflows too, the weight stays.
+          expect(weight, `weight after ${grad}`).to.be.closeTo(variance === Infinity ? 1 : 0.9, 1e-6);
+          if (variance === Infinity) expect(actual).to.equal(Infinity);
+          else expect(actual / variance).to.be.closeTo(1, 1e-6);
+        }
+      });
+    });
+  }
+});
