@@ -532,7 +532,7 @@ TEST(Step, RoundsScalarsOnceToBothTypes) {
     EXPECT_EQ(s.clip, static_cast<T>(step.clip));
     EXPECT_EQ(s.beta1, static_cast<T>(0.9));
     EXPECT_EQ(s.beta2, static_cast<T>(0.999));
-    EXPECT_EQ(s.one_minus_beta1, static_cast<T>(1 - 0.9));  // from double, not 1 - beta1 of T
+    EXPECT_EQ(s.lerp, static_cast<T>(1 - 0.9));  // from double, not 1 - beta1 of T
     EXPECT_EQ(s.one_minus_beta2, static_cast<T>(1 - 0.999));
     EXPECT_EQ(s.eta, static_cast<T>(group.eta));
     EXPECT_EQ(s.lr, static_cast<T>(group.lr));
