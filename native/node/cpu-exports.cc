@@ -26,7 +26,7 @@ void set_num_threads(const Napi::CallbackInfo& info) { cpu::set_num_threads(info
 /// keepSubnormals(body): what the function returns, called in an environment that does not flush subnormals to zero.
 Napi::Value keep_subnormals(const Napi::CallbackInfo& info) {
   const FloatEnvironment environment;
-  return call(info[0].As<Napi::Function>(), {});
+  return call(info[0].As<Napi::Function>());
 }
 
 }  // namespace
