@@ -18,7 +18,11 @@
         'native/node/tensor-list-object.cc',
         'native/core/tensor-list.cc',
         'native/cpu/isa/kernels.cc',
+        'native/cpu/openmp.cc',
+        'native/cpu/processors.cc',
         'native/cpu/step.cc',
+        'native/cpu/thread-pool.cc',
+        'native/cpu/thread-start.cc',
         'native/cpu/threads.cc',
         'native/cuda/context.cc',
         'native/cuda/device.cc',
@@ -53,7 +57,7 @@
       'conditions': [
         ['OS=="linux"', {
           'cflags_cc': ['-pthread'],
-          # The team's threads outlive the worker that opened the addon.
+          # The threads of a step outlive the worker that opened the addon.
           'ldflags': ['-pthread', '-Wl,-z,nodelete'],
           'libraries': ['-ldl'],
         }],

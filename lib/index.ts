@@ -1,6 +1,7 @@
 /** fused-adamw: what is public, and only that. */
 
-export { type BackendInfo, backendInfo, setNumThreads } from './backend/info.js';
+export { type BackendInfo, backendInfo, setNumThreads, setThreading, type ThreadingInfo } from './backend/info.js';
+export type { Threading } from './backend/native.js';
 export type { DataOf, Device, DType, Float16ArrayLike } from './numerics/dtype.js';
 export {
   ADAMW_OPTIONS,

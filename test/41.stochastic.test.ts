@@ -36,16 +36,16 @@ describe('the generator of stochastic rounding', () => {
     // The same numbers are in test/native/kernels.test.cc.
     const elements = [0, 1, 2, 255, 256, 4294967295];
     const recorded: readonly (readonly [number, number, number, readonly number[]])[] = [
-      [0, 1, 0, [0xfb78d35c, 0xc8970f5a, 0x64fb1a3c, 0x4545fdc4, 0x98718084, 0x2a31a18b]],
-      [0xfeb2d5c6, 1, 0, [0x84a893e7, 0x318cd317, 0x1354fbee, 0xbfb20e84, 0x798130b6, 0x01af863f]],
-      [0xfeb2d5c6, 2, 0, [0x939cb9e1, 0xeeb3c52f, 0xcfce519b, 0x79bccf75, 0x24813aa9, 0xeef6c89d]],
-      [0xfeb2d5c6, 1, 1, [0xab587c0a, 0x778fd8b4, 0x15485b82, 0x57b9325f, 0xda7daa5a, 0x02c736c1]],
-      [0x12345678, 1000000, 5, [0x8a93d6b8, 0x44e8c35c, 0xdb32e342, 0x12c35910, 0xa42e909c, 0x4462d30c]],
-      [1, 4294967295, 0, [0xd0694fa6, 0x829fe85a, 0xe73ba6d3, 0xfae84345, 0x7c713e17, 0x58ccbd5b]],
+      [0, 1, 0, [0xe82e, 0xf454, 0xc2b1, 0x3262, 0x3ac1, 0x18db]],
+      [0xfeb2d5c6, 1, 0, [0x5c2f, 0xec72, 0xb2ca, 0xd8c4, 0xa141, 0x05be]],
+      [0xfeb2d5c6, 2, 0, [0x1081, 0x9047, 0x1395, 0xcbad, 0xa1ce, 0xc803]],
+      [0xfeb2d5c6, 1, 1, [0x0b89, 0xff74, 0x521d, 0x3b66, 0x19b6, 0x8018]],
+      [0x12345678, 1000000, 5, [0x15d8, 0x7ad2, 0xcf4a, 0xc415, 0xcd32, 0xea68]],
+      [1, 4294967295, 0, [0x2e53, 0x8740, 0xad04, 0xca3a, 0x14ec, 0xabcb]],
     ];
     for (const [key, count, high, numbers] of recorded) {
       const random = randomKey(key, count, high);
-      expect(elements.map((element) => randomBits(random, element) >>> 0)).to.deep.equal(numbers);
+      expect(elements.map((element) => randomBits(random, element))).to.deep.equal(numbers);
     }
   });
 });
@@ -59,24 +59,41 @@ function chiSquare(bins: readonly number[], binCount: number): number {
 }
 
 /**
- * Whether the low 16 bits of numbers look like independent uniform ones: their
- * two bytes, their top nibbles beside those of the next number, and the changes
- * from one to the next, each over 256 bins. With 255 degrees of freedom
- * chi-square has mean 255 and standard deviation 22.6; six of them are allowed.
+ * Whether values below 256 look uniform: with 255 degrees of freedom chi-square
+ * has mean 255 and standard deviation 22.6; six of them are allowed.
+ */
+function looksUniform(bins: readonly number[]): boolean {
+  return Math.abs(chiSquare(bins, 256) - 255) < 6 * Math.sqrt(2 * 255);
+}
+
+/**
+ * Whether 16-bit numbers look like independent uniform ones: their two bytes,
+ * their top nibbles beside those of the next number, and the changes from one
+ * to the next.
  */
 function looksRandom(numbers: readonly number[]): boolean {
-  const low = numbers.map((number) => number & 0xffff);
-  const next = (i: number): number => low[(i + 1) % low.length];
-  const tests = [
-    low.map((x) => x >>> 8),
-    low.map((x) => x & 0xff),
-    low.map((x, i) => ((x >>> 8) & 0xf0) | (next(i) >>> 12)),
-    low.map((x, i) => ((x << 4) & 0xf0) | (next(i) & 0xf)),
-    low.map((x, i) => ((next(i) - x) & 0xffff) >>> 8),
-    low.map((x, i) => (next(i) ^ x) >>> 8),
-  ];
-  const bound = 6 * Math.sqrt(2 * 255);
-  return tests.every((bins) => Math.abs(chiSquare(bins, 256) - 255) < bound);
+  const next = (i: number): number => numbers[(i + 1) % numbers.length];
+  return [
+    numbers.map((x) => x >>> 8),
+    numbers.map((x) => x & 0xff),
+    numbers.map((x, i) => ((x >>> 8) & 0xf0) | (next(i) >>> 12)),
+    numbers.map((x, i) => ((x << 4) & 0xf0) | (next(i) & 0xf)),
+    numbers.map((x, i) => ((next(i) - x) & 0xffff) >>> 8),
+    numbers.map((x, i) => (next(i) ^ x) >>> 8),
+  ].every(looksUniform);
+}
+
+/** Whether pairs of 16-bit numbers look independent: every nibble of the one beside every nibble of the other, and the changes. */
+function looksIndependent(pairs: readonly (readonly [number, number])[]): boolean {
+  const shifts = [0, 4, 8, 12];
+  const nibbles = shifts.flatMap((a) =>
+    shifts.map((b) => pairs.map(([x, y]) => ((x >>> a) & 0xf) * 16 + ((y >>> b) & 0xf))),
+  );
+  const changes = [0, 8].flatMap((shift) => [
+    pairs.map(([x, y]) => ((y - x) >>> shift) & 0xff),
+    pairs.map(([x, y]) => ((y ^ x) >>> shift) & 0xff),
+  ]);
+  return [...nibbles, ...changes].every(looksUniform);
 }
 
 describe('the numbers of stochastic rounding', () => {
@@ -87,6 +104,8 @@ describe('the numbers of stochastic rounding', () => {
 
   for (const [axis, numbers] of Object.entries({
     elements: along((i) => at(0, 0, 1, i)),
+    'even elements': along((i) => at(0, 0, 1, 2 * i)),
+    'odd elements': along((i) => at(0, 0, 1, 2 * i + 1)),
     'elements, 64 apart': along((i) => at(0, 0, 1, 64 * i)),
     'elements, a page apart': along((i) => at(3, 5, 1000, 4096 * i)),
     'elements, one of 2 ** 32 apart': along((i) => at(0, 0, 1, 7, i)),
@@ -104,10 +123,55 @@ describe('the numbers of stochastic rounding', () => {
 
   it('should be distinguishable from numbers that are not random', () => {
     expect(looksRandom(along((i) => i))).to.equal(false);
-    expect(looksRandom(along((i) => i * 0x9e3779b1))).to.equal(false);
+    expect(looksRandom(along((i) => (i * 0x9e37) & 0xffff))).to.equal(false);
     expect(looksRandom(along((i) => at(0, 0, 1, i >>> 1)))).to.equal(false);
     expect(looksRandom(along((i) => at(0, 0, 1, i) & ~1))).to.equal(false);
     expect(looksRandom(along((i) => at(0, 0, 1, i) | (i % 4 === 0 ? 0x8000 : 0)))).to.equal(false);
+    const halves = along((i) => at(0, 0, 1, i));
+    expect(looksIndependent(halves.map((x) => [x, x]))).to.equal(false);
+    expect(looksIndependent(halves.map((x) => [x, ((x << 5) | (x >>> 11)) & 0xffff]))).to.equal(false);
+    expect(looksIndependent(halves.map((x, i) => [x, (x + (i % 16)) & 0xffff]))).to.equal(false);
+  });
+
+  // Two neighbouring elements get the halves of one word.
+  for (const [axis, pairOf] of Object.entries({
+    elements: (i: number) => [at(0, 0, 1, 2 * i), at(0, 0, 1, 2 * i + 1)] as const,
+    'elements of another tensor': (i: number) => [at(3, 'a', 1000, 2 * i), at(3, 'a', 1000, 2 * i + 1)] as const,
+    'elements, rows of a matrix apart': (i: number) => [at(0, 0, 1, 4096 * i), at(0, 0, 1, 4096 * i + 1)] as const,
+    'update counts': (i: number) => [at(0, 0, i + 1, 8), at(0, 0, i + 1, 9)] as const,
+    indices: (i: number) => [at(0, i, 1, 0), at(0, i, 1, 1)] as const,
+    seeds: (i: number) => [at(i, 0, 1, 0), at(i, 0, 1, 1)] as const,
+    'elements, of two tensors': (i: number) => [at(0, 0, 1, i), at(0, 1, 1, i)] as const,
+    'elements, at two counts': (i: number) => [at(0, 0, 1, i), at(0, 0, 2, i)] as const,
+    'elements, two apart': (i: number) => [at(0, 0, 1, i), at(0, 0, 1, i + 2)] as const,
+    'words beside one another': (i: number) => [at(0, 0, 1, 2 * i + 1), at(0, 0, 1, 2 * i + 2)] as const,
+  })) {
+    it(`should be independent pair by pair over ${axis}`, () => {
+      expect(looksIndependent(Array.from({ length: 4 * SIZE }, (_, i) => pairOf(i)))).to.equal(true);
+    });
+  }
+
+  it('should change half of all bits of a pair with any bit of the element, the count, the index or the seed', () => {
+    const TRIALS = 1000;
+    const wordOf = (inputs: readonly number[]): number => {
+      const [seed, index, count, element] = inputs;
+      const key = randomKey(tensorKey(seed, index), count, 0);
+      return randomBits(key, 2 * element) | (randomBits(key, 2 * element + 1) << 16);
+    };
+    for (let input = 0; input < 4; input++) {
+      for (let bit = 0; bit < 31; bit++) {
+        const flips = new Array<number>(32).fill(0);
+        for (let trial = 0; trial < TRIALS; trial++) {
+          const inputs = [trial, 7 * trial, 3 * trial + 1, 1001 * trial];
+          const others = inputs.map((value, i) => (i === input ? (value ^ (1 << bit)) >>> 0 : value));
+          const changed = wordOf(inputs) ^ wordOf(others);
+          for (let k = 0; k < 32; k++) flips[k] += (changed >>> k) & 1;
+        }
+        // Six standard deviations of a fair coin.
+        for (const count of flips)
+          expect(count / TRIALS).to.be.within(0.5 - 3 / Math.sqrt(TRIALS), 0.5 + 3 / Math.sqrt(TRIALS));
+      }
+    }
   });
 });
 
@@ -140,13 +204,28 @@ describe('stochastic rounding', () => {
           sum += decode(toBfloat16Stochastic(value, random));
         }
         const deviation = 2 ** -7 * Math.sqrt((fraction * (1 - fraction)) / N);
-        expect(Math.abs(sum / N - value), `${value} over ${along}`).to.be.at.most(5 * deviation);
+        expect(Math.abs(sum / N - value), `${value} over ${along}`).to.be.at.most(4 * deviation);
       }
     }
   });
 
+  it('should round two neighbouring elements up independently of one another', () => {
+    const N = 20000;
+    for (const fraction of [0.02, 0.1, 0.5, 0.9]) {
+      const value = float32OfBits(0x3f800000 + Math.round(fraction * 0x10000));
+      const key = randomKey(tensorKey(23, 'pairs'), 3, 0);
+      let both = 0;
+      for (let k = 0; k < N; k++) {
+        const [first, second] = [2 * k, 2 * k + 1].map((e) => toBfloat16Stochastic(value, randomBits(key, e)) - 0x3f80);
+        both += first * second;
+      }
+      const p = fraction ** 2;
+      expect(Math.abs(both / N - p), `both of ${fraction}`).to.be.at.most(4 * Math.sqrt((p * (1 - p)) / N) + 1e-5);
+    }
+  });
+
   it('should not exceed the largest finite value and should keep infinities and NaN', () => {
-    for (const random of [0, 1, 0x8000, 0xffff, -1]) {
+    for (const random of [0, 1, 0x8000, 0xffff]) {
       for (const bits of [0x7f7fffff, 0x7f7f0001, 0x7f7f0000]) {
         expect(toBfloat16Stochastic(float32OfBits(bits), random)).to.equal(0x7f7f);
         expect(toBfloat16Stochastic(-float32OfBits(bits), random)).to.equal(0xff7f);

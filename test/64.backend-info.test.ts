@@ -10,7 +10,7 @@ describe('backendInfo', () => {
     it(`should describe the backend: ${environment.name}`, () => {
       inEnvironment(environment, () => {
         const info = withoutCuda(backendInfo);
-        expect(Object.keys(info)).to.have.members(['backend', 'native', 'threads', 'cuda', 'javascript']);
+        expect(Object.keys(info)).to.have.members(['backend', 'native', 'threads', 'threading', 'cuda', 'javascript']);
         expect(info.backend).to.equal(environment.backend);
         expect(info.threads).to.satisfy((threads: number) => Number.isInteger(threads) && threads >= 1);
         expect(info.cuda).to.deep.equal({ available: false, reason: 'FUSED_ADAMW_DEVICE is cpu' });

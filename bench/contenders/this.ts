@@ -1,6 +1,6 @@
 /** This package, through each of its ways to make a step. */
 import { loadBackend, switchBackend } from '../../lib/backend/index.js';
-import { AdamW, multiAdamwUpdate } from '../../lib/index.js';
+import { AdamW, backendInfo, multiAdamwUpdate, setThreading } from '../../lib/index.js';
 import { type Arrays, dataOf, OPTIONS } from '../arrays.js';
 import { elementsOf } from '../cases.js';
 import { type CaseContext, type Contender, type Runner, timed } from './contender.js';
@@ -25,6 +25,22 @@ function bind({ weights, grads, states }: Arrays): Runner {
   const indices = weights.map((_, i) => i);
   const bound = new AdamW(OPTIONS).bind(indices, weights, grads, states);
   return { run: (steps) => timed(steps, () => bound.step()), close: () => bound.dispose() };
+}
+
+/** As bind(), with the thread pool where OpenMP is the default. */
+function onTeam(arrays: Arrays): Runner {
+  const { run, close } = bind(arrays);
+  return {
+    run(steps) {
+      setThreading('team');
+      try {
+        return run(steps);
+      } finally {
+        setThreading(null);
+      }
+    },
+    close,
+  };
 }
 
 /** A method of the optimizer, called repeatedly with the same lists. */
@@ -72,6 +88,15 @@ export const BOUND_STEP = 'bound.step()';
 
 export const OURS: readonly Contender[] = [
   native(BOUND_STEP, true, (context) => bind(context.tensors())),
+  {
+    name: 'bound.step(), team',
+    kind: 'this',
+    byDefault: true,
+    async open(context) {
+      const { runtime } = backendInfo().threading;
+      return runtime === 'openmp' ? onTeam(context.tensors()) : `the default is no OpenMP but: ${runtime}`;
+    },
+  },
   native('fusedStep(lists)', false, (context) => withLists('fusedStep', context.tensors())),
   native('bound.step(), plain arrays', true, (context) => bind(context.plain())),
   native('fusedStep(lists), plain arrays', true, (context) => withLists('fusedStep', context.plain())),

@@ -6,6 +6,7 @@
 //
 //   --isa=LIST      instruction sets; default: all that this machine runs
 //   --threads=LIST  default: 1 and all processors
+//   --threading=LIST  openmp, team; default: openmp where there is a library of it, else team
 //   --sizes=LIST    elements of each tensor; default: 4096,1048576,16777216
 //   --tensors=N     tensors of that size; default: 1
 //   --dtypes=LIST   dtype configurations (native/core/dtype-configs.def); default: float32
@@ -23,6 +24,7 @@
 #include <sstream>
 #include <string>
 
+#include "../../native/cpu/processors.h"
 #include "../../native/cpu/step.h"
 #include "../../native/cpu/threads.h"
 #include "stream.h"
@@ -61,11 +63,21 @@ std::vector<size_t> numbers(const std::string& list, const char* name) {
 struct Options {
   std::vector<const cpu::Variant*> isas = cpu::variants();
   std::vector<size_t> threads{1, static_cast<size_t>(cpu::available_processors())};
+  std::vector<cpu::Runtime> runtimes{cpu::runtime()};
   std::vector<size_t> sizes{4096, 1024 * 1024, 16 * 1024 * 1024};
   std::vector<DTypeConfig> configs{DTypeConfig::float32};
   size_t tensors = 1;
   Rule rule = Rule::mxnet;
   bool plain_malloc = false;
+
+  /// Each number of threads with each runtime; one thread needs none.
+  std::vector<std::pair<size_t, cpu::Runtime>> threadings() const {
+    std::vector<std::pair<size_t, cpu::Runtime>> all;
+    for (size_t count : threads)
+      for (cpu::Runtime runtime : runtimes)
+        if (count > 1 || runtime == runtimes.front()) all.emplace_back(count, runtime);
+    return all;
+  }
 };
 
 /// Takes our options out of the arguments and leaves those of Google Benchmark.
@@ -86,6 +98,14 @@ Options read_options(int& count, char** arguments) {
       }
     } else if (name == "--threads") {
       options.threads = numbers(value, "--threads");
+    } else if (name == "--threading") {
+      options.runtimes.clear();
+      for (const std::string& runtime : split(value)) {
+        if (runtime != "openmp" && runtime != "team") fail("openmp or team", name, runtime);
+        options.runtimes.push_back(runtime == "openmp" ? cpu::Runtime::openmp : cpu::Runtime::team);
+        const std::string reason = cpu::unusable(options.runtimes.back());
+        if (!reason.empty()) fail("a usable runtime", name, runtime + " (" + reason + ")");
+      }
     } else if (name == "--sizes") {
       options.sizes = numbers(value, "--sizes");
     } else if (name == "--tensors") {
@@ -180,24 +200,29 @@ void measure(benchmark::State& state, const Options& options, DTypeConfig config
 void register_benchmarks(const Options& options) {
   for (DTypeConfig config : options.configs)
     for (size_t size : options.sizes)
-      for (size_t threads : options.threads) {
-        const auto add = [&](const std::string& what, auto pass) {
+      for (const auto& [threads, runtime] : options.threadings()) {
+        const auto add = [&, threads = threads, runtime = runtime](const std::string& what, auto pass) {
           const std::string name = what + "/" + info(config).name + "/" + std::to_string(options.tensors) + "x" +
-                                   std::to_string(size) + "/threads:" + std::to_string(threads);
+                                   std::to_string(size) + "/threads:" + std::to_string(threads) +
+                                   (threads == 1                      ? ""
+                                    : runtime == cpu::Runtime::openmp ? "/openmp"
+                                                                      : "/team");
           benchmark::RegisterBenchmark(name.c_str(), [=, &options](benchmark::State& state) {
+            cpu::set_runtime(&runtime);
             measure(state, options, config, size, pass);
           })->UseRealTime();
         };
         for (const cpu::Variant* variant : options.isas)
-          add(variant->name, [=](const TensorList& list) {
+          add(variant->name, [=, threads = threads](const TensorList& list) {
             cpu::GroupScalars scalars;
             const ScalarGroup group{0.001, 1, 0.01, 1e-6, 1, 1};
             cpu::round_groups({1, INFINITY, 0.9, 0.999}, &group, 1, &scalars);
             cpu::step(list, *variant, &scalars, 0, list.size(), static_cast<int>(threads));
           });
         for (const bench::StreamVariant& variant : bench::kStreamVariants)
-          add(variant.name,
-              [=, &variant](const TensorList& list) { bench::stream(list, variant, static_cast<int>(threads)); });
+          add(variant.name, [=, &variant, threads = threads](const TensorList& list) {
+            bench::stream(list, variant, static_cast<int>(threads));
+          });
       }
 }
 

@@ -24,10 +24,11 @@ export interface CudaAddon {
   };
   probe(): { driverVersion?: number; devices?: DriverDevice[]; reason?: string };
   unusable(device: number): string | null;
-  pointerInfo(pointer: bigint): { device: number; bytes: number } | string;
+  pointerInfo(pointer: bigint, wanted: number): { device: number; bytes: number } | string;
   copy(to: Storage | DeviceMemory, from: Storage | DeviceMemory): void;
   startCopy(to: Storage | DeviceMemory, from: Storage | DeviceMemory): Promise<void>;
-  pinned(bytes: number): ArrayBuffer;
+  pinned(bytes: number, device: number): ArrayBuffer;
+  usedDevice(): number;
   synchronize(device: number): void;
   setDeviceCode(paths: readonly string[]): void;
 }

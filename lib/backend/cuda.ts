@@ -58,6 +58,18 @@ export function cudaUnusable(device: number): string | null {
   return reason;
 }
 
+/**
+ * The GPU to make page-locked memory with, which serves all of them: one that
+ * is ready already, so that no other is made ready, else the first. Null where
+ * it cannot be used.
+ */
+export function pinningDevice(): number | null {
+  const cuda = loadCuda();
+  if (!cuda.addon) return null;
+  const device = Math.max(0, cuda.addon.usedDevice());
+  return cudaUnusable(device) === null ? device : null;
+}
+
 const unusable = new Map<number, string | null>();
 
 export type CudaInfo =

@@ -1,8 +1,9 @@
 /** What runs here, and why anything is absent. */
 
-import { checkInteger } from '../errors.js';
+import { checkInteger, checkOneOf, outOfRangeIn } from '../errors.js';
 import { type CudaInfo, cudaInfo } from './cuda.js';
 import { flushesSubnormals, loadBackend } from './index.js';
+import { checkThreading, type Threading } from './native.js';
 
 export interface BackendInfo {
   /** Which backend the next step runs on. */
@@ -22,14 +23,26 @@ export interface BackendInfo {
         readonly isas: readonly string[];
       }
     | { readonly available: false; readonly reason: string };
-  /** Threads of a large step. */
+  /** Threads of a large step; fewer than were asked for while the system refuses to make more. */
   readonly threads: number;
+  readonly threading: ThreadingInfo;
   /** The GPUs, or why there are none that can be used. */
   readonly cuda: CudaInfo;
   readonly javascript: {
     /** Whether a library linked with -ffast-math made this thread flush subnormals to zero. */
     readonly flushesSubnormals: boolean;
   };
+}
+
+export interface ThreadingInfo {
+  /** What runs the threads of the next large step; the TypeScript backend has one thread. */
+  readonly runtime: Threading | 'none';
+  /** What setThreading() takes here. */
+  readonly available: readonly Threading[];
+  /** The file of the OpenMP library, where there is one. */
+  readonly library?: string;
+  /** Why OpenMP is not available. */
+  readonly reason?: string;
 }
 
 /**
@@ -51,10 +64,40 @@ export function backendInfo(): BackendInfo {
             isas: [...addon.isas],
           }
         : { available: false, reason: reason ?? '' },
-    threads: addon ? addon.numThreads() : 1,
+    threads: addon ? addon.obtainableThreads() : 1,
+    threading: threadingInfo(),
     cuda: cudaInfo(),
     javascript: { flushesSubnormals: flushesSubnormals() },
   };
+}
+
+function threadingInfo(): ThreadingInfo {
+  const { addon } = loadBackend();
+  if (!addon) return { runtime: 'none', available: [], reason: NO_THREADS };
+  const { runtime, openmp, reason } = addon.threading();
+  if (reason !== '') return { runtime, available: ['team'], reason };
+  return { runtime, available: ['openmp', 'team'], library: openmp };
+}
+
+const NO_THREADS = 'the TypeScript backend has one thread';
+
+/**
+ * Sets what runs the threads of large steps, in the whole process: an OpenMP
+ * library of the machine ('openmp'), or a team of the package's own ('team').
+ * null returns to the default: FUSED_ADAMW_THREADS, else OpenMP where there is
+ * a library, else the team. The bits do not depend on it.
+ *
+ * @throws TypeError for anything else, RangeError for another name and for what
+ *   cannot be used here, with the reason
+ */
+export function setThreading(runtime: Threading | null): void {
+  const { addon } = loadBackend();
+  if (runtime === null) addon?.setThreading(null);
+  else if (addon) addon.setThreading(checkThreading(addon, runtime, 'runtime'));
+  else {
+    checkOneOf(runtime, 'runtime', ['openmp', 'team']);
+    throw outOfRangeIn('a usable runtime', 'runtime', `'${runtime}' (${NO_THREADS})`);
+  }
 }
 
 /**

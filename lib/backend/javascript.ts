@@ -27,7 +27,7 @@ interface Scalars {
   clip: number;
   beta1: number;
   beta2: number;
-  oneMinusBeta1: number;
+  lerp: number;
   oneMinusBeta2: number;
   eta: number;
   lr: number;
@@ -45,7 +45,7 @@ function roundScalars(values: Float64Array, group: number, round: Round): Scalar
     clip: round(clip),
     beta1: round(beta1),
     beta2: round(beta2),
-    oneMinusBeta1: round(1 - beta1),
+    lerp: lerpFactor(beta1, round),
     oneMinusBeta2: round(1 - beta2),
     eta: round(eta),
     lr: round(lr),
@@ -54,6 +54,12 @@ function roundScalars(values: Float64Array, group: number, round: Round): Scalar
     decay: round(1 - lr * wd),
     root: round(root),
   };
+}
+
+/** The factor of g - m in torch.lerp(m, g, 1 - beta1): positive if it starts from m. See native/core/adamw.h. */
+function lerpFactor(beta1: number, round: Round): number {
+  const weight = round(1 - beta1);
+  return weight < 0.5 ? weight : weight - 1;
 }
 
 /** One element; afterwards `weight`, `mean` and `variance` hold the results. */
@@ -76,7 +82,7 @@ function makeUpdate(rule: Rule, r: Round): Update {
     return (e, grad, s) => {
       const g = prepare(grad, s);
       const w = r(e.weight * s.decay);
-      const m = r(e.mean + r(s.oneMinusBeta1 * r(g - e.mean)));
+      const m = r((s.lerp > 0 ? e.mean : g) + r(s.lerp * r(g - e.mean)));
       const v = r(r(s.beta2 * e.variance) + r(r(s.oneMinusBeta2 * g) * g));
       e.weight = r(w - r(r(s.eta * m) / r(r(r(Math.sqrt(v)) / s.root) + s.epsilon)));
       e.mean = m;

@@ -2,7 +2,7 @@
 import { existsSync } from 'node:fs';
 import { createRequire } from 'node:module';
 import { fileURLToPath } from 'node:url';
-import { outOfRangeIn } from '../errors.js';
+import { checkOneOf, outOfRangeIn } from '../errors.js';
 import { type Abi, checkAbi } from './abi.js';
 import { type AddonTensorListClass, hostTensorList } from './addon-tensor-list.js';
 import type { HostBackend } from './backend.js';
@@ -21,13 +21,23 @@ export interface Addon {
   readonly cuda: CudaAddon;
   address(memory: ArrayBufferView | ArrayBuffer): bigint;
   preferHugePages(buffer: ArrayBuffer): void;
+  firstTouch(buffer: ArrayBuffer, byteOffset: number, byteLength: number): void;
   setIsa(name: string): boolean;
   isa(): string;
   /** Calls a function in a floating-point environment that does not flush subnormal numbers to zero. */
   keepSubnormals<T>(body: () => T): T;
   numThreads(): number;
   setNumThreads(count: number): void;
+  /** How many of numThreads() the system lets a step have, as far as is known. */
+  obtainableThreads(): number;
+  /** The runtime of the next large step; the OpenMP library, or why there is none. The other is empty. */
+  threading(): { readonly runtime: Threading; readonly openmp: string; readonly reason: string };
+  setThreading(runtime: Threading | null): void;
+  setDefaultThreading(runtime: Threading): void;
 }
+
+/** What runs the threads of large steps: an OpenMP library of the machine, or a team of the addon's own. */
+export type Threading = 'openmp' | 'team';
 
 export type LoadedAddon = { addon: Addon; path: string } | { addon: null; reason: string };
 
@@ -39,7 +49,10 @@ const CANDIDATES = process.env.FUSED_ADAMW_BINARY
   ? [process.env.FUSED_ADAMW_BINARY]
   : ['build/Release/fused_adamw.node', `prebuilds/${process.platform}-${process.arch}/fused_adamw.node`];
 
-/** The addon, or why there is none. Throws where FUSED_ADAMW_ISA asks for what there is not. */
+/**
+ * The addon, or why there is none. Throws where FUSED_ADAMW_ISA or
+ * FUSED_ADAMW_THREADS asks for what there is not.
+ */
 export function loadAddon(): LoadedAddon {
   const reasons: string[] = [];
   for (const candidate of CANDIDATES) {
@@ -50,6 +63,8 @@ export function loadAddon(): LoadedAddon {
       const addon = createRequire(import.meta.url)(path) as Addon;
       checkAbi(addon.abi);
       selectIsa(addon, process.env.FUSED_ADAMW_ISA);
+      const threading = process.env.FUSED_ADAMW_THREADS;
+      if (threading) addon.setDefaultThreading(checkThreading(addon, threading, 'FUSED_ADAMW_THREADS'));
       return { addon, path };
     } catch (error) {
       if (error instanceof RangeError) throw error;
@@ -66,6 +81,14 @@ function selectIsa(addon: Addon, name: string | undefined): void {
   if (name && !addon.setIsa(name)) {
     throw outOfRangeIn(`${addon.isas.join(' or ')} (what this machine runs)`, 'FUSED_ADAMW_ISA', name);
   }
+}
+
+/** A runtime that can be used. */
+export function checkThreading(addon: Addon, value: unknown, name: string): Threading {
+  const runtime = checkOneOf(value, name, ['openmp', 'team']);
+  const { reason } = addon.threading();
+  if (runtime === 'openmp' && reason !== '') throw outOfRangeIn('a usable runtime', name, `'openmp' (${reason})`);
+  return runtime;
 }
 
 export function nativeBackend(addon: Addon): HostBackend {

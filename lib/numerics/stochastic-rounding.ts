@@ -14,12 +14,17 @@ export function absorb(hash: number, word: number): number {
   return (Math.imul(rotateLeft(hash ^ scrambled, 13), 5) + 0xe6546b64) | 0;
 }
 
-function mix(x: number): number {
-  x ^= rotateLeft(x, 15) ^ rotateLeft(x, 20);
+/** Mixes all bits but for a last step, which is `x ^ (x >>> 16)`. */
+function scramble(x: number, key: number): number {
+  x ^= (x >>> 11) ^ (x >>> 21) ^ key;
   x = Math.imul(x, 0x85ebca6b);
-  x ^= rotateLeft(x, 13) ^ rotateLeft(x, 22);
-  x = Math.imul(x, 0xc2b2ae35);
-  return rotateLeft(x, 16);
+  x ^= (x >>> 11) ^ (x >>> 20);
+  return Math.imul(x, 0xc2b2ae35);
+}
+
+function mix(x: number): number {
+  x = scramble(x, 0);
+  return x ^ (x >>> 16);
 }
 
 export interface RandomKey {
@@ -33,9 +38,10 @@ export function randomKey(tensorKey: number, count: number, high: number): Rando
   return { add: mix(base), xor: mix(base ^ 0x9e3779b9) };
 }
 
-/** 32 random bits for the element whose number has the lower half `low`. */
+/** 16 random bits for the element whose number has the lower half `low`. */
 export function randomBits(key: RandomKey, low: number): number {
-  return mix((Math.imul(low ^ key.xor, 0x9e3779b1) + key.add) | 0);
+  const word = scramble(Math.imul(low >>> 1, 0x9e3779b1) + key.add, key.xor);
+  return low % 2 === 0 ? (word ^ (word >>> 16)) & 0xffff : word >>> 16;
 }
 
 /** Which array of a tensor the random numbers are for. */
@@ -53,12 +59,12 @@ export function tensorKey(seed: number, index: number | string): number {
   return key >>> 0;
 }
 
-/** Rounds to bfloat16, upwards with the probability that the discarded bits give. */
+/** Rounds to bfloat16, upwards with the probability that the discarded bits give, by 16 random bits. */
 export function toBfloat16Stochastic(value: number, random: number): number {
   if (Number.isNaN(value)) return 0x7fc0;
   const bits = float32Bits(value);
   const magnitude = bits & 0x7fffffff;
   const sign = (bits >>> 16) & 0x8000;
   if (magnitude === 0x7f800000) return sign | 0x7f80;
-  return sign | Math.min((magnitude + (random & 0xffff)) >>> 16, 0x7f7f);
+  return sign | Math.min((magnitude + random) >>> 16, 0x7f7f);
 }

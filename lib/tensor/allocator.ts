@@ -41,16 +41,24 @@ export function allocate(dtype: DType, length: number): Storage {
   return viewOf(dtype, slab.buffer, byteOffset, length);
 }
 
+/**
+ * Lets the threads of a step touch large memory first, each the share that it
+ * will work on, so that pages are near it on machines with several memories.
+ */
+export function firstTouch({ buffer, byteOffset, byteLength }: Storage): void {
+  if (byteLength >= HUGE_PAGES_FROM) loadBackend().addon?.firstTouch(buffer as ArrayBuffer, byteOffset, byteLength);
+}
+
 /** Zeros in a buffer of their own, for a temporary copy. */
 export function newStorage(dtype: DType, length: number): Storage {
   return viewOf(dtype, new ArrayBuffer(length * bytesOf(dtype)), 0, length);
 }
 
 /** Zeros in page-locked memory. */
-export function allocatePinned(dtype: DType, length: number): Storage {
+export function allocatePinned(dtype: DType, length: number, device: number): Storage {
   const bytes = length * bytesOf(dtype);
   if (bytes === 0) return newStorage(dtype, length);
-  const buffer = cudaAddon().pinned(bytes);
+  const buffer = cudaAddon().pinned(bytes, device);
   pin(buffer);
   return viewOf(dtype, buffer, 0, length);
 }

@@ -1,7 +1,7 @@
 /** Tensor: a dtype, a shape and memory. It never copies by itself. */
 import { type InspectOptions, inspect, types } from 'node:util';
 import type { Memory } from '../backend/backend.js';
-import { cudaAbsent, cudaAddon, cudaUnusable } from '../backend/cuda.js';
+import { cudaAbsent, cudaAddon, pinningDevice } from '../backend/cuda.js';
 import { loadBackend } from '../backend/index.js';
 import {
   checkBoolean,
@@ -33,7 +33,7 @@ import {
   typedArrayLength,
 } from '../numerics/typed-arrays.js';
 import { readOptions } from '../options.js';
-import { allocate, allocateOn, allocatePinned, newStorage } from './allocator.js';
+import { allocate, allocateOn, allocatePinned, firstTouch, newStorage } from './allocator.js';
 import { cudaDevice, type ResolvedDevice, resolveDevice } from './device.js';
 import { storageOfArray, storageOfBuffer } from './host-storage.js';
 import { checkNumbers } from './numbers.js';
@@ -199,8 +199,15 @@ export class Tensor<D extends DType = DType> {
     const pinned = checkBoolean(given.pinned ?? false, 'pinned');
     const device = resolveDevice(given.device ?? 'cpu', 'device');
     if (pinned && device !== 'cpu') throw outOfRange(`false beside device '${device}'`, 'pinned', pinned);
-    if (!pinned || cudaUnusable(0) !== null) return Tensor.allocate(sizes, dtype, device);
-    return new Tensor<D>(dtype, sizes, allocatePinned(dtype, elementsOf(sizes)), device, true);
+    const pinning = pinned ? pinningDevice() : null;
+    if (pinning !== null) {
+      return new Tensor<D>(dtype, sizes, allocatePinned(dtype, elementsOf(sizes), pinning), device, true);
+    }
+    const tensor = Tensor.allocate(sizes, dtype, device);
+    // What fills it runs on one thread, and would put all pages near that one. States, which nobody fills, are touched
+    // by the threads of the first step.
+    if (device === 'cpu') firstTouch(tensor.memory as Storage);
+    return tensor;
   }
 
   /**
@@ -259,7 +266,7 @@ export class Tensor<D extends DType = DType> {
     const reason = cudaAbsent();
     if (reason !== null) throw outOfRangeIn('an address of a GPU', 'pointer', `one where none can be used (${reason})`);
     const cuda = cudaAddon();
-    const info = cuda.pointerInfo(address);
+    const info = cuda.pointerInfo(address, bytes);
     if (typeof info === 'string') throw outOfRangeIn('an address of a GPU', 'pointer', info);
     const device = cudaDevice(info.device);
     if (wanted !== null && wanted !== device) {

@@ -49,17 +49,27 @@ inline constexpr int kRules = sizeof kRuleNames / sizeof *kRuleNames;
 /// double to the arithmetic type T (float or double).
 template <typename T>
 struct Scalars {
-  T rescale;                           // multiplies the gradient
-  T clip;                              // gradients are clipped to [-clip, clip]; infinity: no clipping
-  T beta1, beta2;                      // decay rates of the moments
-  T one_minus_beta1, one_minus_beta2;  // pytorch only
-  T eta;                               // mxnet: learning rate with bias correction; pytorch: step size
-  T lr;                                // mxnet: a further factor of the moments' quotient
-  T wd;                                // weight decay
-  T epsilon;                           // added to the denominator, so that it is not zero
-  T decay;                             // pytorch only: 1 - learning rate * weight decay
-  T root;                              // pytorch only: sqrt(1 - beta2**t)
+  T rescale;          // multiplies the gradient
+  T clip;             // gradients are clipped to [-clip, clip]; infinity: no clipping
+  T beta1, beta2;     // decay rates of the moments
+  T lerp;             // pytorch only: see lerp_factor
+  T one_minus_beta2;  // pytorch only
+  T eta;              // mxnet: learning rate with bias correction; pytorch: step size
+  T lr;               // mxnet: a further factor of the moments' quotient
+  T wd;               // weight decay
+  T epsilon;          // added to the denominator, so that it is not zero
+  T decay;            // pytorch only: 1 - learning rate * weight decay
+  T root;             // pytorch only: sqrt(1 - beta2**t)
 };
+
+/// The factor of g - m in torch.lerp(m, g, 1 - beta1). If the weight 1 - beta1 is below
+/// one half, lerp starts from m and the factor is positive; otherwise it goes back from g
+/// and the factor is not, so that beta1 = 0 gives g exactly (ATen/native/Lerp.h).
+template <typename T>
+inline T lerp_factor(double beta1) {
+  const T weight = static_cast<T>(1 - beta1);
+  return weight < T(0.5) ? weight : weight - 1;
+}
 
 /// Updates weight w, mean m and variance v in place by the gradient g.
 template <Rule rule, typename T>
@@ -69,7 +79,7 @@ ADAMW_INLINE void adamw(T& w, T g, T& m, T& v, const Scalars<T>& s) {
   g = g > s.clip ? s.clip : (g < -s.clip ? -s.clip : g);  // NaN passes through
   if constexpr (rule == Rule::pytorch) {
     w = w * s.decay;
-    m = m + s.one_minus_beta1 * (g - m);
+    m = (s.lerp > 0 ? m : g) + s.lerp * (g - m);  // the same choice for all elements of a step
     v = s.beta2 * v + s.one_minus_beta2 * g * g;
     w = w - s.eta * m / (sqrt(v) / s.root + s.epsilon);
   } else {

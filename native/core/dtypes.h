@@ -81,7 +81,7 @@ ADAMW_INLINE float to_float(Float16 value) {
 /// The nearest bfloat16, in the upper half of a word; the lower half is undefined.
 ADAMW_INLINE uint32_t round_to_upper_half(float value) {
   const uint32_t bits = bits_of(value);
-  const uint32_t nearest = bits + ((bits & 0x10000) == 0 ? 0x7fffu : 0x8000u);  // ties to the even one
+  const uint32_t nearest = (bits | (bits >> 16 & 1)) + 0x7fff;  // a tie is over one half if the upper half is odd
   return value != value ? static_cast<uint32_t>(kBFloat16NaN) << 16 : nearest;
 }
 

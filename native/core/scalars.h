@@ -42,7 +42,7 @@ inline Scalars<T> round_scalars(const StepScalars& step, const ScalarGroup& grou
       static_cast<T>(step.clip),
       static_cast<T>(step.beta1),
       static_cast<T>(step.beta2),
-      static_cast<T>(1 - step.beta1),
+      lerp_factor<T>(step.beta1),
       static_cast<T>(1 - step.beta2),
       static_cast<T>(group.eta),
       static_cast<T>(group.lr),

@@ -80,10 +80,17 @@ void step(const TensorList& list, const Variant& variant, const GroupScalars* sc
     for_each_chunk(1, 1, [&](size_t) { update_between({first, 0}, {last, 0}); });
     return;
   }
-  const uint64_t chunk_size = std::clamp(total / kChunksWanted, kLeastChunk, kMostChunk);
-  const size_t chunks = (total + chunk_size - 1) / chunk_size;
-  const auto boundary = [&](size_t chunk) {
-    return chunk == 0 ? Place{first, 0} : chunk == chunks ? Place{last, 0} : place_of(list, begin + chunk * chunk_size);
+  const auto up_to_multiple = [](uint64_t count, uint64_t of) { return (count + of - 1) / of * of; };
+  const uint64_t wanted_size = std::clamp(total / kChunksWanted, kLeastChunk, kMostChunk);
+  const uint64_t wanted = (total + wanted_size - 1) / wanted_size;
+  // The same number for each thread, all of one size, so that equal shares of the chunks are equal shares of the
+  // elements.
+  const uint64_t chunks = up_to_multiple(wanted, std::min<uint64_t>(wanted, threads));
+  const uint64_t chunk_size = up_to_multiple((total + chunks - 1) / chunks, kBlock);
+  const auto boundary = [&](uint64_t chunk) {
+    return chunk == 0        ? Place{first, 0}
+           : chunk == chunks ? Place{last, 0}
+                             : place_of(list, begin + std::min(total, chunk * chunk_size));
   };
   for_each_chunk(chunks, threads, [&](size_t chunk) { update_between(boundary(chunk), boundary(chunk + 1)); });
 }

@@ -1,4 +1,4 @@
-// The context of a GPU, and making it current.
+// The context of a GPU, and how our calls are made in it.
 #pragma once
 
 #include "driver.h"
@@ -21,13 +21,31 @@ class PrimaryContext {
   ContextHandle handle_ = nullptr;
 };
 
-/// Makes a context current, and restores the previous one at the end.
+/// Our calls of the driver in its scope never invalidate a stream capture that
+/// somebody else has begun, on this thread or another: an allocation or the
+/// query of an event would, in the default mode.
+class RelaxedCaptureMode {
+ public:
+  RelaxedCaptureMode();
+  ~RelaxedCaptureMode();
+  RelaxedCaptureMode(const RelaxedCaptureMode&) = delete;
+  RelaxedCaptureMode& operator=(const RelaxedCaptureMode&) = delete;
+
+ private:
+  int previous_ = kRelaxedCapture;
+};
+
+/// Makes a context current, in the relaxed capture mode, and restores the previous
+/// one at the end.
 class ContextGuard {
  public:
   explicit ContextGuard(ContextHandle context);
   ~ContextGuard();
   ContextGuard(const ContextGuard&) = delete;
   ContextGuard& operator=(const ContextGuard&) = delete;
+
+ private:
+  RelaxedCaptureMode mode_;
 };
 
 }  // namespace fused_adamw::cuda

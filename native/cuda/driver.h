@@ -31,6 +31,8 @@ inline constexpr Status kSuccess = 0;
 inline constexpr Status kOutOfMemory = 2;
 inline constexpr Status kNoDevice = 100;
 inline constexpr Status kNotReady = 600;
+inline constexpr Status kCaptureImplicit = 906;
+inline constexpr Status kCapturedEvent = 907;
 
 // CUdevice_attribute
 inline constexpr int kMultiprocessorCount = 16;
@@ -41,12 +43,17 @@ inline constexpr unsigned kBlockingSync = 1;  // waiting blocks rather than spin
 inline constexpr unsigned kDisableTiming = 2;
 // CU_MEMHOSTALLOC_PORTABLE: page-locked for every context
 inline constexpr unsigned kPortable = 1;
+// CUstreamCaptureStatus
+inline constexpr int kNotCapturing = 0;
+// CUstreamCaptureMode
+inline constexpr int kRelaxedCapture = 2;
 // CUpointer_attribute
 inline constexpr int kPointerContext = 1;
 inline constexpr int kPointerMemoryType = 2;
 inline constexpr int kPointerDeviceOrdinal = 9;
 inline constexpr int kPointerRangeStart = 11;
 inline constexpr int kPointerRangeSize = 12;
+inline constexpr int kPointerMapped = 13;
 // CUmemorytype
 inline constexpr unsigned kDeviceMemory = 2;
 
@@ -82,7 +89,11 @@ inline constexpr int kLeastDriverVersion = 12000;
   X(cuMemcpyPeerAsync, Status(DevicePointer to, ContextHandle to_context, DevicePointer from,                   \
                               ContextHandle from_context, size_t bytes, StreamHandle stream))                   \
   X(cuPointerGetAttributes, Status(unsigned count, int* attributes, void** values, DevicePointer pointer))      \
+  X(cuMemGetAddressRange_v2, Status(DevicePointer* start, size_t* bytes, DevicePointer pointer))                \
   X(cuStreamGetCtx, Status(StreamHandle stream, ContextHandle* context))                                        \
+  X(cuStreamGetId, Status(StreamHandle stream, unsigned long long* id))                                         \
+  X(cuStreamIsCapturing, Status(StreamHandle stream, int* status))                                              \
+  X(cuThreadExchangeStreamCaptureMode, Status(int* mode))                                                       \
   X(cuStreamWaitEvent, Status(StreamHandle stream, EventHandle event, unsigned flags))                          \
   X(cuEventCreate, Status(EventHandle* event, unsigned flags))                                                  \
   X(cuEventRecord, Status(EventHandle event, StreamHandle stream))                                              \

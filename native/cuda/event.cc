@@ -7,14 +7,18 @@ Event::~Event() { driver().cuEventDestroy_v2(handle_); }
 
 void Event::record(StreamHandle stream) { FUSED_ADAMW_CUDA(cuEventRecord, handle_, stream); }
 
-bool Event::is_done() const {
+Event::State Event::state() const {
   const Status status = driver().cuEventQuery(handle_);
-  if (status == kNotReady) return false;
+  if (status == kNotReady) return State::pending;
+  if (status == kCapturedEvent) return State::captured;
   check(status, "cuEventQuery");
-  return true;
+  return State::done;
 }
 
-void Event::wait() const { FUSED_ADAMW_CUDA(cuEventSynchronize, handle_); }
+void Event::wait() const {
+  const Status status = driver().cuEventSynchronize(handle_);
+  if (status != kCapturedEvent) check(status, "cuEventSynchronize");
+}
 
 void Event::make_stream_wait(StreamHandle stream) const { FUSED_ADAMW_CUDA(cuStreamWaitEvent, stream, handle_, 0); }
 

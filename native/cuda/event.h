@@ -16,7 +16,11 @@ class Event {
   Event& operator=(const Event&) = delete;
 
   void record(StreamHandle stream);
-  bool is_done() const;
+  enum class State { pending, done, captured };
+  /// `captured`: it was recorded in a stream capture. No work of the stream is
+  /// pending because of it, and a graph may run that work at any time.
+  State state() const;
+  /// Returns at once where the event was captured.
   void wait() const;
   /// Work that is put on the stream from now on comes after the event.
   void make_stream_wait(StreamHandle stream) const;

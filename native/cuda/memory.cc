@@ -1,5 +1,6 @@
 #include "memory.h"
 
+#include <algorithm>
 #include <iterator>
 
 #include "device.h"
@@ -12,26 +13,51 @@ Memory::~Memory() {
   if (owned_) device_.release(pointer_);
 }
 
-PinnedMemory::PinnedMemory(size_t bytes) { FUSED_ADAMW_CUDA(cuMemHostAlloc, &data_, bytes, kPortable); }
-PinnedMemory::~PinnedMemory() { driver().cuMemFreeHost(data_); }
+PinnedMemory::PinnedMemory(Device& device, size_t bytes) : device_(device) {
+  FUSED_ADAMW_CUDA(cuMemHostAlloc, &data_, bytes, kPortable);
+}
+PinnedMemory::~PinnedMemory() { device_.release(data_); }
 
-PointerInfo pointer_info(DevicePointer pointer) {
+namespace {
+
+/// The bytes from an address on that memory is mapped to, or at least `wanted` of
+/// them. A range of addresses may be reserved as a whole and mapped in chunks.
+size_t mapped_bytes(DevicePointer pointer, size_t wanted) {
+  DevicePointer end = pointer;
+  while (end - pointer < wanted) {
+    DevicePointer start = 0;
+    size_t bytes = 0;
+    if (driver().cuMemGetAddressRange_v2(&start, &bytes, end) != kSuccess || start + bytes <= end) break;
+    end = start + bytes;
+  }
+  return end - pointer;
+}
+
+}  // namespace
+
+PointerInfo pointer_info(DevicePointer pointer, size_t wanted) {
   ContextHandle context = nullptr;
-  unsigned type = 0;
+  unsigned type = 0, is_mapped = 0;
   int ordinal = -1;
   DevicePointer start = 0;
   size_t bytes = 0;
-  int attributes[] = {kPointerContext, kPointerMemoryType, kPointerDeviceOrdinal, kPointerRangeStart,
-                      kPointerRangeSize};
-  void* values[] = {&context, &type, &ordinal, &start, &bytes};
+  int attributes[] = {kPointerContext,    kPointerMemoryType, kPointerDeviceOrdinal,
+                      kPointerRangeStart, kPointerRangeSize,  kPointerMapped};
+  void* values[] = {&context, &type, &ordinal, &start, &bytes, &is_mapped};
   // What the driver does not know of an address stays 0.
   FUSED_ADAMW_CUDA(cuPointerGetAttributes, std::size(attributes), attributes, values, pointer);
   if (type != kDeviceMemory || ordinal < 0) throw std::invalid_argument("an address of no device");
+  const Device& device = Device::get(ordinal);
   // Memory of a pool belongs to no context.
-  if (context && context != Device::get(ordinal).context())
+  if (context && context != device.context())
     throw std::invalid_argument("an address of another context than the primary one of cuda:" +
                                 std::to_string(ordinal));
-  return {ordinal, bytes == 0 ? SIZE_MAX : static_cast<size_t>(start + bytes - pointer)};
+  const size_t in_range = bytes == 0 ? SIZE_MAX : static_cast<size_t>(start + bytes - pointer);
+  const ContextGuard guard(device.context());
+  const size_t mapped = mapped_bytes(pointer, wanted);
+  // Of some memory, as that of a pool, only the range may be known.
+  if (mapped == 0 && is_mapped) return {ordinal, in_range};
+  return {ordinal, std::min(mapped, in_range)};
 }
 
 }  // namespace fused_adamw::cuda

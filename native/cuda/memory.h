@@ -14,7 +14,7 @@ class Device;
 ///
 /// Everything that uses it holds a shared_ptr until its work is done, so the
 /// last owner may free it. The destructor may run in a finalizer of the garbage
-/// collector, so it only queues the memory; Device::drain() frees it.
+/// collector, so it only queues the memory; the next allocation frees it.
 class Memory {
  public:
   Memory(Device& device, DevicePointer pointer, size_t bytes, bool owned);
@@ -36,11 +36,12 @@ class Memory {
 
 using Memories = std::vector<std::shared_ptr<Memory>>;
 
-/// Page-locked memory of the host, which a device copies directly.
+/// Page-locked memory of the host, which a device copies directly. Its destructor,
+/// too, only queues it.
 class PinnedMemory {
  public:
   /// Needs a current context.
-  explicit PinnedMemory(size_t bytes);
+  PinnedMemory(Device& device, size_t bytes);
   ~PinnedMemory();
   PinnedMemory(const PinnedMemory&) = delete;
   PinnedMemory& operator=(const PinnedMemory&) = delete;
@@ -48,16 +49,17 @@ class PinnedMemory {
   void* data() const { return data_; }
 
  private:
+  Device& device_;
   void* data_ = nullptr;
 };
 
-/// The device whose memory is at an address, and how many bytes of it follow
-/// (SIZE_MAX where the driver does not know).
+/// The device whose memory is at an address, and how many bytes of it follow, at
+/// least `wanted` if there are so many (SIZE_MAX where the driver does not know).
 struct PointerInfo {
   int ordinal;
   size_t bytes;
 };
 /// Throws std::invalid_argument with what the address is instead.
-PointerInfo pointer_info(DevicePointer pointer);
+PointerInfo pointer_info(DevicePointer pointer, size_t wanted);
 
 }  // namespace fused_adamw::cuda

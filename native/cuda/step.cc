@@ -9,31 +9,32 @@
 
 namespace fused_adamw::cuda {
 
-StagedBuffer::StagedBuffer(Device& device, size_t capacity) : device_(device), memory_(device.allocate(capacity)) {
+StagedBuffer::StagedBuffer(Device& device, size_t capacity)
+    : device_(device), memory_(device.allocate_table(capacity)) {
   const ContextGuard guard(device.context());
   decltype(slots_) slots;  // if one cannot be made, the others are freed while the context is current
-  for (auto& slot : slots) slot = std::make_shared<Slot>(capacity, memory_);
+  for (auto& slot : slots) slot = std::make_shared<Slot>(device, capacity, memory_);
   slots_ = std::move(slots);
 }
 
 StagedBuffer::~StagedBuffer() {
   for (unsigned i = 0; i < kSlots; ++i) {
     auto& slot = slots_[(next_ + i) % kSlots];  // in the order of their uploads
-    auto read = slot->used ? std::shared_ptr<Event>(slot, &slot->read) : nullptr;
+    auto read = slot->used ? slot->read : nullptr;
     device_.retire(std::move(slot), std::move(read));
   }
 }
 
 void* StagedBuffer::stage() {
   const Slot& slot = *slots_[next_];
-  if (slot.used) slot.read.wait();
-  return slot.memory.data();
+  if (slot.used) slot.read->wait();
+  return slot.memory->data();
 }
 
 void StagedBuffer::upload(size_t bytes, StreamHandle stream) {
   Slot& slot = *slots_[next_];
-  FUSED_ADAMW_CUDA(cuMemcpyHtoDAsync_v2, memory_->pointer(), slot.memory.data(), bytes, stream);
-  slot.read.record(stream);
+  FUSED_ADAMW_CUDA(cuMemcpyHtoDAsync_v2, memory_->pointer(), slot.memory->data(), bytes, stream);
+  slot.read->record(stream);
   slot.used = true;
   next_ = (next_ + 1) % kSlots;
 }
@@ -96,7 +97,7 @@ void Step::upload_tables() {
 
   const size_t tensor_bytes = tensors.size() * sizeof(DeviceTensor), item_bytes = items.size() * sizeof(WorkItem);
   static_assert(sizeof(DeviceTensor) % alignof(WorkItem) == 0);
-  resources_->tables = device_.allocate(tensor_bytes + item_bytes);
+  resources_->tables = device_.allocate_table(tensor_bytes + item_bytes);
   copy_from_host(resources_->tables, 0, tensors.data(), tensor_bytes);
   copy_from_host(resources_->tables, tensor_bytes, items.data(), item_bytes);
   const auto* on_device =
@@ -173,7 +174,7 @@ void Step::run(size_t first, size_t last) {
   if (configs_.empty()) return;
   const std::lock_guard lock(device_.mutex());
   const ContextGuard guard(device_.context());
-  auto after = std::make_shared<Event>();
+  auto after = device_.make_event();
   const auto finish = [&] {
     after->record(stream_);
     launched_ = after;

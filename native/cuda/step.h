@@ -34,11 +34,12 @@ class StagedBuffer {
  private:
   static constexpr unsigned kSlots = 4;
   struct Slot {
-    PinnedMemory memory;
+    std::shared_ptr<PinnedMemory> memory;
     std::shared_ptr<Memory> target;
-    Event read;
+    std::shared_ptr<Event> read;
     bool used = false;
-    Slot(size_t bytes, std::shared_ptr<Memory> to) : memory(bytes), target(std::move(to)) {}
+    Slot(Device& device, size_t bytes, std::shared_ptr<Memory> to)
+        : memory(device.allocate_staging(bytes)), target(std::move(to)), read(device.make_event()) {}
   };
   Device& device_;
   std::shared_ptr<Memory> memory_;

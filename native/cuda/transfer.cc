@@ -7,10 +7,25 @@
 namespace fused_adamw::cuda {
 namespace {
 
-/// Waits for all work before a copy with the host's memory, in which the driver would spin.
+/// Puts a copy on the legacy default stream, after the steps so far, and returns
+/// the event after it. Needs a current context. Other threads may use the device
+/// during the call of `copy`, in which the driver may wait for host memory that is
+/// not page-locked.
+template <class Copy>
+std::shared_ptr<Event> enqueue(Device& device, std::shared_ptr<void> uses, const Copy& copy) {
+  auto after = [&] {
+    const std::lock_guard lock(device.mutex());
+    return device.begin_copy();
+  }();
+  copy();
+  const std::lock_guard lock(device.mutex());
+  device.end_copy(after, std::move(uses));
+  return after;
+}
+
+/// After the work so far: blocks, where the driver would spin in a copy.
 void wait_for_work(Device& device) {
-  device.begin_copy();
-  device.end_copy(nullptr)->wait();
+  enqueue(device, nullptr, [] {})->wait();
 }
 
 /// Calls `done` after the copies; if that is impossible, waits for the last of
@@ -24,29 +39,25 @@ void call_after(const Event& copied, StreamCallback done, void* context) {
 
 void copy_within(Device& device, const std::shared_ptr<Memory>& to, const std::shared_ptr<Memory>& from, size_t bytes,
                  size_t to_offset, size_t from_offset) {
-  const std::lock_guard lock(device.mutex());
   const ContextGuard guard(device.context());
-  device.begin_copy();
-  FUSED_ADAMW_CUDA(cuMemcpyDtoDAsync_v2, to->pointer() + to_offset, from->pointer() + from_offset, bytes, nullptr);
-  device.end_copy(std::make_shared<Memories>(Memories{to, from}));
+  enqueue(device, std::make_shared<Memories>(Memories{to, from}), [&] {
+    FUSED_ADAMW_CUDA(cuMemcpyDtoDAsync_v2, to->pointer() + to_offset, from->pointer() + from_offset, bytes, nullptr);
+  });
 }
 
 void copy_between(Device& target, const std::shared_ptr<Memory>& to, Device& source,
                   const std::shared_ptr<Memory>& from, size_t bytes, size_t to_offset, size_t from_offset) {
-  const std::scoped_lock lock(target.mutex(), source.mutex());
-  std::shared_ptr<Event> source_ready;
-  {
-    const ContextGuard guard(source.context());
-    source.begin_copy();
-    source_ready = source.end_copy(from);
-  }
   const ContextGuard guard(target.context());
-  target.begin_copy();
-  source_ready->make_stream_wait(nullptr);
-  FUSED_ADAMW_CUDA(cuMemcpyPeerAsync, to->pointer() + to_offset, target.context(), from->pointer() + from_offset,
-                   source.context(), bytes, nullptr);
-  // Before the source may be written again.
-  target.end_copy(std::make_shared<Memories>(Memories{to, from}))->wait();
+  const auto source_ready = [&] {
+    const ContextGuard source_guard(source.context());
+    return enqueue(source, from, [] {});
+  }();
+  const auto copied = enqueue(target, std::make_shared<Memories>(Memories{to, from}), [&] {
+    source_ready->make_stream_wait(nullptr);
+    FUSED_ADAMW_CUDA(cuMemcpyPeerAsync, to->pointer() + to_offset, target.context(), from->pointer() + from_offset,
+                     source.context(), bytes, nullptr);
+  });
+  copied->wait();  // before the source may be written again
 }
 
 }  // namespace
@@ -54,21 +65,21 @@ void copy_between(Device& target, const std::shared_ptr<Memory>& to, Device& sou
 void copy_from_host(const std::shared_ptr<Memory>& to, size_t offset, const void* from, size_t bytes) {
   if (bytes == 0) return;
   Device& device = to->device();
-  const std::lock_guard lock(device.mutex());
   const ContextGuard guard(device.context());
   wait_for_work(device);
-  FUSED_ADAMW_CUDA(cuMemcpyHtoDAsync_v2, to->pointer() + offset, from, bytes, nullptr);
-  device.end_copy(to)->wait();
+  const auto copied = enqueue(
+      device, to, [&] { FUSED_ADAMW_CUDA(cuMemcpyHtoDAsync_v2, to->pointer() + offset, from, bytes, nullptr); });
+  copied->wait();
 }
 
 void copy_to_host(void* to, const std::shared_ptr<Memory>& from, size_t offset, size_t bytes) {
   if (bytes == 0) return;
   Device& device = from->device();
-  const std::lock_guard lock(device.mutex());
   const ContextGuard guard(device.context());
   wait_for_work(device);
-  FUSED_ADAMW_CUDA(cuMemcpyDtoHAsync_v2, to, from->pointer() + offset, bytes, nullptr);
-  device.end_copy(from)->wait();
+  const auto copied = enqueue(
+      device, from, [&] { FUSED_ADAMW_CUDA(cuMemcpyDtoHAsync_v2, to, from->pointer() + offset, bytes, nullptr); });
+  copied->wait();
 }
 
 void copy_memory(const std::shared_ptr<Memory>& to, const std::shared_ptr<Memory>& from, size_t bytes, size_t to_offset,
@@ -84,21 +95,21 @@ void copy_memory(const std::shared_ptr<Memory>& to, const std::shared_ptr<Memory
 void start_copy_from_host(const std::shared_ptr<Memory>& to, const void* from, size_t bytes, StreamCallback done,
                           void* context, size_t offset) {
   Device& device = to->device();
-  const std::lock_guard lock(device.mutex());
   const ContextGuard guard(device.context());
-  device.begin_copy();
-  if (bytes > 0) FUSED_ADAMW_CUDA(cuMemcpyHtoDAsync_v2, to->pointer() + offset, from, bytes, nullptr);
-  call_after(*device.end_copy(to), done, context);
+  const auto copied = enqueue(device, to, [&] {
+    if (bytes > 0) FUSED_ADAMW_CUDA(cuMemcpyHtoDAsync_v2, to->pointer() + offset, from, bytes, nullptr);
+  });
+  call_after(*copied, done, context);
 }
 
 void start_copy_to_host(void* to, const std::shared_ptr<Memory>& from, size_t bytes, StreamCallback done, void* context,
                         size_t offset) {
   Device& device = from->device();
-  const std::lock_guard lock(device.mutex());
   const ContextGuard guard(device.context());
-  device.begin_copy();
-  if (bytes > 0) FUSED_ADAMW_CUDA(cuMemcpyDtoHAsync_v2, to, from->pointer() + offset, bytes, nullptr);
-  call_after(*device.end_copy(from), done, context);
+  const auto copied = enqueue(device, from, [&] {
+    if (bytes > 0) FUSED_ADAMW_CUDA(cuMemcpyDtoHAsync_v2, to, from->pointer() + offset, bytes, nullptr);
+  });
+  call_after(*copied, done, context);
 }
 
 }  // namespace fused_adamw::cuda

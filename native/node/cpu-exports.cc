@@ -1,6 +1,8 @@
 // The instruction sets and threads of steps on the CPU.
 #include "../cpu/float-environment.h"
 #include "../cpu/isa/kernels.h"
+#include "../cpu/openmp.h"
+#include "../cpu/processors.h"
 #include "../cpu/threads.h"
 #include "exports.h"
 
@@ -23,6 +25,36 @@ Napi::Value num_threads(const Napi::CallbackInfo& info) { return Napi::Number::N
 /// setNumThreads(count)
 void set_num_threads(const Napi::CallbackInfo& info) { cpu::set_num_threads(info[0].As<Napi::Number>().Int32Value()); }
 
+/// obtainableThreads(): number; how many of numThreads() the system lets a step have, as far as is known
+Napi::Value obtainable_threads(const Napi::CallbackInfo& info) {
+  return Napi::Number::New(info.Env(), cpu::obtainable_threads());
+}
+
+const char* name_of(cpu::Runtime runtime) { return runtime == cpu::Runtime::openmp ? "openmp" : "team"; }
+cpu::Runtime runtime_of(const Napi::Value& name) {
+  return name.As<Napi::String>().Utf8Value() == "openmp" ? cpu::Runtime::openmp : cpu::Runtime::team;
+}
+
+/// threading(): { runtime, openmp: string, reason: string }; the runtime of the next large step, the OpenMP library,
+/// and why there is none
+Napi::Value threading(const Napi::CallbackInfo& info) {
+  Napi::Object result = Napi::Object::New(info.Env());
+  result["runtime"] = name_of(cpu::runtime());
+  result["openmp"] = cpu::openmp::library();
+  result["reason"] = cpu::openmp::unusable();
+  return result;
+}
+
+/// setThreading(runtime | null): for the whole process; null returns to the default
+void set_threading(const Napi::CallbackInfo& info) {
+  if (info[0].IsNull()) return cpu::set_runtime(nullptr);
+  const cpu::Runtime runtime = runtime_of(info[0]);
+  cpu::set_runtime(&runtime);
+}
+
+/// setDefaultThreading(runtime)
+void set_default_threading(const Napi::CallbackInfo& info) { cpu::set_default_runtime(runtime_of(info[0])); }
+
 /// keepSubnormals(body): what the function returns, called in an environment that does not flush subnormals to zero.
 Napi::Value keep_subnormals(const Napi::CallbackInfo& info) {
   const FloatEnvironment environment;
@@ -42,6 +74,10 @@ void export_cpu(Napi::Env env, Napi::Object exports) {
   exports["isa"] = guarded_function<isa>(env, "isa");
   exports["keepSubnormals"] = guarded_function<keep_subnormals>(env, "keepSubnormals");
   exports["numThreads"] = guarded_function<num_threads>(env, "numThreads");
+  exports["obtainableThreads"] = guarded_function<obtainable_threads>(env, "obtainableThreads");
+  exports["threading"] = guarded_function<threading>(env, "threading");
+  exports["setThreading"] = guarded_function<set_threading>(env, "setThreading");
+  exports["setDefaultThreading"] = guarded_function<set_default_threading>(env, "setDefaultThreading");
   exports["setNumThreads"] = guarded_function<set_num_threads>(env, "setNumThreads");
 }
 

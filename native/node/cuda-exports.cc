@@ -42,12 +42,14 @@ Napi::Value unusable(const Napi::CallbackInfo& info) {
   }
 }
 
-/// pointerInfo(pointer: bigint): { device, bytes }, or a string that says what else the address is.
+/// pointerInfo(pointer: bigint, wanted): { device, bytes }, with at least `wanted` bytes if there are so many, or a
+/// string that says what else the address is.
 Napi::Value pointer_info(const Napi::CallbackInfo& info) {
   const Napi::Env env = info.Env();
   try {
     bool lossless;
-    const cuda::PointerInfo found = cuda::pointer_info(info[0].As<Napi::BigInt>().Uint64Value(&lossless));
+    const cuda::PointerInfo found = cuda::pointer_info(info[0].As<Napi::BigInt>().Uint64Value(&lossless),
+                                                       static_cast<size_t>(info[1].As<Napi::Number>().Int64Value()));
     Napi::Object result = Napi::Object::New(env);
     result["device"] = found.ordinal;
     result["bytes"] = static_cast<double>(found.bytes);
@@ -57,31 +59,25 @@ Napi::Value pointer_info(const Napi::CallbackInfo& info) {
   }
 }
 
-/// pinned(bytes): ArrayBuffer of zeros in page-locked memory. Throws where the engine allows no external ArrayBuffers.
+/// pinned(bytes, device): ArrayBuffer of zeros in page-locked memory, which serves all devices. Throws where the engine
+/// allows no external ArrayBuffers.
 Napi::Value pinned(const Napi::CallbackInfo& info) {
-  using Owner = std::shared_ptr<cuda::PinnedMemory>;
   const Napi::Env env = info.Env();
-  cuda::Device& device = cuda::Device::get(0);
   const auto bytes = static_cast<size_t>(info[0].As<Napi::Number>().Int64Value());
-  auto owner = [&] {
-    const std::lock_guard lock(device.mutex());
-    const cuda::ContextGuard guard(device.context());
-    device.drain();
-    return std::make_unique<Owner>(std::make_shared<cuda::PinnedMemory>(bytes));
-  }();
-  void* data = (*owner)->data();
-  std::memset(data, 0, bytes);
-  const auto release = [](napi_env, void*, void* hint) {
-    const std::unique_ptr<Owner> owned(static_cast<Owner*>(hint));
-    cuda::Device::get(0).retire(std::move(*owned), nullptr);
-  };
+  auto memory = cuda::Device::get(info[1].As<Napi::Number>().Int32Value()).allocate_pinned(bytes);
+  std::memset(memory->data(), 0, bytes);
+  const auto release = [](napi_env, void*, void* hint) { delete static_cast<cuda::PinnedMemory*>(hint); };
   napi_value buffer;
-  Owner* hint = owner.release();
-  if (napi_create_external_arraybuffer(env, data, bytes, release, hint, &buffer) != napi_ok) {
-    release(env, nullptr, hint);
+  if (napi_create_external_arraybuffer(env, memory->data(), bytes, release, memory.get(), &buffer) != napi_ok)
     throw Napi::Error::New(env, "Expected an engine that allows external ArrayBuffers");
-  }
+  memory.release();
   return Napi::Value(env, buffer);
+}
+
+/// usedDevice(): the ordinal of a device that is ready already, or -1. Initialises none.
+Napi::Value used_device(const Napi::CallbackInfo& info) {
+  const cuda::Device* device = cuda::Device::in_use();
+  return Napi::Number::New(info.Env(), device ? device->ordinal() : -1);
 }
 
 /// synchronize(device): waits until all our work there is done.
@@ -106,6 +102,7 @@ void export_cuda(Napi::Env env, Napi::Object exports) {
   exports["unusable"] = guarded_function<unusable>(env, "unusable");
   exports["pointerInfo"] = guarded_function<pointer_info>(env, "pointerInfo");
   exports["pinned"] = guarded_function<pinned>(env, "pinned");
+  exports["usedDevice"] = guarded_function<used_device>(env, "usedDevice");
   exports["synchronize"] = guarded_function<synchronize>(env, "synchronize");
   exports["setDeviceCode"] = guarded_function<set_device_code>(env, "setDeviceCode");
 }

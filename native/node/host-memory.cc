@@ -1,4 +1,5 @@
 // Where memory of the host lies, and on which pages.
+#include "../cpu/threads.h"
 #include "exports.h"
 
 #if defined(__linux__)
@@ -34,10 +35,21 @@ void prefer_huge_pages(const Napi::CallbackInfo& info) {
 #endif
 }
 
+/// firstTouch(buffer, byteOffset, byteLength): see cpu::first_touch
+void first_touch(const Napi::CallbackInfo& info) {
+  Napi::ArrayBuffer buffer = info[0].As<Napi::ArrayBuffer>();
+  const auto offset = static_cast<size_t>(info[1].As<Napi::Number>().Int64Value());
+  const auto length = static_cast<size_t>(info[2].As<Napi::Number>().Int64Value());
+  if (offset > buffer.ByteLength() || length > buffer.ByteLength() - offset)
+    throw Napi::RangeError::New(info.Env(), "Expected a part of the buffer");
+  cpu::first_touch(static_cast<char*>(buffer.Data()) + offset, length);
+}
+
 }  // namespace
 
 void export_host_memory(Napi::Env env, Napi::Object exports) {
   exports["address"] = guarded_function<address>(env, "address");
+  exports["firstTouch"] = guarded_function<first_touch>(env, "firstTouch");
   exports["preferHugePages"] = guarded_function<prefer_huge_pages>(env, "preferHugePages");
 }
 

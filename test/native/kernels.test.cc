@@ -299,7 +299,7 @@ TEST(StochasticRounding, GoesUpAsOftenAsTheDiscardedBitsSay) {
     const float value = float_of(bits);
     uint32_t ups = 0;
     for (uint32_t random = 0; random < 0x10000; ++random) {
-      const uint16_t rounded = to_bfloat16_stochastic(value, random | 0xabcd0000).bits;
+      const uint16_t rounded = to_bfloat16_stochastic(value, random).bits;
       ASSERT_EQ(to_bfloat16_stochastic(-value, random).bits, rounded | 0x8000);
       ASSERT_TRUE(rounded == bits >> 16 || rounded == (bits >> 16) + 1);
       ups += rounded - (bits >> 16);
@@ -309,7 +309,7 @@ TEST(StochasticRounding, GoesUpAsOftenAsTheDiscardedBitsSay) {
 }
 
 TEST(StochasticRounding, SaturatesAndLeavesInfinitiesAndNaN) {
-  for (uint32_t random : {0u, 1u, 0x8000u, 0xffffu, 0xffffffffu}) {
+  for (uint32_t random : {0u, 1u, 0x8000u, 0xffffu}) {
     for (uint32_t bits : {0x7f7fffffu, 0x7f7f0001u, 0x7f7f0000u}) {
       EXPECT_EQ(to_bfloat16_stochastic(float_of(bits), random).bits, 0x7f7f);
       EXPECT_EQ(to_bfloat16_stochastic(-float_of(bits), random).bits, 0xff7f);
@@ -331,12 +331,12 @@ TEST(StochasticRounding, GivesTheNumbersThatWereRecorded) {
   };
   // test/41.stochastic.test.ts holds the same.
   constexpr Recorded recorded[] = {
-      {0, 1, 0, {0xfb78d35c, 0xc8970f5a, 0x64fb1a3c, 0x4545fdc4, 0x98718084, 0x2a31a18b}},
-      {0xfeb2d5c6, 1, 0, {0x84a893e7, 0x318cd317, 0x1354fbee, 0xbfb20e84, 0x798130b6, 0x01af863f}},
-      {0xfeb2d5c6, 2, 0, {0x939cb9e1, 0xeeb3c52f, 0xcfce519b, 0x79bccf75, 0x24813aa9, 0xeef6c89d}},
-      {0xfeb2d5c6, 1, 1, {0xab587c0a, 0x778fd8b4, 0x15485b82, 0x57b9325f, 0xda7daa5a, 0x02c736c1}},
-      {0x12345678, 1000000, 5, {0x8a93d6b8, 0x44e8c35c, 0xdb32e342, 0x12c35910, 0xa42e909c, 0x4462d30c}},
-      {1, 4294967295, 0, {0xd0694fa6, 0x829fe85a, 0xe73ba6d3, 0xfae84345, 0x7c713e17, 0x58ccbd5b}},
+      {0, 1, 0, {0xe82e, 0xf454, 0xc2b1, 0x3262, 0x3ac1, 0x18db}},
+      {0xfeb2d5c6, 1, 0, {0x5c2f, 0xec72, 0xb2ca, 0xd8c4, 0xa141, 0x05be}},
+      {0xfeb2d5c6, 2, 0, {0x1081, 0x9047, 0x1395, 0xcbad, 0xa1ce, 0xc803}},
+      {0xfeb2d5c6, 1, 1, {0x0b89, 0xff74, 0x521d, 0x3b66, 0x19b6, 0x8018}},
+      {0x12345678, 1000000, 5, {0x15d8, 0x7ad2, 0xcf4a, 0xc415, 0xcd32, 0xea68}},
+      {1, 4294967295, 0, {0x2e53, 0x8740, 0xad04, 0xca3a, 0x14ec, 0xabcb}},
   };
   constexpr uint32_t elements[] = {0, 1, 2, 255, 256, 4294967295};
   for (const Recorded& each : recorded)
@@ -345,11 +345,14 @@ TEST(StochasticRounding, GivesTheNumbersThatWereRecorded) {
 }
 
 TEST(StochasticRounding, MixesWithoutLosingAnything) {
-  // A mix() that is one to one gives 2^16 different numbers for 2^16 elements of any key.
+  // Mixing that is one to one gives 2^16 different words for 2^16 pairs of any key.
   for (uint32_t high : {0u, 1u}) {
     const RandomKey key = random_key(12345, 6, high);
     std::vector<uint32_t> numbers(0x10000);
-    for (uint32_t i = 0; i < numbers.size(); ++i) numbers[i] = random_bits(key, i * 0x10001);
+    for (uint32_t i = 0; i < numbers.size(); ++i) {
+      const uint32_t even = 2 * i * 0x8001;
+      numbers[i] = random_bits(key, even) | random_bits(key, even + 1) << 16;
+    }
     std::sort(numbers.begin(), numbers.end());
     EXPECT_EQ(std::adjacent_find(numbers.begin(), numbers.end()), numbers.end());
   }

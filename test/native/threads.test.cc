@@ -1,23 +1,71 @@
-// The floating-point environment, the thread team, and steps cut into chunks.
+// The floating-point environment, the threads of both runtimes, and steps cut into chunks.
 #include "cpu/threads.h"
 
 #include <gtest/gtest.h>
+#include <signal.h>
+#include <sys/mman.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
 #include <atomic>
 #include <chrono>
+#include <climits>
 #include <functional>
+#include <map>
 #include <memory>
+#include <mutex>
 #include <thread>
 
+#include "cpu/chunk-shares.h"
 #include "cpu/float-environment.h"
+#include "cpu/openmp.h"
 #include "cpu/step.h"
+#include "cpu/thread-start.h"
 #include "support.h"
 
 namespace fused_adamw {
 namespace {
 
 using cpu::for_each_chunk;
+using cpu::Runtime;
 using testing::Random;
+
+/// How OpenMP's threads wait is told, so that every call is a region.
+const int kWaitingTold = setenv("OMP_WAIT_POLICY", "passive", 0);
+
+/// A test of each runtime that can be used here.
+class OnEachRuntime : public ::testing::TestWithParam<Runtime> {
+ protected:
+  void SetUp() override {
+    const std::string reason = cpu::unusable(GetParam());
+    if (!reason.empty()) GTEST_SKIP() << reason;
+    const Runtime runtime = GetParam();
+    cpu::set_runtime(&runtime);
+    ASSERT_EQ(cpu::runtime(), runtime);
+  }
+  void TearDown() override { cpu::set_runtime(nullptr); }
+};
+
+// ThreadSanitizer does not see how libgomp's threads wait for each other, which
+// is not compiled for it, and reports races at every region. What the threads
+// do in it, the shares and the chunks, is what they do in the team.
+#if defined(__SANITIZE_THREAD__)
+const auto kRuntimes = ::testing::Values(Runtime::team);
+#else
+const auto kRuntimes = ::testing::Values(Runtime::team, Runtime::openmp);
+#endif
+
+std::string name_of_runtime(const ::testing::TestParamInfo<Runtime>& info) {
+  return info.param == Runtime::openmp ? "openmp" : "team";
+}
+
+/// Waits until a condition holds, or fails.
+template <typename Condition>
+void wait_for(const Condition& condition) {
+  const auto limit = std::chrono::steady_clock::now() + std::chrono::seconds(20);
+  while (!condition() && std::chrono::steady_clock::now() < limit) std::this_thread::yield();
+  EXPECT_TRUE(condition());
+}
 
 #if defined(__x86_64__)
 using ControlWord = unsigned;
@@ -69,7 +117,10 @@ TEST(FloatEnvironment, ProtectsAndRestores) {
   EXPECT_FALSE(is_contract_arithmetic());
 }
 
-TEST(FloatEnvironment, HoldsInEveryThreadOfATeam) {
+using FloatEnvironmentOf = OnEachRuntime;
+INSTANTIATE_TEST_SUITE_P(Threads, FloatEnvironmentOf, kRuntimes, name_of_runtime);
+
+TEST_P(FloatEnvironmentOf, EveryThread) {
   // A new thread inherits the settings of the one that starts it; so do those that join the team here.
   std::thread([] {
     const HostileEnvironment hostile;
@@ -91,7 +142,10 @@ TEST(FloatEnvironment, DoesNotDependOnTheCaller) {
   EXPECT_EQ(control_word(), kHostile);
 }
 
-TEST(ForEachChunk, CallsEachChunkOnce) {
+using ForEachChunk = OnEachRuntime;
+INSTANTIATE_TEST_SUITE_P(Threads, ForEachChunk, kRuntimes, name_of_runtime);
+
+TEST_P(ForEachChunk, CallsEachChunkOnce) {
   for (int threads = 1; threads <= 8; ++threads)
     for (size_t chunks : {0, 1, 2, 3, 7, 8, 9, 1000, 100000}) {
       std::vector<std::atomic<int>> calls(chunks);
@@ -101,7 +155,7 @@ TEST(ForEachChunk, CallsEachChunkOnce) {
     }
 }
 
-TEST(ForEachChunk, UsesNoMoreThreadsThanItIsGiven) {
+TEST_P(ForEachChunk, UsesNoMoreThreadsThanItIsGiven) {
   for (int threads : {1, 2, 3}) {
     std::atomic<int> running{0}, most{0};
     for_each_chunk(200, threads, [&](size_t) {
@@ -118,7 +172,7 @@ TEST(ForEachChunk, UsesNoMoreThreadsThanItIsGiven) {
   }
 }
 
-TEST(ForEachChunk, HelpsOneCallAtATime) {
+TEST_P(ForEachChunk, HelpsOneCallAtATime) {
   constexpr int kCallers = 3, kRounds = 50, kChunks = 8;
   std::atomic<int> helping{0}, most_helping{0}, incomplete{0};
   const auto call = [&] {
@@ -142,10 +196,10 @@ TEST(ForEachChunk, HelpsOneCallAtATime) {
   EXPECT_EQ(most_helping, 1);
 }
 
-TEST(ForEachChunk, DoesNotWaitForATeamThatIsTaken) {
+TEST_P(ForEachChunk, DoesNotWaitForATeamThatIsTaken) {
   std::atomic<bool> inside{false}, returned{false};
   std::thread other([&] {
-    while (!inside) std::this_thread::yield();
+    wait_for([&] { return inside.load(); });
     for_each_chunk(1, 8, [](size_t) {});
     for_each_chunk(100, 1, [](size_t) {});
     for_each_chunk(100, 8, [](size_t) {});
@@ -153,11 +207,195 @@ TEST(ForEachChunk, DoesNotWaitForATeamThatIsTaken) {
   });
   for_each_chunk(2, 2, [&](size_t) {
     inside = true;
-    const auto limit = std::chrono::steady_clock::now() + std::chrono::seconds(20);
-    while (!returned && std::chrono::steady_clock::now() < limit) std::this_thread::yield();
-    EXPECT_TRUE(returned);
+    wait_for([&] { return returned.load(); });
   });
   other.join();
+}
+
+TEST_P(ForEachChunk, BeginsWithTheShareOfEachThread) {
+  constexpr size_t kChunks = 90;
+  constexpr int kThreads = 3;
+  std::map<std::thread::id, size_t> begins_with;  // where each thread began in the first call
+  for (int call = 0; call < 20; ++call) {
+    std::mutex mutex;
+    std::map<std::thread::id, std::vector<size_t>> taken;
+    for_each_chunk(kChunks, kThreads, [&](size_t chunk) {
+      {
+        const std::lock_guard lock(mutex);
+        taken[std::this_thread::get_id()].push_back(chunk);
+      }
+      // None is done with its first chunk before all have begun, so nothing is stolen before.
+      wait_for([&] {
+        const std::lock_guard lock(mutex);
+        return taken.size() == kThreads;
+      });
+    });
+    EXPECT_EQ(taken[std::this_thread::get_id()].front(), 0u);
+    for (const auto& [thread, chunks] : taken) {
+      EXPECT_EQ(chunks.front() % (kChunks / kThreads), 0u);
+      if (call == 0) begins_with[thread] = chunks.front();
+      EXPECT_EQ(begins_with.at(thread), chunks.front());
+    }
+  }
+}
+
+TEST_P(ForEachChunk, StealsFromTheEndOfWhatIsLeft) {
+  constexpr size_t kChunks = 10;
+  std::atomic<size_t> others_done{0};
+  std::vector<size_t> by_caller;
+  const std::thread::id self = std::this_thread::get_id();
+  for_each_chunk(kChunks, 2, [&](size_t chunk) {
+    if (std::this_thread::get_id() == self) {
+      if (chunk == 0) wait_for([&] { return others_done > 0; });  // the other has begun
+      by_caller.push_back(chunk);
+    } else {
+      EXPECT_EQ(chunk, kChunks / 2);
+      ++others_done;
+      wait_for([&] { return others_done == kChunks; });  // and is held up in its first chunk
+      return;
+    }
+    ++others_done;
+  });
+  EXPECT_EQ(by_caller, (std::vector<size_t>{0, 1, 2, 3, 4, 9, 8, 7, 6}));
+}
+
+TEST_P(ForEachChunk, KeepsItsThreadsFromSignals) {
+  // In a thread of its own, for which OpenMP makes a new team.
+  std::thread([] {
+    const std::thread::id self = std::this_thread::get_id();
+    std::atomic<int> helpers{0}, blocked{0};
+    for_each_chunk(2, 2, [&](size_t chunk) {
+      if (std::this_thread::get_id() == self) {
+        if (chunk == 0) wait_for([&] { return helpers > 0; });
+        return;
+      }
+      sigset_t mask;
+      pthread_sigmask(SIG_SETMASK, nullptr, &mask);
+      if (sigismember(&mask, SIGINT) && sigismember(&mask, SIGTERM) && sigismember(&mask, SIGCHLD)) ++blocked;
+      ++helpers;
+    });
+    EXPECT_GE(helpers, 1);
+    EXPECT_EQ(blocked, helpers);
+    sigset_t mask;
+    pthread_sigmask(SIG_SETMASK, nullptr, &mask);
+    EXPECT_FALSE(sigismember(&mask, SIGINT));
+  }).join();
+}
+
+TEST_P(ForEachChunk, OutlivesThreadsThatCall) {
+  for (int i = 0; i < 30; ++i)
+    std::thread([] {
+      std::atomic<int> calls{0};
+      for_each_chunk(64, 2, [&](size_t) { ++calls; });
+      EXPECT_EQ(calls, 64);
+    }).join();
+}
+
+#if !defined(__SANITIZE_THREAD__)  // which does not start threads in the child of a fork
+TEST_P(ForEachChunk, WorksInTheChildOfAFork) {
+  for_each_chunk(64, 4, [](size_t) {});
+  // One fork at rest, one in the middle of another thread's call.
+  for (const bool in_a_call : {false, true}) {
+    std::atomic<bool> inside{false}, forked{false};
+    std::thread other;
+    if (in_a_call) {
+      other = std::thread([&] {
+        for_each_chunk(2, 2, [&](size_t) {
+          inside = true;
+          wait_for([&] { return forked.load(); });
+        });
+      });
+      wait_for([&] { return inside.load(); });
+    }
+    const pid_t child = fork();
+    ASSERT_GE(child, 0);
+    if (child == 0) {
+      alarm(20);
+      std::atomic<int> calls{0};
+      for (int call = 0; call < 3; ++call) for_each_chunk(1000, 4, [&](size_t) { ++calls; });
+      const bool is_told =
+          cpu::runtime() == Runtime::team && (GetParam() == Runtime::team) == cpu::unusable(GetParam()).empty();
+      _exit(calls == 3000 && is_told ? 0 : 1);
+    }
+    forked = true;
+    if (other.joinable()) other.join();
+    int status = 0;
+    ASSERT_EQ(waitpid(child, &status, 0), child);
+    EXPECT_TRUE(WIFEXITED(status)) << "signal " << WTERMSIG(status);
+    EXPECT_EQ(WEXITSTATUS(status), 0);
+    std::atomic<int> calls{0};
+    for_each_chunk(1000, 4, [&](size_t) { ++calls; });
+    EXPECT_EQ(calls, 1000);
+  }
+}
+#endif
+
+TEST(ChunkShares, AreContiguousAndEqual) {
+  const auto shares = std::make_unique<cpu::ChunkShares>();
+  for (int count : {1, 2, 3, 7, cpu::kMostThreads})
+    for (size_t chunks : {0, 1, 2, 64, 1000}) {
+      shares->deal(chunks, count);
+      std::vector<size_t> taken;
+      for (int thread = 0; thread < count; ++thread) {
+        const size_t before = taken.size();
+        size_t chunk;
+        while (shares->take_first(thread, &chunk)) taken.push_back(chunk);
+        EXPECT_LE(taken.size() - before, (chunks + count - 1) / count);
+      }
+      ASSERT_EQ(taken.size(), chunks);
+      for (size_t i = 0; i < chunks; ++i) EXPECT_EQ(taken[i], i);
+    }
+}
+
+#if defined(__linux__)
+TEST_P(ForEachChunk, TouchesEveryPageOfZeros) {
+  const size_t page = sysconf(_SC_PAGESIZE), pages = 5000;
+  void* memory = mmap(nullptr, pages * page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  ASSERT_NE(memory, MAP_FAILED);
+  madvise(memory, pages * page, MADV_NOHUGEPAGE);
+  const auto present = [&](size_t first, size_t count) {
+    std::vector<unsigned char> in_memory(count);
+    EXPECT_EQ(mincore(static_cast<char*>(memory) + first * page, count * page, in_memory.data()), 0);
+    return std::count_if(in_memory.begin(), in_memory.end(), [](unsigned char is) { return is & 1; });
+  };
+  ASSERT_EQ(present(0, pages), 0);
+  cpu::first_touch(static_cast<char*>(memory) + page, (pages - 2) * page);
+  EXPECT_EQ(present(1, pages - 2), pages - 2);
+  EXPECT_EQ(present(0, 1) + present(pages - 1, 1), 0);
+  munmap(memory, pages * page);
+}
+#endif
+
+TEST(Abstention, GrowsWhileRegionsAreOfNoUse) {
+  cpu::openmp::Abstention abstention;
+  const auto skipped = [&](bool has_helped) {
+    abstention.note(has_helped);
+    int calls = 0;
+    while (abstention.skips()) ++calls;
+    return calls;
+  };
+  EXPECT_FALSE(abstention.skips());
+  for (int calls : {1, 3, 7, 15, 15}) EXPECT_EQ(skipped(false), calls);
+  EXPECT_EQ(skipped(true), 0);
+  EXPECT_EQ(skipped(false), 1);
+}
+
+TEST(Shortage, IsForgottenAfterAWhile) {
+  namespace shortage = cpu::shortage;
+  ASSERT_EQ(shortage::limit(), INT_MAX);
+  EXPECT_TRUE(shortage::may_ask());
+  cpu::set_num_threads(8);
+  for (const int delay : {10, 20, 40}) {  // ms
+    const auto refusal = std::chrono::steady_clock::now();
+    shortage::refused(3);
+    EXPECT_EQ(cpu::obtainable_threads(), 3);
+    EXPECT_EQ(cpu::num_threads(), 8);
+    wait_for([] { return shortage::may_ask(); });
+    EXPECT_GE(std::chrono::steady_clock::now() - refusal, std::chrono::milliseconds(delay));
+  }
+  shortage::granted();
+  EXPECT_EQ(cpu::obtainable_threads(), 8);
+  cpu::set_num_threads(0);
 }
 
 TEST(NumThreads, IsWhatWasSetThenTheDefault) {
@@ -232,7 +470,10 @@ size_t random_length(Random& random) {
   }
 }
 
-TEST(Step, EqualsALoopOverTheTensors) {
+using StepOn = OnEachRuntime;
+INSTANTIATE_TEST_SUITE_P(Threads, StepOn, kRuntimes, name_of_runtime);
+
+TEST_P(StepOn, EachRuntimeEqualsALoopOverTheTensors) {
   Random random(5);
   int several_chunks = 0;
   for (int round = 0; round < 250; ++round) {
@@ -291,7 +532,7 @@ TEST(Step, RoundsScalarsOnceToBothTypes) {
     EXPECT_EQ(s.clip, static_cast<T>(step.clip));
     EXPECT_EQ(s.beta1, static_cast<T>(0.9));
     EXPECT_EQ(s.beta2, static_cast<T>(0.999));
-    EXPECT_EQ(s.one_minus_beta1, static_cast<T>(1 - 0.9));  // from double, not 1 - beta1 of T
+    EXPECT_EQ(s.lerp, static_cast<T>(1 - 0.9));  // from double, not 1 - beta1 of T
     EXPECT_EQ(s.one_minus_beta2, static_cast<T>(1 - 0.999));
     EXPECT_EQ(s.eta, static_cast<T>(group.eta));
     EXPECT_EQ(s.lr, static_cast<T>(group.lr));

@@ -15,7 +15,7 @@ export const repository = fileURLToPath(new URL('../../../', import.meta.url));
 export interface ChildOptions {
   /**
    * In place of all FUSED_ADAMW_*, OMP_* and GOMP_* of this process but
-   * FUSED_ADAMW_BACKEND and, for this package, FUSED_ADAMW_BINARY.
+   * FUSED_ADAMW_BACKEND, FUSED_ADAMW_THREADS and, for this package, FUSED_ADAMW_BINARY.
    */
   readonly env?: Readonly<Record<string, string>>;
   /** Options of node itself. */
@@ -48,7 +48,7 @@ export function runChild(source: string, options: ChildOptions = {}): Child {
     ${source}`;
   const command = [...prefix, process.execPath, ...flags, '--input-type=module', '--eval', module];
   const kept = Object.entries(process.env).filter(
-    ([name]) => !/^(FUSED_ADAMW_(?!BACKEND)|OMP_|GOMP_|LD_PRELOAD$)/.test(name),
+    ([name]) => !/^(FUSED_ADAMW_(?!BACKEND|THREADS)|OMP_|GOMP_|LD_PRELOAD$)/.test(name),
   );
   const binary = root === repository ? process.env.FUSED_ADAMW_BINARY : undefined;
   return spawnSync(command[0], command.slice(1), {

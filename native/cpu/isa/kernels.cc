@@ -184,8 +184,8 @@ bool rounds_exactly(const Variant& variant, const GroupScalars& group) {
   constexpr size_t n = 37;  // a vector body and a tail on every instruction set
   T w[n], g[n], m[n], v[n];
   Rounded<T> rw[n], rm[n], rv[n];
-  const Scalars<Rounded<T>> rs{s.rescale, s.clip, s.beta1, s.beta2,   s.one_minus_beta1, s.one_minus_beta2,
-                               s.eta,     s.lr,   s.wd,    s.epsilon, s.decay,           s.root};
+  const Scalars<Rounded<T>> rs{s.rescale, s.clip, s.beta1, s.beta2,   s.lerp,  s.one_minus_beta2,
+                               s.eta,     s.lr,   s.wd,    s.epsilon, s.decay, s.root};
   for (size_t i = 0; i < n; ++i) {
     const T x = static_cast<T>(i);
     rw[i] = w[i] = 1 / (x + 3);

@@ -127,12 +127,13 @@ struct Pair {
 static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__);
 
 /// bfloat16 weights and states, pair by pair. `index` is the lower half of the
-/// first element's index.
+/// first element's index: even, because the elements of a pair share a random word.
 template <Rule rule>
 ADAMW_INLINE void update_pairs(BFloat16* __restrict weight, const BFloat16* __restrict grad, BFloat16* __restrict mean,
                                BFloat16* __restrict variance, size_t pairs, const Scalars<float>& s, RandomKey key,
                                uint32_t index) {
-  for (size_t i = 0; i < pairs; ++i, index += 2) {
+  uint32_t counter = random_counter(key, index / 2);
+  for (size_t i = 0; i < pairs; ++i, counter += kCounterStep) {
     const Pair w = Pair::load(weight + 2 * i), g = Pair::load(grad + 2 * i);
     const Pair m = Pair::load(mean + 2 * i), v = Pair::load(variance + 2 * i);
     float w0 = w.first(), w1 = w.second(), m0 = m.first(), m1 = m.second(), v0 = v.first(), v1 = v.second();
@@ -140,8 +141,9 @@ ADAMW_INLINE void update_pairs(BFloat16* __restrict weight, const BFloat16* __re
     adamw<rule>(w1, g.second(), m1, v1, s);
     Pair::store(weight + 2 * i, round_to_upper_half(w0), round_to_upper_half(w1));
     Pair::store(mean + 2 * i, round_to_upper_half(m0), round_to_upper_half(m1));
-    Pair::store(variance + 2 * i, round_to_upper_half_stochastic(v0, random_half(key, index)),
-                round_to_upper_half_stochastic(v1, random_half(key, index + 1)));
+    const RandomPair random = random_pair(key, counter);
+    Pair::store(variance + 2 * i, round_to_upper_half_stochastic(v0, random.first),
+                round_to_upper_half_stochastic(v1, random.second));
   }
 }
 
@@ -222,7 +224,9 @@ ADAMW_INLINE void update_span(const Span& span, const GroupScalars& group) {
       const uint64_t first = span.first + at;
       // Up to where the upper half of the element's index changes, which is part of the key.
       size_t length = std::min<uint64_t>(span.length - at, (uint64_t{1} << 32) - static_cast<uint32_t>(first));
-      if (length >= kAlignFrom && to_next_line(weight + at) > 0) length = to_next_line(weight + at);
+      // Even, whatever the address: the elements of a pair share a random word.
+      const size_t to_line = to_next_line(weight + at) / 2 * 2;
+      if (length >= kAlignFrom && to_line > 0) length = to_line;
       const RandomKey key = random_key(span.key, span.count, static_cast<uint32_t>(first >> 32));
       update_bfloat16_states<rule>(weight + at, grad + at, mean + at, variance + at, length, scalars, key,
                                    static_cast<uint32_t>(first));

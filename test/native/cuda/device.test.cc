@@ -91,8 +91,8 @@ TEST_F(DeviceMemory, IsCopiedAsynchronously) {
   std::unique_ptr<PinnedMemory> from, to;
   {
     const ContextGuard guard(device().context());
-    from = std::make_unique<PinnedMemory>(bytes);
-    to = std::make_unique<PinnedMemory>(bytes);
+    from = std::make_unique<PinnedMemory>(device(), bytes);
+    to = std::make_unique<PinnedMemory>(device(), bytes);
   }
   std::memcpy(from->data(), values.data(), bytes);
   std::atomic<int> done{0};
@@ -104,16 +104,13 @@ TEST_F(DeviceMemory, IsCopiedAsynchronously) {
   device().synchronize();
   EXPECT_EQ(done, 2);
   EXPECT_EQ(std::memcmp(to->data(), values.data(), bytes), 0);
-  const ContextGuard guard(device().context());
-  from.reset();
-  to.reset();
 }
 
 TEST_F(DeviceMemory, LeavesTheCurrentContextUnchanged) {
   const testing::ForeignContext foreign(0);
   const auto memory = allocate(device(), numbers(10, 0));
   read(memory, 10);
-  pointer_info(memory->pointer());
+  pointer_info(memory->pointer(), 1);
   device().synchronize();
   EXPECT_EQ(testing::current_context(), foreign.handle());
 }
@@ -121,24 +118,90 @@ TEST_F(DeviceMemory, LeavesTheCurrentContextUnchanged) {
 class Pointers : public OnDevice {
  protected:
   static std::string reason(const void* pointer) {
-    return testing::message_of<std::invalid_argument>([&] { pointer_info(reinterpret_cast<uintptr_t>(pointer)); });
+    return testing::message_of<std::invalid_argument>([&] { pointer_info(reinterpret_cast<uintptr_t>(pointer), 1); });
   }
 };
 
 TEST_F(Pointers, HaveADeviceAndTheBytesThatFollow) {
   const auto memory = device().allocate(1000);
-  EXPECT_EQ(pointer_info(memory->pointer()).ordinal, 0);
-  EXPECT_GE(pointer_info(memory->pointer()).bytes, 1000u);
-  EXPECT_EQ(pointer_info(memory->pointer() + 400).bytes, pointer_info(memory->pointer()).bytes - 400);
+  EXPECT_EQ(pointer_info(memory->pointer(), 1).ordinal, 0);
+  EXPECT_GE(pointer_info(memory->pointer(), 1).bytes, 1000u);
+  EXPECT_EQ(pointer_info(memory->pointer() + 400, 1).bytes, pointer_info(memory->pointer(), 1).bytes - 400);
   if (device_count() < 2) return;
-  EXPECT_EQ(pointer_info(device(1).allocate(8)->pointer()).ordinal, 1);
+  EXPECT_EQ(pointer_info(device(1).allocate(8)->pointer(), 1).ordinal, 1);
+}
+
+/// A range of addresses with memory in some of its pages, as PyTorch's expandable segments are.
+class ReservedRange {
+ public:
+  static constexpr size_t kPage = size_t{2} << 20;
+
+  explicit ReservedRange(size_t pages) : bytes_(pages * kPage) {
+    check(testing::find<Status(DevicePointer*, size_t, size_t, DevicePointer, unsigned long long)>(
+              "cuMemAddressReserve")(&start_, bytes_, 0, 0, 0),
+          "cuMemAddressReserve");
+  }
+  ~ReservedRange() {
+    for (size_t page : mapped_) testing::find<Status(DevicePointer, size_t)>("cuMemUnmap")(at(page), kPage);
+    testing::find<Status(DevicePointer, size_t)>("cuMemAddressFree")(start_, bytes_);
+  }
+  ReservedRange(const ReservedRange&) = delete;
+  ReservedRange& operator=(const ReservedRange&) = delete;
+
+  void map(size_t page) {
+    struct Location {
+      int type = 1, id = 0;  // CU_MEM_LOCATION_TYPE_DEVICE
+    };
+    struct {
+      int type = 1, handle_types = 0;  // CU_MEM_ALLOCATION_TYPE_PINNED
+      Location location;
+      void* meta_data = nullptr;
+      unsigned char flags[8] = {};
+    } const properties;  // CUmemAllocationProp
+    struct {
+      Location location;
+      int flags = 3;  // read and write
+    } const access;   // CUmemAccessDesc
+    unsigned long long handle = 0;
+    using Create = Status(unsigned long long*, size_t, const void*, unsigned long long);
+    using Map = Status(DevicePointer, size_t, size_t, unsigned long long, unsigned long long);
+    check(testing::find<Create>("cuMemCreate")(&handle, kPage, &properties, 0), "cuMemCreate");
+    check(testing::find<Map>("cuMemMap")(at(page), kPage, 0, handle, 0), "cuMemMap");
+    check(testing::find<Status(unsigned long long)>("cuMemRelease")(handle), "cuMemRelease");
+    check(testing::find<Status(DevicePointer, size_t, const void*, size_t)>("cuMemSetAccess")(at(page), kPage, &access,
+                                                                                              1),
+          "cuMemSetAccess");
+    mapped_.push_back(page);
+  }
+  DevicePointer at(size_t page) const { return start_ + page * kPage; }
+
+ private:
+  DevicePointer start_ = 0;
+  size_t bytes_;
+  std::vector<size_t> mapped_;
+};
+
+TEST_F(Pointers, ReachToTheEndOfWhatIsMapped) {
+  constexpr size_t kPage = ReservedRange::kPage;
+  ReservedRange range(8);
+  for (size_t page : {0, 1, 2, 4}) range.map(page);
+  EXPECT_EQ(pointer_info(range.at(0), 8 * kPage).bytes, 3 * kPage);
+  EXPECT_EQ(pointer_info(range.at(0) + 64, 8 * kPage).bytes, 3 * kPage - 64);
+  EXPECT_GE(pointer_info(range.at(0), kPage + 1).bytes, kPage + 1);
+  EXPECT_EQ(pointer_info(range.at(4), 8 * kPage).bytes, kPage);
+  EXPECT_EQ(pointer_info(range.at(3), 1).bytes, 0u);
+
+  const auto memory = std::make_shared<Memory>(device(), range.at(0), 3 * kPage, false);
+  const auto values = numbers(3 * kPage / sizeof(int), 5);
+  copy_from_host(memory, 0, values.data(), 3 * kPage);
+  EXPECT_EQ(read(memory, values.size()), values);
 }
 
 TEST_F(Pointers, OfTheHostAreRefused) {
   int number = 0;
   EXPECT_EQ(reason(&number), "an address of no device");
   const ContextGuard guard(device().context());
-  const PinnedMemory pinned(100);
+  const PinnedMemory pinned(device(), 100);
   EXPECT_EQ(reason(pinned.data()), "an address of no device");
 }
 
@@ -163,7 +226,7 @@ TEST_F(Pointers, OfAnotherLibraryAreUsedAndNotFreed) {
     EXPECT_EQ(read(memory, 100), values);
   }
   device().synchronize();
-  EXPECT_EQ(pointer_info(pointer).bytes, 400u);
+  EXPECT_EQ(pointer_info(pointer, 1).bytes, 400u);
   const ContextGuard guard(device().context());
   FUSED_ADAMW_CUDA(cuMemFree_v2, pointer);
 }

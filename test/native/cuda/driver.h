@@ -45,7 +45,7 @@ class Paused {
 
 enum class StreamKind { legacy, blocking, non_blocking };
 
-/// A stream in the primary context of a device. It is never destroyed.
+/// A stream in the primary context of a device.
 inline StreamHandle make_stream(Device& device, StreamKind kind) {
   if (kind == StreamKind::legacy) return nullptr;
   const ContextGuard guard(device.context());
@@ -54,6 +54,34 @@ inline StreamHandle make_stream(Device& device, StreamKind kind) {
         "cuStreamCreate");
   return stream;
 }
+
+inline void destroy_stream(Device& device, StreamHandle stream) {
+  const ContextGuard guard(device.context());
+  check(find<Status(StreamHandle)>("cuStreamDestroy_v2")(stream), "cuStreamDestroy");
+}
+
+/// A capture of a stream by this thread, until the end of the scope. It must not have been invalidated by then.
+class Capture {
+ public:
+  static constexpr int kGlobal = 0, kThreadLocal = 1, kRelaxed = 2;
+
+  Capture(Device& device, StreamHandle stream, int mode) : device_(device), stream_(stream) {
+    const ContextGuard guard(device_.context());
+    check(find<Status(StreamHandle, int)>("cuStreamBeginCapture_v2")(stream, mode), "cuStreamBeginCapture");
+  }
+  ~Capture() {
+    const ContextGuard guard(device_.context());
+    void* graph = nullptr;
+    EXPECT_EQ(find<Status(StreamHandle, void**)>("cuStreamEndCapture")(stream_, &graph), kSuccess);
+    if (graph) find<Status(void*)>("cuGraphDestroy")(graph);
+  }
+  Capture(const Capture&) = delete;
+  Capture& operator=(const Capture&) = delete;
+
+ private:
+  Device& device_;
+  StreamHandle stream_;
+};
 
 /// A context of another library, current until the end of the scope.
 class ForeignContext {
@@ -116,15 +144,14 @@ class OnStandIn : public OnDevice {
     if (!is_stand_in()) GTEST_SKIP() << "only the stand-in driver can be inspected";
     OnDevice::SetUp();
     if (IsSkipped()) return;
-    synchronize();
+    synchronize_and_trim();
     bytes_ = count("bytes");
     pinned_ = count("pinned");
     events_ = count("events");
   }
   void TearDown() override {
     if (!is_stand_in() || IsSkipped()) return;
-    synchronize();
-    synchronize();  // frees what the first released
+    synchronize_and_trim();
     EXPECT_EQ(count("bytes"), bytes_) << "bytes of device memory are left";
     EXPECT_EQ(count("pinned"), pinned_) << "page-locked memory is left";
     // Each device keeps the event of its last copy.
@@ -134,6 +161,11 @@ class OnStandIn : public OnDevice {
   }
 
  private:
+  static void synchronize_and_trim() {
+    synchronize();
+    for (int i = 0; i < device_count(); ++i) device(i).trim();
+  }
+
   unsigned long long bytes_ = 0, pinned_ = 0, events_ = 0;
 };
 

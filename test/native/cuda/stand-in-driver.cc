@@ -10,7 +10,8 @@
 // It is stricter than the driver: what CUDA leaves undefined, or merely makes
 // slow, ends the process with a line that says what was wrong. Examples are
 // freeing memory that queued work uses, using a destroyed event, addresses
-// outside any allocation, and calls without a context or in the wrong one.
+// outside any allocation, calls without a context or in the wrong one, and calls
+// that invalidate a stream capture.
 //
 // Environment variables, each prefixed with FUSED_ADAMW_STAND_IN_:
 //   SEED            of the delays and of the order (default 1)
@@ -65,6 +66,7 @@ using fused_adamw::cuda::testing::kHostKernels;
 
 namespace {
 
+constexpr int kGlobalCapture = 0;  // CU_STREAM_CAPTURE_MODE_GLOBAL
 constexpr Status kInvalidValue = 1;
 constexpr Status kNotInitialized = 3;
 constexpr Status kInvalidDevice = 101;
@@ -72,6 +74,8 @@ constexpr Status kInvalidImage = 200;
 constexpr Status kInvalidPtx = 218;
 constexpr Status kInvalidHandle = 400;
 constexpr Status kNotFound = 500;
+constexpr Status kCaptureUnsupported = 900;
+constexpr Status kCaptureUnmatched = 903;
 
 struct StatusText {
   Status status;
@@ -93,6 +97,12 @@ constexpr StatusText kStatusTexts[] = {
     {kNotReady, "CUDA_ERROR_NOT_READY", "device not ready"},
     {700, "CUDA_ERROR_ILLEGAL_ADDRESS", "an illegal memory access was encountered"},
     {719, "CUDA_ERROR_LAUNCH_FAILED", "unspecified launch failure"},
+    {kCaptureUnsupported, "CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED", "operation not permitted when stream is capturing"},
+    {kCaptureUnmatched, "CUDA_ERROR_STREAM_CAPTURE_UNMATCHED", "the capture was not initiated in this stream"},
+    {kCaptureImplicit, "CUDA_ERROR_STREAM_CAPTURE_IMPLICIT",
+     "operation would make the legacy stream depend on a capturing blocking stream"},
+    {kCapturedEvent, "CUDA_ERROR_CAPTURED_EVENT",
+     "operation not permitted on an event last recorded in a capturing stream"},
     {803, "CUDA_ERROR_SYSTEM_DRIVER_MISMATCH", "system has unsupported display driver / cuda driver combination"},
 };
 
@@ -122,8 +132,8 @@ class Arena {
   explicit Arena(size_t capacity) : capacity_(capacity), size_(std::max(capacity, kPage) / kPage * kPage * 4) {
     const int file = memfd_create("device memory", 0);
     if (file < 0 || ftruncate(file, static_cast<off_t>(size_)) != 0) misuse("there is no memory for the device's");
-    seen_ = map(file, PROT_NONE);
-    alias_ = map(file, PROT_READ | PROT_WRITE);
+    seen_ = map_file(file, PROT_NONE);
+    alias_ = map_file(file, PROT_READ | PROT_WRITE);
     close(file);
     ASAN_POISON_MEMORY_REGION(seen_, size_);
   }
@@ -152,21 +162,54 @@ class Arena {
     allocations_.erase(found);
   }
 
+  // Ranges that are reserved as a whole and mapped in chunks.
+  DevicePointer reserve(size_t bytes) {
+    const size_t start = find_room(next_, bytes);
+    if (start == kNone) return 0;
+    next_ = start + bytes;
+    allocations_[start] = {bytes, nullptr, true, {}};
+    return pointer(start);
+  }
+  void map(DevicePointer address, size_t bytes) {
+    used_ += bytes;
+    ASAN_UNPOISON_MEMORY_REGION(seen_ + offset(address), bytes);
+    block(offset(address)).mapped[offset(address)] = bytes;
+  }
+  void unmap(DevicePointer address) {
+    auto& mapped = block(offset(address)).mapped;
+    used_ -= mapped.at(offset(address));
+    ASAN_POISON_MEMORY_REGION(seen_ + offset(address), mapped.at(offset(address)));
+    mapped.erase(offset(address));
+  }
+  void unreserve(DevicePointer address) { allocations_.erase(offset(address)); }
+
   struct Allocation {
     DevicePointer start;
     size_t bytes;
     ContextHandle context;
   };
-  /// The allocation that holds these bytes; its start is 0 where there is none.
+  /// The allocation or reserved range that holds these bytes, all of them mapped; its start is 0 where there is none.
   Allocation find(DevicePointer address, size_t bytes) const {
     const size_t at = offset(address);
     if (at >= size_) return {};
-    auto found = allocations_.upper_bound(at);
-    if (found == allocations_.begin()) return {};
-    --found;
+    const auto found = containing(at);
+    if (found == allocations_.end()) return {};
     const size_t within = at - found->first;
     if (within >= found->second.bytes || bytes > found->second.bytes - within) return {};
+    for (size_t i = at; i < at + bytes;) {
+      const Range range = mapped(found, i);
+      if (range.bytes == 0) return {};
+      i = range.begin + range.bytes;
+    }
     return {pointer(found->first), found->second.bytes, found->second.context};
+  }
+
+  /// What was mapped at once to an address; its size is 0 where nothing is.
+  Allocation find_mapped(DevicePointer address) const {
+    const auto found = find(address, 1).start ? containing(offset(address)) : allocations_.end();
+    if (found == allocations_.end()) return {};
+    const Range range = mapped(found, offset(address));
+    return {pointer(range.begin), range.bytes, found->second.context};
   }
 
   /// Where the stand-in reads and writes what lies at a device's address.
@@ -180,11 +223,29 @@ class Arena {
   struct Block {
     size_t bytes;
     ContextHandle context;
+    bool is_reserved = false;
+    std::map<size_t, size_t> mapped{};  // bytes by start, of a reserved range
   };
+  struct Range {
+    size_t begin, bytes;
+  };
+  /// Also one that ends before the place.
+  std::map<size_t, Block>::const_iterator containing(size_t at) const {
+    const auto next = allocations_.upper_bound(at);
+    return next == allocations_.begin() ? allocations_.end() : std::prev(next);
+  }
+  Block& block(size_t at) { return std::prev(allocations_.upper_bound(at))->second; }
+  static Range mapped(std::map<size_t, Block>::const_iterator block, size_t at) {
+    if (!block->second.is_reserved) return {block->first, block->second.bytes};
+    const auto next = block->second.mapped.upper_bound(at);
+    if (next == block->second.mapped.begin()) return {};
+    const auto [begin, bytes] = *std::prev(next);
+    return at < begin + bytes ? Range{begin, bytes} : Range{};
+  }
   static constexpr size_t kPage = 4096, kNone = SIZE_MAX;
   static constexpr size_t kAlignment = 256;  // of cuMemAlloc
 
-  char* map(int file, int protection) const {
+  char* map_file(int file, int protection) const {
     void* mapped = mmap(nullptr, size_, protection, MAP_SHARED | MAP_NORESERVE, file, 0);
     if (mapped == MAP_FAILED) misuse("there is no memory for the device's");
     return static_cast<char*>(mapped);
@@ -218,6 +279,13 @@ struct Range {
   size_t bytes;
 };
 
+/// A sequence of work that becomes a graph rather than running. Its work is
+/// dropped here, as nothing launches graphs.
+struct Capture {
+  int mode;
+  std::thread::id thread;
+};
+
 /// One item of a stream's queue. It runs when everything in `after` is done.
 struct Work {
   const char* what;
@@ -225,6 +293,7 @@ struct Work {
   std::vector<Range> uses;    // memory of host and devices
   std::vector<std::shared_ptr<Work>> after;
   bool done = false;
+  std::shared_ptr<Capture> capture;  // null: it is run
 };
 
 }  // namespace
@@ -234,6 +303,8 @@ struct CUstream_st {
   bool blocking;  // synchronises with the legacy default stream
   std::deque<std::shared_ptr<Work>> queue;
   std::shared_ptr<Work> last;
+  unsigned long long id = 0;
+  std::shared_ptr<Capture> capture{};  // null: its work is run
 };
 struct CUevent_st {
   ContextHandle context;
@@ -242,7 +313,7 @@ struct CUevent_st {
 struct CUctx_st {
   int device;
   CUstream_st legacy{this, false, {}, nullptr};
-  std::set<StreamHandle> streams{};  // except the legacy one
+  std::set<CUstream_st*> streams{};  // except the legacy one; those that were destroyed, too
 };
 struct CUmod_st {
   ContextHandle context;
@@ -276,6 +347,9 @@ struct State {
   };
   std::vector<std::unique_ptr<Gpu>> gpus;
   std::set<ContextHandle> contexts;
+  std::map<StreamHandle, CUstream_st*> streams;  // by handle
+  std::vector<StreamHandle> free_handles;        // of destroyed streams, the next ones to be used
+  unsigned long long last_stream_id = 0;
   std::set<EventHandle> events;
   std::set<CUmod_st*> modules;
   std::set<FunctionHandle> functions;
@@ -350,12 +424,18 @@ struct State {
     added->what = what;
     added->run = std::move(run);
     added->uses = std::move(uses);
+    if (stream.capture) {
+      added->capture = stream.capture;
+      return added;
+    }
     const auto comes_after = [&](const std::shared_ptr<Work>& work) {
       if (work && !work->done) added->after.push_back(work);
     };
     comes_after(stream.last);
     comes_after(other);
     if (&stream == &stream.context->legacy) {
+      if (captures_a_blocking_stream(stream.context))
+        misuse(std::string(what) + " on the legacy stream while a blocking stream is being captured");
       for (StreamHandle each : stream.context->streams)
         if (each->blocking) comes_after(each->last);
     } else if (stream.blocking) {
@@ -365,6 +445,11 @@ struct State {
     stream.queue.push_back(added);
     changed.notify_all();
     return added;
+  }
+
+  static bool captures_a_blocking_stream(ContextHandle context) {
+    return std::any_of(context->streams.begin(), context->streams.end(),
+                       [](StreamHandle each) { return each->blocking && each->capture; });
   }
 
   template <class Visit>
@@ -431,6 +516,7 @@ State& state() {
 
 thread_local std::vector<ContextHandle> current;  // the last is on top
 thread_local bool in_host_function = false;
+thread_local int capture_mode = kGlobalCapture;
 
 /// Null or CU_STREAM_LEGACY: the legacy stream of the current context.
 bool is_legacy(StreamHandle stream) { return !stream || stream == reinterpret_cast<StreamHandle>(1); }
@@ -461,12 +547,11 @@ class Call {
   }
   CUstream_st& stream(StreamHandle handle) const {
     if (is_legacy(handle)) return context()->legacy;
-    for (ContextHandle each : state().contexts)
-      if (each->streams.count(handle)) {
-        if (each != context()) misuse(std::string(function_) + " on a stream of another context than the current one");
-        return *handle;
-      }
-    misuse(std::string(function_) + " on a stream that is not there");
+    const auto found = state().streams.find(handle);
+    if (found == state().streams.end()) misuse(std::string(function_) + " on a stream that is not there");
+    if (found->second->context != context())
+      misuse(std::string(function_) + " on a stream of another context than the current one");
+    return *found->second;
   }
   CUevent_st& event(EventHandle handle) const {
     context();
@@ -477,6 +562,17 @@ class Call {
     if (work) state().changed.wait(lock_, [&] { return work->done; });
   }
   const char* function() const { return function_; }
+
+  /// Of a function that the driver counts as potentially unsafe during a capture.
+  void expect_permitted() const {
+    if (capture_mode == kRelaxedCapture) return;
+    state().for_each_stream([&](const CUstream_st& stream) {
+      if (!stream.capture || stream.capture->mode == kRelaxedCapture) return;
+      if (stream.capture->thread == std::this_thread::get_id() ||
+          (capture_mode == kGlobalCapture && stream.capture->mode == kGlobalCapture))
+        misuse(std::string(function_) + " invalidates the capture of a stream");
+    });
+  }
 
  private:
   const char* function_;
@@ -619,6 +715,7 @@ EXPORT Status cuDeviceTotalMem_v2(size_t* bytes, DeviceHandle) {
 
 EXPORT Status cuDevicePrimaryCtxRetain(ContextHandle* context, DeviceHandle device) {
   CALL(cuDevicePrimaryCtxRetain);
+  call.expect_permitted();
   *context = &state().gpus[static_cast<size_t>(device)]->primary;
   return kSuccess;
 }
@@ -646,6 +743,7 @@ EXPORT Status cuCtxPopCurrent_v2(ContextHandle* context) {
 
 EXPORT Status cuModuleLoadData(CUmod_st** module, const void* image) {
   CALL(cuModuleLoadData);
+  call.expect_permitted();
   constexpr uint32_t kMagic = 0xba55ed50;
   struct {
     uint32_t magic;
@@ -689,6 +787,7 @@ EXPORT Status cuModuleGetGlobal_v2(DevicePointer*, size_t*, CUmod_st*, const cha
 
 EXPORT Status cuMemAlloc_v2(DevicePointer* pointer, size_t bytes) {
   CALL(cuMemAlloc_v2);
+  call.expect_permitted();
   ContextHandle context = call.context();
   if (bytes == 0) return kInvalidValue;
   *pointer = state().gpus[static_cast<size_t>(context->device)]->arena.allocate(bytes, context);
@@ -697,6 +796,7 @@ EXPORT Status cuMemAlloc_v2(DevicePointer* pointer, size_t bytes) {
 
 EXPORT Status cuMemFree_v2(DevicePointer pointer) {
   CALL(cuMemFree_v2);
+  call.expect_permitted();
   Arena& arena = state().gpus[static_cast<size_t>(call.context()->device)]->arena;
   const Arena::Allocation allocation = arena.find(pointer, 1);
   if (!pointer || allocation.start != pointer) misuse("cuMemFree of what is no allocation of the current device");
@@ -708,6 +808,7 @@ EXPORT Status cuMemFree_v2(DevicePointer pointer) {
 
 EXPORT Status cuMemHostAlloc(void** pointer, size_t bytes, unsigned) {
   CALL(cuMemHostAlloc);
+  call.expect_permitted();
   call.context();
   if (bytes == 0) return kInvalidValue;
   *pointer = std::aligned_alloc(4096, (bytes + 4095) / 4096 * 4096);
@@ -719,6 +820,7 @@ EXPORT Status cuMemHostAlloc(void** pointer, size_t bytes, unsigned) {
 
 EXPORT Status cuMemFreeHost(void* pointer) {
   CALL(cuMemFreeHost);
+  call.expect_permitted();
   call.context();
   const auto found = state().pinned.find(reinterpret_cast<uintptr_t>(pointer));
   if (found == state().pinned.end()) misuse("cuMemFreeHost of what cuMemHostAlloc did not give");
@@ -784,8 +886,8 @@ EXPORT Status cuMemcpyPeerAsync(DevicePointer to, ContextHandle to_context, Devi
 
 EXPORT Status cuPointerGetAttributes(unsigned count, int* attributes, void** values, DevicePointer pointer) {
   CALL(cuPointerGetAttributes);
-  const State::Gpu* gpu = state().gpu_of(pointer, 1);
-  const Arena::Allocation allocation = gpu ? gpu->arena.find(pointer, 1) : Arena::Allocation{};
+  const State::Gpu* gpu = state().gpu_of(pointer, 0);
+  const Arena::Allocation allocation = gpu ? gpu->arena.find(pointer, 0) : Arena::Allocation{};
   const bool is_pinned = state().is_pinned(reinterpret_cast<void*>(pointer), 1);
   for (unsigned i = 0; i < count; ++i) switch (attributes[i]) {
       case kPointerContext:
@@ -803,9 +905,23 @@ EXPORT Status cuPointerGetAttributes(unsigned count, int* attributes, void** val
       case kPointerRangeSize:
         *static_cast<size_t*>(values[i]) = allocation.bytes;
         break;
+      case kPointerMapped:
+        *static_cast<unsigned*>(values[i]) = gpu && gpu->arena.find_mapped(pointer).bytes > 0;
+        break;
       default:
         return kInvalidValue;
     }
+  return kSuccess;
+}
+
+EXPORT Status cuMemGetAddressRange_v2(DevicePointer* start, size_t* bytes, DevicePointer pointer) {
+  CALL(cuMemGetAddressRange_v2);
+  call.context();
+  const State::Gpu* gpu = state().gpu_of(pointer, 1);
+  if (!gpu) return kNotFound;
+  const Arena::Allocation mapped = gpu->arena.find_mapped(pointer);
+  *start = mapped.start;
+  *bytes = mapped.bytes;
   return kSuccess;
 }
 
@@ -813,17 +929,40 @@ EXPORT Status cuStreamGetCtx(StreamHandle stream, ContextHandle* context) {
   CALL(cuStreamGetCtx);
   *context = call.context();
   if (is_legacy(stream)) return kSuccess;
-  for (ContextHandle each : state().contexts)
-    if (each->streams.count(stream)) {
-      *context = each;
-      return kSuccess;
-    }
-  return kInvalidHandle;
+  const auto found = state().streams.find(stream);
+  if (found == state().streams.end()) return kInvalidHandle;
+  *context = found->second->context;
+  return kSuccess;
+}
+
+EXPORT Status cuStreamGetId(StreamHandle stream, unsigned long long* id) {
+  CALL(cuStreamGetId);
+  *id = call.stream(stream).id;
+  return kSuccess;
+}
+
+EXPORT Status cuStreamIsCapturing(StreamHandle stream, int* status) {
+  CALL(cuStreamIsCapturing);
+  const CUstream_st& of = call.stream(stream);
+  if (is_legacy(stream) && State::captures_a_blocking_stream(of.context)) return kCaptureImplicit;
+  *status = of.capture ? 1 : kNotCapturing;
+  return kSuccess;
+}
+
+EXPORT Status cuThreadExchangeStreamCaptureMode(int* mode) {
+  CALL(cuThreadExchangeStreamCaptureMode);
+  std::swap(capture_mode, *mode);
+  return kSuccess;
 }
 
 EXPORT Status cuStreamWaitEvent(StreamHandle stream, EventHandle event, unsigned) {
   CALL(cuStreamWaitEvent);
   const auto recorded = call.event(event).recorded;
+  CUstream_st& of = call.stream(stream);
+  if (recorded && recorded->capture != of.capture) {
+    if (of.capture || is_legacy(stream)) misuse("cuStreamWaitEvent invalidates the capture of a stream");
+    of.capture = recorded->capture;  // the stream joins the capture
+  }
   if (recorded) state().enqueue(call.stream(stream), call.function(), nullptr, {}, recorded);
   return kSuccess;
 }
@@ -846,13 +985,18 @@ EXPORT Status cuEventRecord(EventHandle event, StreamHandle stream) {
 
 EXPORT Status cuEventQuery(EventHandle event) {
   CALL(cuEventQuery);
+  call.expect_permitted();
   const auto recorded = call.event(event).recorded;
+  if (recorded && recorded->capture) return kCapturedEvent;
   return !recorded || recorded->done ? kSuccess : kNotReady;
 }
 
 EXPORT Status cuEventSynchronize(EventHandle event) {
   CALL(cuEventSynchronize);
-  call.wait(call.event(event).recorded);
+  call.expect_permitted();
+  const auto recorded = call.event(event).recorded;
+  if (recorded && recorded->capture) return kCapturedEvent;
+  call.wait(recorded);
   return kSuccess;
 }
 
@@ -932,21 +1076,85 @@ EXPORT Status cuMemGetInfo_v2(size_t* free, size_t* total) {
   return kSuccess;
 }
 
+/// On the first device, whatever the handles and properties say.
+EXPORT Status cuMemAddressReserve(DevicePointer* pointer, size_t bytes, size_t, DevicePointer, unsigned long long) {
+  CALL(cuMemAddressReserve);
+  *pointer = state().gpus[0]->arena.reserve(bytes);
+  return *pointer ? kSuccess : kOutOfMemory;
+}
+EXPORT Status cuMemAddressFree(DevicePointer pointer, size_t) {
+  CALL(cuMemAddressFree);
+  state().gpus[0]->arena.unreserve(pointer);
+  return kSuccess;
+}
+EXPORT Status cuMemCreate(unsigned long long* handle, size_t, const void*, unsigned long long) {
+  CALL(cuMemCreate);
+  *handle = 1;
+  return kSuccess;
+}
+EXPORT Status cuMemRelease(unsigned long long) { return kSuccess; }
+EXPORT Status cuMemMap(DevicePointer pointer, size_t bytes, size_t, unsigned long long, unsigned long long) {
+  CALL(cuMemMap);
+  state().gpus[0]->arena.map(pointer, bytes);
+  return kSuccess;
+}
+EXPORT Status cuMemUnmap(DevicePointer pointer, size_t) {
+  CALL(cuMemUnmap);
+  state().gpus[0]->arena.unmap(pointer);
+  return kSuccess;
+}
+EXPORT Status cuMemSetAccess(DevicePointer, size_t, const void*, size_t) { return kSuccess; }
+
 EXPORT Status cuStreamCreate(StreamHandle* stream, unsigned flags) {
   CALL(cuStreamCreate);
-  *stream = new CUstream_st{call.context(), (flags & 1) == 0, {}, nullptr};
-  call.context()->streams.insert(*stream);
+  auto* created = new CUstream_st{call.context(), (flags & 1) == 0, {}, nullptr, ++state().last_stream_id};
+  created->context->streams.insert(created);
+  *stream = created;
+  if (auto& handles = state().free_handles; !handles.empty()) {
+    *stream = handles.back();
+    handles.pop_back();
+  }
+  state().streams[*stream] = created;
+  return kSuccess;
+}
+
+/// The stream's work is still done.
+EXPORT Status cuStreamDestroy_v2(StreamHandle stream) {
+  CALL(cuStreamDestroy_v2);
+  call.stream(stream);
+  state().streams.erase(stream);
+  state().free_handles.push_back(stream);
+  return kSuccess;
+}
+
+EXPORT Status cuStreamBeginCapture_v2(StreamHandle stream, int mode) {
+  CALL(cuStreamBeginCapture_v2);
+  CUstream_st& of = call.stream(stream);
+  if (is_legacy(stream) || of.capture) return kCaptureUnsupported;
+  of.capture = std::make_shared<Capture>(Capture{mode, std::this_thread::get_id()});
+  return kSuccess;
+}
+
+EXPORT Status cuStreamEndCapture(StreamHandle stream, void** graph) {
+  CALL(cuStreamEndCapture);
+  *graph = nullptr;
+  const auto capture = call.stream(stream).capture;
+  if (!capture) return kCaptureUnmatched;
+  for (StreamHandle each : call.context()->streams)
+    if (each->capture == capture) each->capture = nullptr;
   return kSuccess;
 }
 
 EXPORT Status cuStreamSynchronize(StreamHandle stream) {
   CALL(cuStreamSynchronize);
+  call.expect_permitted();
   call.wait(call.stream(stream).last);
   return kSuccess;
 }
 
 EXPORT Status cuCtxSynchronize() {
   CALL(cuCtxSynchronize);
+  call.expect_permitted();
   std::vector<std::shared_ptr<Work>> last{call.context()->legacy.last};
   for (StreamHandle stream : call.context()->streams) last.push_back(stream->last);
   for (const auto& work : last) call.wait(work);

@@ -1,4 +1,6 @@
 // The stand-in driver detects misuse, and orders work as CUDA does.
+#include <thread>
+
 #include "driver.h"
 
 namespace fused_adamw::cuda {
@@ -24,8 +26,10 @@ class StandIn : public testing::OnStandIn {
   static void free_pinned_memory_in_use() {
     const ContextGuard guard(device().context());
     const testing::Paused paused;
-    const PinnedMemory pinned(kBytes);
-    FUSED_ADAMW_CUDA(cuMemcpyHtoDAsync_v2, allocate(), pinned.data(), kBytes, nullptr);
+    void* pinned = nullptr;
+    FUSED_ADAMW_CUDA(cuMemHostAlloc, &pinned, kBytes, 0);
+    FUSED_ADAMW_CUDA(cuMemcpyHtoDAsync_v2, allocate(), pinned, kBytes, nullptr);
+    FUSED_ADAMW_CUDA(cuMemFreeHost, pinned);
   }
   static void free_twice() {
     const ContextGuard guard(device().context());
@@ -63,6 +67,28 @@ class StandIn : public testing::OnStandIn {
     const ContextGuard guard(device().context());
     *reinterpret_cast<volatile char*>(allocate()) = 1;
   }
+  static void query_an_event_during_a_global_capture() {
+    const ContextGuard guard(device().context());
+    const Event event;
+    StreamHandle stream = testing::make_stream(device(), testing::StreamKind::non_blocking);
+    const testing::Capture capture(device(), stream, testing::Capture::kGlobal);
+    std::thread([&] {
+      FUSED_ADAMW_CUDA(cuCtxPushCurrent_v2, device().context());
+      event.state();
+    }).join();
+  }
+  static void allocate_during_a_capture_of_the_same_thread() {
+    StreamHandle stream = testing::make_stream(device(), testing::StreamKind::non_blocking);
+    const testing::Capture capture(device(), stream, testing::Capture::kThreadLocal);
+    FUSED_ADAMW_CUDA(cuCtxPushCurrent_v2, device().context());
+    allocate();
+  }
+  static void use_the_legacy_stream_during_a_capture_of_a_blocking_one() {
+    const ContextGuard guard(device().context());
+    StreamHandle stream = testing::make_stream(device(), testing::StreamKind::blocking);
+    const testing::Capture capture(device(), stream, testing::Capture::kRelaxed);
+    FUSED_ADAMW_CUDA(cuMemsetD8Async, allocate(), 1, kBytes, nullptr);
+  }
 
  private:
   static DevicePointer allocate() {
@@ -83,6 +109,10 @@ TEST_F(StandIn, EndsTheProcessAtMisuse) {
   EXPECT_DEATH(use_a_stream_of_another_context(), "cuMemsetD8Async on a stream of another context");
   EXPECT_DEATH(call_from_a_host_function(), "cuDriverGetVersion was called in a host function");
   EXPECT_DEATH(touch_device_memory(), "");
+  EXPECT_DEATH(query_an_event_during_a_global_capture(), "cuEventQuery invalidates the capture of a stream");
+  EXPECT_DEATH(allocate_during_a_capture_of_the_same_thread(), "cuMemAlloc_v2 invalidates the capture of a stream");
+  EXPECT_DEATH(use_the_legacy_stream_during_a_capture_of_a_blocking_one(),
+               "cuMemsetD8Async on the legacy stream while a blocking stream is being captured");
 }
 
 TEST_F(StandIn, LetsStreamsWaitForEachOtherOnlyAsCudaDoes) {

@@ -110,6 +110,29 @@ TEST_F(PendingSteps, KeepTheTableOfTheirScalars) {
   ASSERT_TRUE(twins.are_equal());
 }
 
+TEST_F(PendingSteps, OfADestroyedStreamComeBeforeCopies) {
+  Random random(14);
+  for (int i = 0; i < 20; ++i) {
+    StreamHandle stream = testing::make_stream(device(), StreamKind::non_blocking);
+    Twins twins(device(), Rule::mxnet, stream, {{DTypeConfig::float32, 5000}}, random);
+    twins.set_group_count(1);
+    {
+      const testing::Paused paused;
+      twins.run();
+      testing::destroy_stream(device(), stream);
+      StreamHandle next = testing::make_stream(device(), StreamKind::non_blocking);
+      ASSERT_EQ(next, stream) << "the handle is not used again";
+      const std::lock_guard lock(device().mutex());
+      const ContextGuard guard(device().context());
+      const auto event = std::make_shared<Event>();
+      event->record(next);
+      device().end_step(next, event);
+    }
+    ASSERT_TRUE(twins.are_equal());
+    testing::destroy_stream(device(), stream);
+  }
+}
+
 class StepsInOneLaunch : public OnStandIn {};
 
 TEST_F(StepsInOneLaunch, TakeTenThousandTensorsOfTenThousandGroups) {
@@ -139,6 +162,42 @@ TEST_F(StepsInOneLaunch, UploadNothingThatIsUnchanged) {
   EXPECT_EQ(testing::count("cuLaunchKernel"), launches + 5);
   EXPECT_EQ(testing::count("cuMemcpyHtoDAsync_v2"), copies);
   ASSERT_TRUE(twins.are_equal());
+}
+
+class SteadySteps : public OnStandIn {};
+
+TEST_F(SteadySteps, NeitherAllocateNorFree) {
+  Random random(15);
+  StreamHandle stream = testing::make_stream(device(), StreamKind::non_blocking);
+  Twins twins(device(), Rule::mxnet, stream, testing::random_tensors(148, random), random);
+  const char* const functions[] = {"cuMemAlloc_v2", "cuMemFree_v2",  "cuMemHostAlloc",
+                                   "cuMemFreeHost", "cuEventCreate", "cuEventDestroy_v2"};
+  std::vector<unsigned long long> before;
+  for (int i = 0; i < 8; ++i) {
+    if (i == 4)
+      for (const char* function : functions) before.push_back(testing::count(function));
+    twins.make_step();  // as for each call of multiAdamwUpdate
+    twins.set_group_count(100);
+    twins.run();
+    synchronize();
+  }
+  for (size_t i = 0; i < std::size(functions); ++i)
+    EXPECT_EQ(testing::count(functions[i]), before[i]) << functions[i] << " was called";
+  ASSERT_TRUE(twins.are_equal());
+}
+
+TEST_F(SteadySteps, LeaveTheMemoryThatWasReleasedToTheNextAllocation) {
+  Random random(16);
+  Twins twins(device(), Rule::mxnet, nullptr, testing::random_tensors(5, random), random);
+  twins.set_group_count(2);
+  synchronize();
+  device().allocate(1000).reset();
+  const auto freed = testing::count("cuMemFree_v2");
+  for (int i = 0; i < 3; ++i) twins.run();
+  ASSERT_TRUE(twins.are_equal());
+  EXPECT_EQ(testing::count("cuMemFree_v2"), freed);
+  device().allocate(8);
+  EXPECT_GT(testing::count("cuMemFree_v2"), freed);
 }
 
 class StepsOf : public OnDevice {};

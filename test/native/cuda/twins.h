@@ -135,12 +135,16 @@ class Twins {
  public:
   Twins(Device& device, Rule rule, StreamHandle stream, const std::vector<std::pair<DTypeConfig, size_t>>& tensors,
         Random& random)
-      : random_(random) {
+      : random_(random), device_(device), rule_(rule), stream_(stream) {
     for (const auto& [config, length] : tensors)
       fused_adamw::testing::with_config(config, [&, length = length](auto* type) {
         using Arrays = std::remove_pointer_t<decltype(type)>;
         twins_.push_back(std::make_unique<TwinOf<Arrays>>(device, length, random));
       });
+    make_step();
+  }
+  /// A new step in the place of the one before, whose launches may still run.
+  void make_step() {
     std::vector<TensorArrays> on_device, on_host;
     Memories memories;
     for (const auto& twin : twins_) {
@@ -148,8 +152,8 @@ class Twins {
       on_host.push_back(twin->on_host());
       twin->add_memories(memories);
     }
-    step_ = std::make_unique<Step>(device, TensorList(rule, std::move(on_device)), std::move(memories), stream);
-    host_ = std::make_unique<TensorList>(rule, std::move(on_host));
+    step_ = std::make_unique<Step>(device_, TensorList(rule_, std::move(on_device)), std::move(memories), stream_);
+    host_ = std::make_unique<TensorList>(rule_, std::move(on_host));
     set_grads();
   }
 
@@ -206,6 +210,9 @@ class Twins {
   }
 
   Random& random_;
+  Device& device_;
+  Rule rule_;
+  StreamHandle stream_;
   bool in_place_ = false;
   std::vector<std::unique_ptr<Twin>> twins_;
   std::unique_ptr<Step> step_;

@@ -166,6 +166,22 @@ TEST_F(WhyUnavailable, DeviceCodeOfTheBuildIsAccepted) {
   }
 }
 
+class DeviceInUse : public WhyUnavailable {};
+
+TEST_F(DeviceInUse, IsOneThatIsReadyAndNoOtherIsMadeReady) {
+  Environment environment{{kChild, "1"}, {"FUSED_ADAMW_STAND_IN_DEVICES", "2"}};
+  const auto print = [] {
+    set_device_code({write_usable()});
+    const bool is_none = Device::in_use() == nullptr;
+    Device::get(1);
+    const auto memory = Device::in_use()->allocate_pinned(100);
+    std::fprintf(stderr, "%d, then %d of %llu contexts", is_none, Device::in_use()->ordinal(),
+                 testing::count("cuDevicePrimaryCtxRetain"));
+    std::exit(0);
+  };
+  EXPECT_EXIT(print(), ::testing::ExitedWithCode(0), "1, then 1 of 1 contexts");
+}
+
 class WithoutDriver : public ::testing::Test {};
 
 TEST_F(WithoutDriver, ReportsTheReasonOfTheLoader) {

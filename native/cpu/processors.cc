@@ -1,0 +1,69 @@
+#include "processors.h"
+
+#include <algorithm>
+#include <cmath>
+#include <fstream>
+#include <string>
+#include <thread>
+
+#if defined(__linux__)
+#include <sched.h>
+#endif
+
+namespace fused_adamw::cpu {
+namespace {
+
+/// Processors by the quota of the process's cgroup and of those above it, as
+/// the kernel's documentation of cpu.max (v2) and cpu.cfs_quota_us (v1) has
+/// it; infinity without one.
+double cgroup_processors() {
+  double least = INFINITY;
+#if defined(__linux__)
+  const auto consider = [&least](double quota, double period) {
+    if (quota > 0 && period > 0) least = std::min(least, quota / period);
+  };
+  std::ifstream groups("/proc/self/cgroup");
+  for (std::string line; std::getline(groups, line);) {  // hierarchy:controllers:path
+    const size_t first = line.find(':');
+    const size_t second = line.find(':', first + 1);
+    if (second == std::string::npos) continue;
+    const std::string controllers = "," + line.substr(first + 1, second - first - 1) + ",";
+    const bool unified = controllers == ",,";
+    if (!unified && controllers.find(",cpu,") == std::string::npos) continue;
+    for (std::string path = line.substr(second + 1);;) {
+      const std::string folder = (unified ? "/sys/fs/cgroup" : "/sys/fs/cgroup/cpu") + path + "/";
+      double quota = 0, period = 0;
+      if (unified) {
+        std::ifstream file(folder + "cpu.max");  // "max 100000" has no number to read
+        if (file >> quota >> period) consider(quota, period);
+      } else {
+        std::ifstream quota_file(folder + "cpu.cfs_quota_us"), period_file(folder + "cpu.cfs_period_us");
+        if (quota_file >> quota && period_file >> period) consider(quota, period);
+      }
+      if (path.empty() || path == "/") break;
+      path.resize(path.rfind('/'));
+    }
+  }
+#endif
+  return least;
+}
+
+}  // namespace
+
+int available_processors() {
+  static const int count = [] {
+    int processors = static_cast<int>(std::thread::hardware_concurrency());
+#if defined(__linux__)
+    cpu_set_t* set = CPU_ALLOC(4096);
+    const size_t size = CPU_ALLOC_SIZE(4096);
+    if (set && sched_getaffinity(0, size, set) == 0) processors = CPU_COUNT_S(size, set);
+    CPU_FREE(set);
+#endif
+    const double quota = cgroup_processors();
+    if (quota < processors) processors = static_cast<int>(std::ceil(quota));
+    return std::max(1, processors);
+  }();
+  return count;
+}
+
+}  // namespace fused_adamw::cpu
