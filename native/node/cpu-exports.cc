@@ -58,7 +58,7 @@ void set_default_threading(const Napi::CallbackInfo& info) { cpu::set_default_ru
 /// keepSubnormals(body): what the function returns, called in an environment that does not flush subnormals to zero.
 Napi::Value keep_subnormals(const Napi::CallbackInfo& info) {
   const FloatEnvironment environment;
-  return call(info[0].As<Napi::Function>(), {});
+  return call(info[0].As<Napi::Function>());
 }
 
 }  // namespace

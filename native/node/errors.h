@@ -6,7 +6,6 @@
 #define NODE_API_SWALLOW_UNTHROWABLE_EXCEPTIONS
 #include <napi.h>
 
-#include <initializer_list>
 #include <new>
 #include <stdexcept>
 
@@ -27,10 +26,10 @@ inline Napi::Error to_javascript(Napi::Env env, const cuda::DriverError& error) 
 struct ExceptionPending {};
 
 /// Calls a JavaScript function.
-inline Napi::Value call(const Napi::Function& function, std::initializer_list<napi_value> arguments) {
+inline Napi::Value call(const Napi::Function& function, size_t count = 0, const napi_value* arguments = nullptr) {
   const Napi::Env env = function.Env();
   napi_value result;
-  if (napi_call_function(env, env.Undefined(), function, arguments.size(), arguments.begin(), &result) != napi_ok)
+  if (napi_call_function(env, env.Undefined(), function, count, arguments, &result) != napi_ok)
     throw ExceptionPending();
   return Napi::Value(env, result);
 }

@@ -1,5 +1,7 @@
 #include "tensor-list-object.h"
 
+#include <algorithm>
+
 namespace fused_adamw {
 namespace {
 
@@ -10,6 +12,17 @@ Napi::Value to_javascript(Napi::Env env, const Overlap& overlap) {
   result[2u] = static_cast<int>(overlap.other_role);
   result[3u] = overlap.other_tensor;
   return result;
+}
+
+/// By role: whether any of these dtype configurations has such an array.
+ByRole<bool> roles_of(const View& configs) {
+  ByRole<bool> has{};
+  const auto* begin = static_cast<const uint8_t*>(configs.data);
+  for (const Role role : kEveryRole)
+    has[role] = std::any_of(begin, begin + configs.length, [role](uint8_t config) {
+      return config < kDTypeConfigs && role_bytes(static_cast<DTypeConfig>(config), role) > 0;
+    });
+  return has;
 }
 
 }  // namespace
@@ -38,7 +51,9 @@ void TensorListObject::assign(const Napi::CallbackInfo& info) {
     const auto stream = reinterpret_cast<cuda::StreamHandle>(info[1].As<Napi::BigInt>().Uint64Value(&lossless));
     const int rule = info[2].As<Napi::Number>().Int32Value();
     if (rule < 0 || rule >= kRules) throw Napi::RangeError::New(env, "Expected a rule");
-    const size_t size = read_view(env, info[3], napi_uint8_array, "configs").length;
+    View configs = read_view(env, info[3], napi_uint8_array, "configs");
+    const size_t size = configs.length;
+    const ByRole<bool> has = roles_of(configs);
     const Napi::Array lists = info[5].As<Napi::Array>();
     if (!lists.IsArray() || lists.Length() != kRoles)
       throw Napi::TypeError::New(env, "Expected a list for each role for lists");
@@ -46,10 +61,10 @@ void TensorListObject::assign(const Napi::CallbackInfo& info) {
     for (const Role role : kEveryRole) {
       const auto k = static_cast<uint32_t>(role);
       const Napi::Value list = lists[k];
-      if (role != Role::grad && !list.IsUndefined()) held[k].emplace(env, list, size, kRoleNames[k]);
+      if (role != Role::grad && !list.IsUndefined() && has[role]) held[k].emplace(env, list, size, kRoleNames[k]);
     }
     // From here on no code of the user runs: what is read stays as it is.
-    const View configs = read_view(env, info[3], napi_uint8_array, "configs");
+    configs = read_view(env, info[3], napi_uint8_array, "configs");
     const View keys = read_view(env, info[4], napi_uint32_array, "keys");
     if (configs.length != size || keys.length != size)
       throw Napi::RangeError::New(env, "Expected a dtype configuration and a key for each tensor");
