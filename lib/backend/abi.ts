@@ -88,11 +88,19 @@ export const ABI: Abi = {
  */
 export function checkAbi(abi: Partial<Abi> | undefined): void {
   for (const key of Object.keys(ABI) as (keyof Abi)[]) {
-    const theirs = JSON.stringify(abi?.[key]);
-    const ours = JSON.stringify(ABI[key]);
-    if (theirs !== ours) {
-      const difference = `its ${key} are ${theirs ?? 'not told'} rather than ${ours}`;
-      throw new Error(`the binary belongs to another version of the package; build it again (${difference})`);
+    const difference = differenceOf(abi?.[key], ABI[key]);
+    if (difference !== null) {
+      throw new Error(`the binary belongs to another version of the package; build it again (${key}: ${difference})`);
     }
   }
+}
+
+/** How what the binary says differs from what is expected; null if it does not. */
+function differenceOf(theirs: unknown, ours: number | readonly string[]): string | null {
+  if (typeof ours === 'number') return theirs === ours ? null : `${JSON.stringify(theirs)} rather than ${ours}`;
+  const list: readonly unknown[] = Array.isArray(theirs) ? theirs : [];
+  for (let i = 0; i < Math.max(list.length, ours.length); i++) {
+    if (list[i] !== ours[i]) return `${JSON.stringify(list[i])} rather than ${JSON.stringify(ours[i])}`;
+  }
+  return null;
 }

@@ -73,7 +73,7 @@ export function loadAddon(): LoadedAddon {
   }
   return {
     addon: null,
-    reason: reasons.join('; ') || `there is no binary for ${process.platform}-${process.arch}`,
+    reason: [...new Set(reasons)].join('; ') || `there is no binary for ${process.platform}-${process.arch}`,
   };
 }
 

@@ -86,5 +86,9 @@ function lastElementsOf(storages: readonly (Storage | undefined)[], lengths: rea
     lasts.set(buffer, Math.max(end, lasts.get(buffer) ?? 0));
   }
   if (lasts.size > storages.length / 2 && storages.length > 1) return null;
-  return Array.from(lasts, ([buffer, end]) => new Uint16Array(buffer, end - 2, 1));
+  try {
+    return Array.from(lasts, ([buffer, end]) => new Uint16Array(buffer, end - 2, 1));
+  } catch {
+    return null; // one was detached meanwhile, which checkStorages() reports
+  }
 }
