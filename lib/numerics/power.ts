@@ -40,8 +40,9 @@ export class Powers {
       this.#high = 1;
       this.#low = 0;
       this.#multiplySquares(0, first);
-      this.#remembered[2 * first] = this.#high;
+      // What marks an entry as there comes last, here and below: a call may be interrupted anywhere.
       this.#remembered[2 * first + 1] = this.#low;
+      this.#remembered[2 * first] = this.#high;
     }
     this.#high = this.#remembered[2 * first];
     this.#low = this.#remembered[2 * first + 1];
@@ -59,12 +60,14 @@ export class Powers {
   }
 
   #addSquare(): void {
-    const [high, low] = [this.#high, this.#low];
-    const last = this.#highs.length - 1;
-    this.#multiply(this.#highs[last], this.#lows[last], this.#highs[last], this.#lows[last]);
-    this.#highs.push(this.#high);
-    this.#lows.push(this.#low);
-    [this.#high, this.#low] = [high, low];
+    const high = this.#high;
+    const low = this.#low;
+    const next = this.#highs.length;
+    this.#multiply(this.#highs[next - 1], this.#lows[next - 1], this.#highs[next - 1], this.#lows[next - 1]);
+    this.#lows[next] = this.#low;
+    this.#highs[next] = this.#high;
+    this.#high = high;
+    this.#low = low;
   }
 
   /** high + low of a * b, for a and b far from overflow. */
