@@ -355,12 +355,14 @@ export class AdamW extends Optimizer<AdamWState> {
     const indices = copyList(kept.indices, size);
     for (let i = 0; i < size; i++) indices[i] = checkIndex(indices[i], `indices[${i}]`);
     checkDistinct(indices, kept.weights);
+    let hasMasters = false;
     for (let i = 0; i < size; i++) {
       checkState(kept.states[i], i);
       const { mean, variance, master } = kept.states[i];
       kept.means[i] = mean;
       kept.variances[i] = variance;
       kept.masters[i] = master ?? undefined;
+      hasMasters ||= kept.masters[i] !== undefined;
     }
     const rule: Rule = this.#coupledWeightDecay ? 'coupled' : this.#rule;
     const tensors = new TensorList(
@@ -370,7 +372,7 @@ export class AdamW extends Optimizer<AdamWState> {
         weight: { name: 'weights', values: kept.weights },
         mean: { name: 'states', field: '.mean', values: kept.means },
         variance: { name: 'states', field: '.variance', values: kept.variances },
-        master: { name: 'states', field: '.master', values: kept.masters },
+        master: hasMasters ? { name: 'states', field: '.master', values: kept.masters } : undefined,
       },
       Uint32Array.from(indices, (index) => tensorKey(this.#seed, index)),
       this.#stream,

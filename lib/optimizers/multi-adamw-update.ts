@@ -3,7 +3,7 @@
 import { loadBackend } from '../backend/index.js';
 import { ScalarTable } from '../backend/scalar-table.js';
 import { checkInteger, checkNumber, checkPointer, outOfRangeIn, wrongKind } from '../errors.js';
-import { copyList, filledList } from '../lists.js';
+import { copyList } from '../lists.js';
 import { tensorKey } from '../numerics/stochastic-rounding.js';
 import { readOptions } from '../options.js';
 import { runStep, type StepResult } from '../step/run-step.js';
@@ -88,7 +88,7 @@ export function multiAdamwUpdate(
       weight: { name: 'weights', values: lists.weights },
       mean: { name: 'means', values: lists.means },
       variance: { name: 'variances', values: lists.variances },
-      master: { name: 'masters', values: lists.masters },
+      master: lists.masters && { name: 'masters', values: lists.masters },
     },
     positions.map((i) => tensorKey(checkedSeed, i)),
     checkedStream,
@@ -166,7 +166,7 @@ type Lists = {
 function copyLists(
   lists: Lists,
   masters: readonly TensorLike[] | undefined,
-): Lists & { readonly masters: readonly (TensorLike | undefined)[] } {
+): Lists & { readonly masters?: readonly TensorLike[] } {
   if (!Array.isArray(lists.weights)) throw wrongKind('a list', 'weights', lists.weights);
   const copies: Record<string, unknown[]> = {};
   for (const [name, list] of Object.entries({ ...lists, masters })) {
@@ -178,8 +178,5 @@ function copyLists(
   for (const [name, list] of Object.entries(copies)) {
     if (list.length !== length) throw outOfRangeIn(`a list of length ${length}`, name, `one of length ${list.length}`);
   }
-  return {
-    ...(copies as unknown as Lists),
-    masters: (copies.masters ?? filledList(length, undefined)) as TensorLike[],
-  };
+  return copies as unknown as Lists & { readonly masters?: readonly TensorLike[] };
 }

@@ -37,7 +37,12 @@ interface BackendPartition extends DevicePartition {
   readonly tensors: BackendTensorList;
 }
 
-const GRAD = ROLES.findIndex(({ name }) => name === 'grad');
+const [WEIGHT, GRAD, MEAN] = (['weight', 'grad', 'mean'] as const).map((role) =>
+  ROLES.findIndex(({ name }) => name === role),
+);
+
+/** By configuration and by role: reading a property of many names takes longer than an element. */
+const DTYPES = DTYPE_CONFIGS.map((config: DTypeConfig) => ROLES.map(({ name }) => config[name]));
 
 export class TensorList {
   readonly size: number;
@@ -75,18 +80,20 @@ export class TensorList {
     const memories = ROLES.map(({ name }) =>
       name === 'grad' || !lists[name] ? undefined : filledList<Memory | undefined>(size, undefined),
     );
+    const listOf = ROLES.map(({ name }) => (name === 'grad' ? undefined : lists[name]));
     for (let i = 0; i < size; i++) {
       const weight = resolve(lists.weight.values[i], lists.weight, i);
-      configs[i] = configOf(lists, i, weight.dtype);
-      const config: DTypeConfig = DTYPE_CONFIGS[configs[i]];
+      const mean = resolve(lists.mean.values[i], lists.mean, i);
+      configs[i] = configOf(lists, i, weight.dtype, mean.dtype);
       devices[i] = weight.device;
       lengths[i] = weight.length;
-      for (let role = 0; role < ROLES.length; role++) {
-        const { name } = ROLES[role];
-        const dtype = config[name];
-        if (name === 'grad' || dtype === undefined) continue;
-        const ofRole = memories[role] as (Memory | undefined)[];
-        ofRole[i] = name === 'weight' ? weight.memory : memoryLike(weight, lists[name] as NamedList, i, dtype);
+      const dtypes = DTYPES[configs[i]];
+      for (let role = 0; role < dtypes.length; role++) {
+        const dtype = dtypes[role];
+        const list = listOf[role];
+        if (dtype === undefined || list === undefined) continue;
+        const array = role === WEIGHT ? weight : role === MEAN ? mean : resolve(list.values[i], list, i);
+        (memories[role] as (Memory | undefined)[])[i] = memoryOf(array, list, i, dtype, weight.device, weight.length);
       }
     }
     this.size = size;
@@ -128,7 +135,8 @@ export class TensorList {
   setGrads(list: NamedList): void {
     const memories = filledList<Memory | undefined>(this.size, undefined);
     for (let i = 0; i < this.size; i++) {
-      memories[i] = memoryOf(list, i, this.#configs[i].grad, this.#devices[i], this.#lengths[i]);
+      const array = resolve(list.values[i], list, i);
+      memories[i] = memoryOf(array, list, i, this.#configs[i].grad, this.#devices[i], this.#lengths[i]);
     }
     this.#takeGrads(list, new BoundArrays(list, memories));
   }
@@ -229,8 +237,7 @@ export class TensorList {
 }
 
 /** Which dtype configuration tensor i has, by the dtypes of its weight and mean and whether it has a master. */
-function configOf(lists: StepLists, i: number, weight: DType): number {
-  const mean = resolve(lists.mean.values[i], lists.mean, i).dtype;
+function configOf(lists: StepLists, i: number, weight: DType, mean: DType): number {
   const hasMaster = (lists.master?.values[i] ?? null) !== null;
   for (let k = 0; k < DTYPE_CONFIGS.length; k++) {
     const config: DTypeConfig = DTYPE_CONFIGS[k];
@@ -244,13 +251,15 @@ function configOf(lists: StepLists, i: number, weight: DType): number {
   throw wrongKindIn(expected, nameOf(lists.mean, i), mean);
 }
 
-/** The memory of element i of a list, which must be an array like the weight's, of some dtype. */
-function memoryLike({ device, length }: ResolvedTensor, list: NamedList, i: number, dtype: DType): Memory {
-  return memoryOf(list, i, dtype, device, length);
-}
-
-function memoryOf(list: NamedList, i: number, dtype: DType, device: ResolvedDevice, length: number): Memory {
-  const array = resolve(list.values[i], list, i);
+/** The memory of element i of a list, which must have a dtype, and lie on a device and be as long as the weight. */
+function memoryOf(
+  array: ResolvedTensor,
+  list: NamedList,
+  i: number,
+  dtype: DType,
+  device: ResolvedDevice,
+  length: number,
+): Memory {
   if (array.dtype !== dtype) throw wrongKindIn(dtype, nameOf(list, i), array.dtype);
   if (array.device !== device) {
     throw outOfRangeIn(`memory on ${device}, as of the weight,`, nameOf(list, i), `memory on ${array.device}`);
