@@ -33,7 +33,7 @@
         'native/cuda/step.cc',
         'native/cuda/transfer.cc',
       ],
-      'dependencies': ["<!(node -p \"require('node-addon-api').targets\"):node_addon_api_except"],
+      'dependencies': ["<!(node -p \"require('node-addon-api').targets\"):node_addon_api_except_all"],
       'defines': ['FUSED_ADAMW_BUILD="node-gyp"', 'NAPI_VERSION=9'],
       'cflags!': ['-fno-omit-frame-pointer'],
       'cflags_cc!': ['-std=gnu++17', '-std=gnu++20', '-fno-rtti', '-O2'],

@@ -44,6 +44,8 @@ auto guarded(Napi::Env env, const Body& body) {
   } catch (const Napi::Error&) {
     throw;
   } catch (const ExceptionPending&) {
+    // Where the engine failed without an exception, silence would pass for success.
+    if (!env.IsExceptionPending()) throw Napi::Error::New(env, "The engine failed");
     return Result();
   } catch (const cuda::DriverError& error) {
     throw to_javascript(env, error);
