@@ -70,7 +70,11 @@ class AddonTensorList<M extends Memory> implements BackendTensorList<M> {
     const object = this.#object;
     if (object === null) return;
     this.#object = null; // before anything else, so that nothing has it twice
-    object.dispose();
+    try {
+      object.dispose();
+    } catch {
+      return; // frees its memory as garbage then
+    }
     if (free.length < MOST_FREE) free.push(object);
   }
 

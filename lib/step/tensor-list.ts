@@ -143,16 +143,14 @@ export class TensorList {
 
   /** Gives the backends new gradients, all or none of them. */
   #takeGrads(list: NamedList, grads: BoundArrays): void {
-    const last = this.#arrays[GRAD];
-    this.#arrays[GRAD] = grads;
-    this.#hasAllGrads = false; // until every backend has them: JavaScript can be interrupted anywhere
+    // Until every backend has them the last ones are those of the next step, which gives them to all again: JavaScript
+    // can be interrupted anywhere, and a backend may fail.
+    this.#hasAllGrads = false;
     for (const partition of this.#partitions) {
       const overlap = partition.tensors.setGrads(this.#pick(grads.memories, partition) as readonly Memory[]);
-      if (!overlap) continue;
-      this.#arrays[GRAD] = last;
-      if (last) this.#restoreGrads(last);
-      throw this.#shared(overlap, partition, list);
+      if (overlap) throw this.#shared(overlap, partition, list);
     }
+    this.#arrays[GRAD] = grads;
     this.#hasAllGrads = true;
   }
 
@@ -164,10 +162,20 @@ export class TensorList {
     }
   }
 
-  /** What checkMemory() needs, and what an interrupted setGrads() has left to do. */
+  /**
+   * What checkMemory() needs, and what a setGrads() that failed or was interrupted has left to do.
+   *
+   * @throws as checkMemory()
+   */
   prepareCheck(): void {
     const grads = this.#arrays[GRAD];
-    if (!this.#hasAllGrads && grads) this.#restoreGrads(grads);
+    if (!this.#hasAllGrads && grads) {
+      this.checkMemory();
+      for (const partition of this.#partitions) {
+        partition.tensors.setGrads(this.#pick(grads.memories, partition) as readonly Memory[]);
+      }
+      this.#hasAllGrads = true;
+    }
     for (const arrays of this.#arrays) arrays?.prepareCheck(this.#lengths);
   }
 
@@ -209,18 +217,6 @@ export class TensorList {
 
   #pick(memories: Arrays<Memory>, { positions }: DevicePartition): Arrays<Memory> {
     return positions.length === this.size ? memories : positions.map((i) => memories[i]);
-  }
-
-  /** Gives the backends gradients that they had before. */
-  #restoreGrads(grads: BoundArrays): void {
-    for (const partition of this.#partitions) {
-      try {
-        partition.tensors.setGrads(this.#pick(grads.memories, partition) as readonly Memory[]);
-      } catch {
-        // Their memory is gone, which checkMemory() reports before the next step.
-      }
-    }
-    this.#hasAllGrads = true;
   }
 
   #shared(
