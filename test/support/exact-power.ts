@@ -6,6 +6,7 @@ export interface Scaled {
   readonly exponent: number;
 }
 
+/** A finite number of at least 0. */
 export function scaledOf(value: number): Scaled {
   const view = new DataView(new ArrayBuffer(8));
   view.setFloat64(0, value);
@@ -15,14 +16,14 @@ export function scaledOf(value: number): Scaled {
   return biased === 0 ? { whole: fraction, exponent: -1074 } : { whole: fraction + 2n ** 52n, exponent: biased - 1075 };
 }
 
-function bitLength(whole: bigint): number {
+export function bitLength(whole: bigint): number {
   const digits = whole.toString(16);
   return 4 * (digits.length - 1) + (32 - Math.clz32(Number.parseInt(digits[0], 16)));
 }
 
 /** The nearest double, ties to even, subnormals kept. */
 export function rounded({ whole, exponent }: Scaled): number {
-  if (whole === 0n) return 0;
+  if (whole === 0n || exponent + bitLength(whole) < -1074) return 0; // less than half of the least
   const target = Math.max(exponent + bitLength(whole) - 53, -1074);
   const shift = BigInt(target - exponent);
   if (shift <= 0n) return Number(whole << -shift) * 2 ** target;

@@ -1,0 +1,124 @@
+/** Runs a scenario everywhere and compares: with the reference, and of all backends with each other. */
+import type { AdamW } from '../../lib/index.js';
+import type { Values } from '../support/bits.js';
+import { expectSameBits } from '../support/bits.js';
+import { type Environment, inEnvironment, TYPESCRIPT } from '../support/environments.js';
+import { quietly } from '../support/warnings.js';
+import { Reference } from './reference.js';
+import type { Scenario } from './scenario.js';
+import { type Outcome, type Snapshot, World } from './world.js';
+
+/** What was there after an operation. */
+interface Event {
+  readonly outcome: Outcome;
+  readonly after: Snapshot;
+}
+
+/** Runs a scenario on the backend of this moment; an error must have changed nothing. */
+function trace(scenario: Scenario, world: World, observe: (k: number, run: () => Event) => Event): Event[] {
+  let before = world.snapshot();
+  return scenario.operations.map((operation, k) => {
+    const event = observe(k, () => {
+      const outcome = world.apply(operation);
+      return { outcome, after: world.snapshot() };
+    });
+    if ('error' in event.outcome)
+      expectSameSnapshot(event.after, before, `operation ${k}, which threw ${event.outcome.error}`);
+    before = event.after;
+    return event;
+  });
+}
+
+function hasSameBytes(a: Values, b: Values): boolean {
+  const bytes = ({ buffer, byteOffset, byteLength }: Values): Uint8Array =>
+    new Uint8Array(buffer, byteOffset, byteLength);
+  return Buffer.compare(bytes(a), bytes(b)) === 0;
+}
+
+function expectSameSnapshot(actual: Snapshot, expected: Snapshot, what: string): void {
+  for (const [name, values] of actual.arrays) {
+    const others = expected.arrays.get(name) as Values;
+    if (!hasSameBytes(values, others)) expectSameBits(values, others, `${what}: ${name}`);
+  }
+  if (actual.optimizers !== expected.optimizers) {
+    throw new Error(`${what}: optimizers are ${actual.optimizers}, expected ${expected.optimizers}`);
+  }
+}
+
+/** Runs a scenario in TypeScript beside the reference. */
+function checkReference(scenario: Scenario): Event[] {
+  const world = new World(scenario);
+  const reference = new Reference(scenario, world);
+  return trace(scenario, world, (k, run) => {
+    const expected = reference.apply(scenario.operations[k]);
+    const event = run();
+    const what = `TypeScript, operation ${k} (${scenario.operations[k].do})`;
+    expectOutcome(event.outcome, expected, what);
+    reference.tensors.forEach(({ samples, values }, i) => {
+      for (const [role, elements] of values) {
+        const { elements: actual } = world.tensors[i].slots[role] as { elements: Values };
+        const Type = actual.constructor as new (values: ArrayLike<number>) => Values;
+        expectSameBits(
+          new Type(samples.map((at) => actual[at])),
+          new Type(elements),
+          `${what}: ${role} of tensor ${i} at ${samples}`,
+        );
+      }
+    });
+    reference.optimizers.forEach((expected, i) => {
+      const optimizer: AdamW = world.optimizer(i);
+      const counts = (of: (index: number | string) => number) => world.tensors.map(({ plan }) => of(plan.index));
+      const found = JSON.stringify([
+        optimizer.numUpdate,
+        optimizer.learningRate,
+        counts((index) => optimizer.updateCount(index)),
+      ]);
+      const wanted = JSON.stringify([
+        expected.numUpdate,
+        expected.rateAt(expected.numUpdate),
+        counts((index) => expected.countOf(index)),
+      ]);
+      if (found !== wanted) throw new Error(`${what}: optimizer ${i} has ${found}, expected ${wanted}`);
+    });
+    return event;
+  });
+}
+
+function expectOutcome(outcome: Outcome, expected: ReturnType<Reference['apply']>, what: string): void {
+  if (expected === 'throws') {
+    if (!('error' in outcome)) throw new Error(`${what} returned ${JSON.stringify(outcome.value)}, expected an error`);
+    if (!/^(TypeError|RangeError|Error): Expected /.test(outcome.error))
+      throw new Error(`${what} threw ${outcome.error}`);
+  } else if ('error' in outcome || JSON.stringify(outcome.value) !== JSON.stringify(expected.value)) {
+    throw new Error(`${what}: ${JSON.stringify(outcome)}, expected ${JSON.stringify(expected)}`);
+  }
+}
+
+/** An outcome for comparison. Where several arrays share memory, each backend names the two that it finds first. */
+function textOf(outcome: Outcome): string {
+  return JSON.stringify(outcome).replace(/for \S+ but received memory shared with .*"/, 'for one of several"');
+}
+
+/**
+ * Runs a scenario in TypeScript and in the environments given.
+ *
+ * @throws Error at the first difference
+ */
+export function checkScenario(scenario: Scenario, natives: readonly Environment[]): void {
+  quietly(() => {
+    const expected = inEnvironment(TYPESCRIPT, () => checkReference(scenario));
+    for (const environment of natives) {
+      inEnvironment({ ...environment, threads: scenario.threads }, () => {
+        const world = new World(scenario);
+        trace(scenario, world, (k, run) => {
+          const event = run();
+          const what = `${environment.name}, ${scenario.threads} threads, operation ${k} (${scenario.operations[k].do})`;
+          const [found, wanted] = [event.outcome, expected[k].outcome].map(textOf);
+          if (found !== wanted) throw new Error(`${what}: ${found}, in TypeScript ${wanted}`);
+          expectSameSnapshot(event.after, expected[k].after, what);
+          return event;
+        });
+      });
+    }
+  });
+}
