@@ -48,13 +48,20 @@ export function runChild(source: string, options: ChildOptions = {}): Child {
     ${source}`;
   const command = [...prefix, process.execPath, ...flags, '--input-type=module', '--eval', module];
   const kept = Object.entries(process.env).filter(
-    ([name]) => !/^(FUSED_ADAMW_(?!BACKEND|THREADS)|OMP_|GOMP_|LD_PRELOAD$)/.test(name),
+    ([name]) => !/^(FUSED_ADAMW_(?!BACKEND|THREADS)|OMP_|GOMP_)/.test(name),
   );
   const binary = root === repository ? process.env.FUSED_ADAMW_BINARY : undefined;
+  // A sanitizer's runtime comes first, and in every process that loads its addon.
+  const preloaded = [process.env.LD_PRELOAD, options.env?.LD_PRELOAD].filter((each) => each).join(':');
   return spawnSync(command[0], command.slice(1), {
     cwd: root,
     encoding: 'utf8',
-    env: { ...Object.fromEntries(kept), FUSED_ADAMW_BINARY: binary, ...options.env },
+    env: {
+      ...Object.fromEntries(kept),
+      FUSED_ADAMW_BINARY: binary,
+      ...options.env,
+      LD_PRELOAD: preloaded || undefined,
+    },
     timeout: timeout * 1000,
     uid: user,
     gid: user,
