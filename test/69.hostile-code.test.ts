@@ -5,7 +5,9 @@ import { itUnless, noNative } from './support/conditions.js';
 
 const OPTIONS = { env: { FUSED_ADAMW_BACKEND: 'native' }, flags: ['--expose-gc'] } as const;
 
-describe('replaced built-in functions', () => {
+describe('replaced built-in functions', function () {
+  this.timeout(200000);
+
   // Each wrapper can take the memory away; a step that then ran its kernels would write to memory that is gone.
   itUnless(noNative, 'should not come between the check of memory and the kernels', () => {
     const source = `
@@ -102,7 +104,9 @@ describe('replaced built-in functions', () => {
   });
 });
 
-describe('loops that never yield', () => {
+describe('loops that never yield', function () {
+  this.timeout(200000);
+
   const grown = (loop: string, count: number): number =>
     reportOf(
       `
@@ -118,7 +122,7 @@ describe('loops that never yield', () => {
       run(${count});
       gc();
       report((process.memoryUsage().rss - before) / 2 ** 20);`,
-      OPTIONS,
+      { ...OPTIONS, timeout: 180 },
     ) as number;
 
   itUnless(noNative, 'should not grow with multiAdamwUpdate()', () => {
