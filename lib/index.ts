@@ -1,7 +1,7 @@
 /** fused-adamw: what is public, and only that. */
 
 export { type BackendInfo, backendInfo, setNumThreads, setThreading, type ThreadingInfo } from './backend/info.js';
-export type { Threading } from './backend/native.js';
+export type { Threading } from './backend/threading.js';
 export type { DataOf, Device, DType, Float16ArrayLike } from './numerics/dtype.js';
 export {
   ADAMW_OPTIONS,

@@ -3,7 +3,8 @@
 import { checkInteger, checkOneOf, outOfRangeIn } from '../errors.js';
 import { type CudaInfo, cudaInfo } from './cuda.js';
 import { flushesSubnormals, loadBackend } from './index.js';
-import { checkThreading, type Threading } from './native.js';
+import { checkThreading } from './native.js';
+import type { Threading } from './threading.js';
 
 export interface BackendInfo {
   /** Which backend the next step runs on. */

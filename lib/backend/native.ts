@@ -8,6 +8,7 @@ import { type AddonTensorListClass, hostTensorList } from './addon-tensor-list.j
 import type { HostBackend } from './backend.js';
 import type { CudaAddon } from './cuda-addon.js';
 import { checkWhole } from './elf.js';
+import type { Threading } from './threading.js';
 
 /** What native/node/addon.cc exports. */
 export interface Addon {
@@ -35,9 +36,6 @@ export interface Addon {
   setThreading(runtime: Threading | null): void;
   setDefaultThreading(runtime: Threading): void;
 }
-
-/** What runs the threads of large steps: an OpenMP library of the machine, or a team of the addon's own. */
-export type Threading = 'openmp' | 'team';
 
 export type LoadedAddon = { addon: Addon; path: string } | { addon: null; reason: string };
 

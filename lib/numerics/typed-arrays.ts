@@ -5,7 +5,8 @@
 import { types } from 'node:util';
 import { outOfRangeIn } from '../errors.js';
 
-const { apply } = Reflect;
+const { apply, getPrototypeOf } = Reflect;
+const sharedPrototype = SharedArrayBuffer.prototype;
 const typedArrayPrototype: object = Object.getPrototypeOf(Uint8Array.prototype);
 const { set } = Uint8Array.prototype; // that of every typed array
 
@@ -58,11 +59,24 @@ export function bufferLength(buffer: ArrayBufferLike): number {
   return apply(types.isSharedArrayBuffer(buffer) ? sharedByteLengthGetter : byteLengthGetter, buffer, []) as number;
 }
 
+/**
+ * As the engine knows it. The prototype only says which getter to try first: each
+ * throws for a buffer of the other kind, and node's own function that tells them
+ * apart takes longer than all else here.
+ */
+function canBeResized(buffer: ArrayBufferLike): boolean {
+  const isShared = getPrototypeOf(buffer) === sharedPrototype;
+  try {
+    return apply(isShared ? growableGetter : resizableGetter, buffer, []) as boolean;
+  } catch {
+    return apply(isShared ? resizableGetter : growableGetter, buffer, []) as boolean;
+  }
+}
+
 /** Throws unless the buffer of an array of `length` elements is there and keeps its size. */
 export function checkBuffer(buffer: ArrayBufferLike, length: number, name: () => string): void {
-  const isShared = types.isSharedArrayBuffer(buffer);
-  if (apply(isShared ? growableGetter : resizableGetter, buffer, [])) {
-    const received = isShared ? 'a growable SharedArrayBuffer' : 'a resizable ArrayBuffer';
+  if (canBeResized(buffer)) {
+    const received = types.isSharedArrayBuffer(buffer) ? 'a growable SharedArrayBuffer' : 'a resizable ArrayBuffer';
     throw outOfRangeIn('memory of a fixed size', name(), received);
   }
   if (length === 0 && isDetached(buffer)) throw detached(name());
