@@ -70,12 +70,6 @@ function describeObject(value: object): string {
   return `${described} of another copy of fused-adamw, ${origin.url} (npm ls fused-adamw lists them, npm dedupe keeps one)`;
 }
 
-/** An object, of options say. */
-export function checkObject<T>(value: T, name: string): T {
-  if (typeof value !== 'object' || value === null) throw wrongKind('an object', name, value);
-  return value;
-}
-
 /** A finite number of at least `least`. */
 export function checkNumber(value: unknown, name: string, least = 0): number {
   const expected = `a finite number of at least ${least}`;

@@ -263,10 +263,7 @@ export class AdamW extends Optimizer<AdamWState> {
     grads: OneOrMany<TensorLike>,
     states: OneOrMany<AdamWState>,
   ): StepResult {
-    return this.exclusive.run(() => {
-      const bound = this.#bindCached(toLists(indices, weights, grads, states));
-      return this.#step(bound, 1);
-    });
+    return this.#stepLists(() => toLists(indices, weights, grads, states), 1);
   }
 
   /**
@@ -291,10 +288,7 @@ export class AdamW extends Optimizer<AdamWState> {
     grads: OneOrMany<TensorLike>,
     states: OneOrMany<AdamWState>,
   ): StepResult {
-    return this.exclusive.run(() => {
-      const bound = this.#bindCached(toLists(indices, weights, grads, states));
-      return this.#step(bound, this.aggregateNum);
-    });
+    return this.#stepLists(() => toLists(indices, weights, grads, states), this.aggregateNum);
   }
 
   /**
@@ -317,6 +311,11 @@ export class AdamW extends Optimizer<AdamWState> {
   dispose(): void {
     this.exclusive.check();
     this.#replaceLast(null);
+  }
+
+  /** A step over lists, which are not read inside another step. */
+  #stepLists(lists: () => StepArguments<AdamWState>, aggregateNum: number): StepResult {
+    return this.exclusive.run(() => this.#step(this.#bindCached(lists()), aggregateNum));
   }
 
   #replaceLast(last: LastStep | null): void {

@@ -77,10 +77,8 @@ export class TensorList {
     const configs = new Uint8Array(size);
     const devices = filledList<ResolvedDevice>(size, 'cpu');
     const lengths = filledList(size, 0);
-    const memories = ROLES.map(({ name }) =>
-      name === 'grad' || !lists[name] ? undefined : filledList<Memory | undefined>(size, undefined),
-    );
     const listOf = ROLES.map(({ name }) => (name === 'grad' ? undefined : lists[name]));
+    const memories = listOf.map((list) => list && filledList<Memory | undefined>(size, undefined));
     for (let i = 0; i < size; i++) {
       const weight = resolve(lists.weight.values[i], lists.weight, i);
       const mean = resolve(lists.mean.values[i], lists.mean, i);
@@ -104,10 +102,7 @@ export class TensorList {
     this.usesDevice = devices.some((device) => device !== 'cpu');
     this.#devices = devices;
     this.#lengths = lengths;
-    this.#arrays = ROLES.map(({ name }, role) => {
-      const ofRole = memories[role];
-      return ofRole && new BoundArrays(lists[name as keyof StepLists] as NamedList, ofRole);
-    });
+    this.#arrays = listOf.map((list, role) => list && new BoundArrays(list, memories[role] as Arrays<Memory>));
     const everything: TensorArrays = { rule, configs, keys, lists: memories };
     try {
       for (const partition of partitionsOf(devices)) {
