@@ -1,6 +1,7 @@
 /** Which backend runs, and why. */
 import { checkOneOf } from '../errors.js';
 import type { HostBackend } from './backend.js';
+import { environment } from './environment.js';
 import { javascriptBackend } from './javascript.js';
 import { type Addon, loadAddon, nativeBackend } from './native.js';
 
@@ -34,7 +35,7 @@ export function switchBackend(wanted: 'native' | 'javascript'): void {
   loaded = load(wanted);
 }
 
-function load(wanted = process.env.FUSED_ADAMW_BACKEND): LoadedBackend {
+function load(wanted = environment('FUSED_ADAMW_BACKEND')): LoadedBackend {
   if (wanted) checkOneOf(wanted, 'FUSED_ADAMW_BACKEND', ['native', 'javascript']);
   if (wanted === 'javascript') {
     const reason = 'FUSED_ADAMW_BACKEND is javascript';

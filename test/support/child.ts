@@ -126,7 +126,7 @@ export function copyPackage(folder: string, binary?: string, place = 'build/Rele
     'dist/lib',
     'dist/test/support/example-step.js',
     'node_modules/@petamoriken/float16/package.json',
-    'node_modules/@petamoriken/float16/src',
+    'node_modules/@petamoriken/float16/lib',
   ];
   for (const path of copied) cpSync(join(repository, path), join(folder, path), { recursive: true });
   if (binary !== undefined) {
