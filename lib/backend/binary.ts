@@ -2,6 +2,7 @@
 import { existsSync } from 'node:fs';
 import { createRequire } from 'node:module';
 import { join, resolve } from 'node:path';
+import { fileURLToPath } from 'node:url';
 import { checkWhole } from './elf.js';
 import { environment } from './environment.js';
 import { isMusl } from './musl.js';
@@ -27,20 +28,28 @@ export function binaries(): readonly (() => Binary | null)[] {
   return named ? [() => openNamed(named)] : [openBuilt, openCarried];
 }
 
-// This file is dist/lib/backend/binary.js of the package, or part of a bundle.
-// Bundles that are ES modules have neither __dirname nor require().
-const folder = typeof __dirname === 'string' ? __dirname : null;
-const isBundled = folder === null || !folder.endsWith(join('dist', 'lib', 'backend'));
+/**
+ * Whether this file is part of a bundle rather than dist/lib/backend/binary.js.
+ * A bundle that is an ES module has neither __filename nor require(); one by Bun
+ * has the __filename that it was made from.
+ */
+function isBundled(): boolean {
+  return (
+    typeof __filename !== 'string' ||
+    !__filename.endsWith(join('dist', 'lib', 'backend', 'binary.js')) ||
+    !existsSync(__filename)
+  );
+}
 
 function openNamed(named: string): Binary {
-  const path = resolve(folder === null ? '' : join(folder, '../../..'), named);
+  const path = resolve(typeof __dirname === 'string' ? join(__dirname, '../../..') : '', named);
   if (!existsSync(path)) throw new Error(`there is no ${path}, which FUSED_ADAMW_BINARY names`);
   return open(path);
 }
 
 /** What was compiled in place. */
 function openBuilt(): Binary | null {
-  if (folder === null) return null;
+  if (isBundled()) return null;
   const path = join(__dirname, '../../../build/Release/fused_adamw.node');
   return existsSync(path) ? open(path) : null;
 }
@@ -49,16 +58,30 @@ function openBuilt(): Binary | null {
 function openCarried(): Binary | null {
   const platform = platformName();
   const file = `prebuilds/${platform}/fused_adamw.node`;
-  if (isBundled) {
+  if (!isBundled()) {
+    const path = join(__dirname, '../../..', file);
+    if (!existsSync(path)) return null;
+    checkWhole(path);
+    return { exports: requireCarried(platform), path };
+  }
+  try {
     const exports = requireCarried(platform);
     if (exports === null) return null;
-    // Bundlers that copy a file, such as webpack's asset/resource, give its place instead.
-    return typeof exports === 'string' ? open(resolve(folder ?? '', exports)) : { exports, path: file };
+    return typeof exports === 'string' ? open(placeInBundle(exports)) : { exports, path: file };
+  } catch (error) {
+    const { code, message } = error as NodeJS.ErrnoException;
+    if (code?.startsWith('ERR_DLOPEN')) throw error;
+    throw new Error(
+      `this bundle cannot load ${file} (${message.replace(/\s+/g, ' ').trim()}); ` +
+        'mark fused-adamw as external, or have the file copied as docs/tools.md says',
+    );
   }
-  const path = join(__dirname, '../../..', file);
-  if (!existsSync(path)) return null;
-  checkWhole(path);
-  return { exports: requireCarried(platform), path };
+}
+
+/** Bundlers that copy a file, such as webpack's asset/resource, give its place: a file URL, or a path from the bundle. */
+function placeInBundle(place: string): string {
+  if (place.startsWith('file:')) return fileURLToPath(place);
+  return resolve(typeof __dirname === 'string' ? __dirname : '', place);
 }
 
 function open(path: string): Binary {
@@ -66,38 +89,26 @@ function open(path: string): Binary {
   return { exports: createRequire(path)(path), path };
 }
 
-/**
- * Each by a literal, which is what bundlers and tracers find, and in a `try`,
- * where those that cannot take a binary leave it. null on other platforms.
- */
+/** Each by a literal, which is what bundlers and tracers find. null for other platforms. */
 function requireCarried(platform: string): unknown {
-  try {
-    switch (platform) {
-      case 'linux-x64':
-        return require('../../../prebuilds/linux-x64/fused_adamw.node');
-      case 'linux-arm64':
-        return require('../../../prebuilds/linux-arm64/fused_adamw.node');
-      case 'linuxmusl-x64':
-        return require('../../../prebuilds/linuxmusl-x64/fused_adamw.node');
-      case 'linuxmusl-arm64':
-        return require('../../../prebuilds/linuxmusl-arm64/fused_adamw.node');
-      case 'darwin-x64':
-        return require('../../../prebuilds/darwin-x64/fused_adamw.node');
-      case 'darwin-arm64':
-        return require('../../../prebuilds/darwin-arm64/fused_adamw.node');
-      case 'win32-x64':
-        return require('../../../prebuilds/win32-x64/fused_adamw.node');
-      case 'win32-arm64':
-        return require('../../../prebuilds/win32-arm64/fused_adamw.node');
-      default:
-        return null;
-    }
-  } catch (error) {
-    const { code, message } = error as NodeJS.ErrnoException;
-    if (!isBundled || code?.startsWith('ERR_DLOPEN')) throw error;
-    throw new Error(
-      `the bundle does not contain prebuilds/${platform}/fused_adamw.node (${message.split('\n', 1)[0]}); ` +
-        'mark fused-adamw as external, or have the file copied as docs/tools.md says',
-    );
+  switch (platform) {
+    case 'linux-x64':
+      return require('../../../prebuilds/linux-x64/fused_adamw.node');
+    case 'linux-arm64':
+      return require('../../../prebuilds/linux-arm64/fused_adamw.node');
+    case 'linuxmusl-x64':
+      return require('../../../prebuilds/linuxmusl-x64/fused_adamw.node');
+    case 'linuxmusl-arm64':
+      return require('../../../prebuilds/linuxmusl-arm64/fused_adamw.node');
+    case 'darwin-x64':
+      return require('../../../prebuilds/darwin-x64/fused_adamw.node');
+    case 'darwin-arm64':
+      return require('../../../prebuilds/darwin-arm64/fused_adamw.node');
+    case 'win32-x64':
+      return require('../../../prebuilds/win32-x64/fused_adamw.node');
+    case 'win32-arm64':
+      return require('../../../prebuilds/win32-arm64/fused_adamw.node');
+    default:
+      return null;
   }
 }

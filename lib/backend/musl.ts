@@ -4,20 +4,20 @@ import { readFileSync } from 'node:fs';
 /** Whether it is musl, in the place of glibc. */
 export function isMusl(): boolean {
   if (process.platform !== 'linux') return false;
-  const mapped = mappedFiles();
-  // musl's library is its loader too: ld-musl-x86_64.so.1, a link to libc.so in some distributions. glibc's is libc.so.6.
-  if (mapped !== null) return /\/(?:ld-musl-\w+\.so\.1|libc\.so)$/m.test(mapped);
-  // A report takes milliseconds, so it comes second.
-  const report = process.report?.getReport() as
-    | { readonly header?: { readonly glibcVersionRuntime?: string } }
-    | undefined;
-  return report?.header !== undefined && report.header.glibcVersionRuntime === undefined;
+  try {
+    // musl's library is its loader too: ld-musl-x86_64.so.1, a link to libc.so in some distributions. glibc's is libc.so.6.
+    return /\/(?:ld-musl-\w+\.so\.1|libc\.so)$/m.test(readFileSync('/proc/self/maps', 'latin1'));
+  } catch {
+    return reportsMusl(); // node --permission
+  }
 }
 
-function mappedFiles(): string | null {
+/** The same by Node's report of itself, which takes milliseconds. */
+function reportsMusl(): boolean {
   try {
-    return readFileSync('/proc/self/maps', 'latin1');
+    const { header } = process.report.getReport() as { readonly header: { readonly glibcVersionRuntime?: string } };
+    return header.glibcVersionRuntime === undefined;
   } catch {
-    return null; // node --permission, Deno
+    return false; // Deno, which has no build for musl
   }
 }
