@@ -3,6 +3,8 @@
  *
  * On a backend that hands out its own memory (cpu) the weights of a variable are updated in place, in memory of this
  * package that the variable is given at its first step. On the others (wasm, tensorflow, webgl) they are written back.
+ *
+ * @module fused-adamw/tfjs
  */
 import {
   backend,

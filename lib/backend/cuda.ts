@@ -74,12 +74,16 @@ export function pinningDevice(): number | null {
 
 const unusable = new Map<number, string | null>();
 
+/** The GPUs and what serves them, or why there are none that can be used. */
 export type CudaInfo =
   | {
+      /** Whether a GPU can be used. */
       readonly available: true;
       /** CUDA version of the driver, as '13.0'. */
       readonly driver: string;
+      /** The GPUs, `cuda:0` first. */
       readonly devices: readonly {
+        /** As the driver gives it. */
         readonly name: string;
         /** Compute capability, as '9.0'. */
         readonly computeCapability: string;
@@ -89,7 +93,12 @@ export type CudaInfo =
       /** What the device code was made from, and by which compiler. */
       readonly deviceCode: string;
     }
-  | { readonly available: false; readonly reason: string };
+  | {
+      /** Whether a GPU can be used. */
+      readonly available: false;
+      /** Why not, in one line; docs/cuda.md says what to do. */
+      readonly reason: string;
+    };
 
 /** What the driver tells of itself and its devices; none of them is made ready for it. */
 export function cudaInfo(): CudaInfo {

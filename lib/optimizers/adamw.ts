@@ -54,6 +54,7 @@ export interface AdamWStateTensors<D extends DType = DType> extends AdamWState {
   readonly master?: Tensor<'float32'>;
 }
 
+/** The options of AdamW: docs/options.md says what each does with unusual values. */
 export interface AdamWOptions extends OptimizerOptions {
   /** Default 0.001; beside a scheduler by default the scheduler's own base. */
   readonly learningRate?: number | null;
@@ -235,6 +236,10 @@ export class AdamW extends Optimizer<AdamWState> {
   /**
    * Zero moments for a weight, of its shape and on its device, and a float32
    * master where `multiPrecision` asks for one and the weight is half precision.
+   *
+   * @param weight a Tensor or typed array of any length, only read
+   * @throws TypeError for an index or a weight of the wrong kind, RangeError for memory that is gone or of a `stateDtype`
+   *   that the weight cannot have
    */
   override createState(index: Index, weight: TensorLike): AdamWStateTensors {
     this.multipliers.meet(checkIndex(index, 'index'));
@@ -279,8 +284,9 @@ export class AdamW extends Optimizer<AdamWState> {
    * @param weights Tensors or typed arrays of any length, written
    * @param grads one for each weight, of its dtype and length, only read
    * @param states what createState() made for each weight, written
-   * @throws TypeError and RangeError as the README's table of errors says; a
-   *   call that throws has changed nothing, counts included
+   * @throws TypeError for the wrong kind of value, RangeError for lengths,
+   *   memory or values out of range; a call that throws has changed nothing,
+   *   counts included
    */
   override fusedStep(
     indices: OneOrMany<Index>,

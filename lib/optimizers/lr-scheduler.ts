@@ -7,6 +7,7 @@ import { checkInteger, checkNumber, checkOneOf, ORIGIN, outOfRange, THIS_COPY, w
 import { copyList } from '../lists.js';
 import { readOptions } from '../options.js';
 
+/** The options of every schedule. */
 export interface LRSchedulerOptions {
   /** Learning rate at the start, and at the end of the warm-up. Default 0.01. */
   readonly baseLr?: number;
@@ -43,8 +44,11 @@ const SYNONYMS = {
 export abstract class LRScheduler {
   /** Learning rate at the start, and at the end of the warm-up. */
   baseLr: number;
+  /** Updates before the schedule begins. */
   readonly warmupSteps: number;
+  /** Learning rate at the start of the warm-up. */
   readonly warmupBeginLr: number;
+  /** Whether the warm-up rises to baseLr or stays at warmupBeginLr. */
   readonly warmupMode: 'linear' | 'constant';
 
   /**
@@ -90,6 +94,7 @@ function checkFactor(value: unknown): number {
   return factor;
 }
 
+/** The options of FactorScheduler. */
 export interface FactorSchedulerOptions extends LRSchedulerOptions {
   /** Updates from one reduction to the next; at least 1. */
   readonly step: number;
@@ -103,8 +108,11 @@ const FACTOR_OPTIONS = [...LR_SCHEDULER_OPTIONS, 'step', 'factor', 'stopFactorLr
 
 /** Multiplies the learning rate by `factor` every `step` updates. */
 export class FactorScheduler extends LRScheduler {
+  /** Updates from one reduction to the next. */
   readonly step: number;
+  /** What the rate is multiplied by. */
   readonly factor: number;
+  /** The rate does not fall below this. */
   readonly stopFactorLr: number;
   // The last rate that was asked for, since the next is often a few products on.
   #last = { baseLr: 0, reductions: 0, rate: 0 };
@@ -134,6 +142,7 @@ export class FactorScheduler extends LRScheduler {
   }
 }
 
+/** The options of MultiFactorScheduler. */
 export interface MultiFactorSchedulerOptions extends LRSchedulerOptions {
   /** Updates after which the rate is reduced, in increasing order. */
   readonly step: readonly number[];
@@ -145,7 +154,9 @@ const MULTI_FACTOR_OPTIONS = [...LR_SCHEDULER_OPTIONS, 'step', 'factor'] as cons
 
 /** Multiplies the learning rate by `factor` after each of a list of updates. */
 export class MultiFactorScheduler extends LRScheduler {
+  /** Updates after which the rate is reduced, in increasing order. */
   readonly step: readonly number[];
+  /** What the rate is multiplied by. */
   readonly factor: number;
 
   constructor(options: MultiFactorSchedulerOptions, known: readonly string[] = MULTI_FACTOR_OPTIONS) {
@@ -168,6 +179,7 @@ export class MultiFactorScheduler extends LRScheduler {
   }
 }
 
+/** The options of CosineScheduler, and of PolyScheduler beside `power`. */
 export interface DecaySchedulerOptions extends LRSchedulerOptions {
   /** The update at which the rate reaches finalLr; more than warmupSteps. */
   readonly maxUpdate: number;
@@ -179,7 +191,9 @@ const DECAY_OPTIONS = [...LR_SCHEDULER_OPTIONS, 'maxUpdate', 'finalLr'] as const
 
 /** Schedules that fall from baseLr to finalLr between the warm-up and maxUpdate. */
 abstract class DecayScheduler extends LRScheduler {
+  /** The update at which the rate reaches finalLr. */
   readonly maxUpdate: number;
+  /** Learning rate from maxUpdate on. */
   readonly finalLr: number;
 
   constructor(options: DecaySchedulerOptions, known: readonly string[] = DECAY_OPTIONS) {
@@ -202,6 +216,7 @@ abstract class DecayScheduler extends LRScheduler {
   protected abstract remaining(progress: number): number;
 }
 
+/** The options of PolyScheduler. */
 export interface PolySchedulerOptions extends DecaySchedulerOptions {
   /** Power of the decay; MXNet's `pwr`. Default 2. */
   readonly power?: number;
@@ -211,6 +226,7 @@ const POLY_OPTIONS = [...DECAY_OPTIONS, 'power'] as const;
 
 /** `finalLr + (baseLr - finalLr) * (1 - progress) ** power` */
 export class PolyScheduler extends DecayScheduler {
+  /** Power of the decay. */
   readonly power: number;
 
   constructor(options: PolySchedulerOptions, known: readonly string[] = POLY_OPTIONS) {

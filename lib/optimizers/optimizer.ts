@@ -21,6 +21,7 @@ import type { TensorLike } from '../tensor/tensor-like.js';
 import { LRScheduler } from './lr-scheduler.js';
 import type { OneOrMany } from './step-arguments.js';
 
+/** The options of every optimizer. */
 export interface OptimizerOptions {
   /** Multiplies the gradient before the update, often 1 / batch size. Default 1. */
   readonly rescaleGrad?: number;
@@ -32,6 +33,7 @@ export interface OptimizerOptions {
   readonly clipGradient?: number | null;
   /** Learning rate; null is the scheduler's own, or 0.01 without one. */
   readonly learningRate?: number | null;
+  /** Gives the learning rate at each number of updates. Default: none. */
   readonly lrScheduler?: LRScheduler | null;
   /** Update count of an index before its first update. Default 0. */
   readonly beginNumUpdate?: number;
@@ -77,6 +79,7 @@ export const OPTION_SYNONYMS = {
 
 /** What resumes an optimizer beside its states: plain data, for JSON. */
 export interface OptimizerStateDict {
+  /** Of this format. */
   readonly version: 1;
   /** The largest number of updates of any index on any device. */
   readonly numUpdate: number;
@@ -86,7 +89,12 @@ export interface OptimizerStateDict {
   readonly learningRate: number | null;
 }
 
+/**
+ * The base of optimizers: options, learning rates, multipliers, update counts and the registry of MXNet's `Optimizer`.
+ * A subclass has createState() and step().
+ */
 export abstract class Optimizer<State = unknown> {
+  /** What gives the learning rate, or null. */
   readonly lrScheduler: LRScheduler | null;
 
   /** @internal */
