@@ -75,6 +75,30 @@ describe('The README', () => {
   });
 });
 
+describe('The document of errors', () => {
+  const sources = ['lib', 'adapters']
+    .flatMap((folder) =>
+      readdirSync(join(repository, folder), { recursive: true, encoding: 'utf8' }).map((file) => join(folder, file)),
+    )
+    .filter((file) => file.endsWith('.ts'))
+    .map(read)
+    .join('\n');
+
+  it('should have the code of each warning', () => {
+    const codes = (text: string, pattern: RegExp): string[] =>
+      [...new Set([...text.matchAll(pattern)].map(([, code]) => code))].sort();
+    const documented = codes(read('docs/errors.md'), /^\| `(FUSED_ADAMW_[A-Z_]+)` +\|/gm);
+    expect(documented).to.deep.equal(codes(sources, /code: '(FUSED_ADAMW_[A-Z_]+)'/g));
+  });
+
+  it('should quote messages that there are', () => {
+    const [, quoted] = read('docs/errors.md').split('Other errors:');
+    const messages = [...quoted.matchAll(/^\| `(The|Expected|FUSED_ADAMW_BACKEND)([^`]*)` +\|/gm)];
+    expect(messages).to.have.length(4);
+    for (const [, start, rest] of messages) expect(sources).to.include(start + rest);
+  });
+});
+
 /** The anchors of a document's headings, as code hosts make them. */
 function anchorsOf(document: string): Set<string> {
   const anchors = new Set<string>();
