@@ -54,6 +54,13 @@ describe('The examples of the documents', () => {
     expect(run('cuda.mjs', examplesOf('docs/cuda.md')[0]).stdout).to.match(/^(cpu|cuda:0) /);
   });
 
+  it('should learn with jax-js as docs/recipes.md says', () => {
+    const { stdout } = run('jax-js.mjs', examplesOf('docs/recipes.md')[0]);
+    const losses = [...stdout.matchAll(/^update \d+ {2}loss ([\d.]+)$/gm)].map(([, loss]) => Number(loss));
+    expect(losses).to.have.length(3);
+    expect(losses[2]).to.be.lessThan(0.01).and.lessThan(losses[0]);
+  });
+
   it('should learn in tf.js what docs/tfjs.md says', () => {
     const code = `${examplesOf('docs/tfjs.md')[0]}
       console.log(JSON.stringify(model.getWeights().flatMap((weight) => [...weight.dataSync()])));`;
