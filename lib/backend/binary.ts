@@ -58,24 +58,15 @@ function openBuilt(): Binary | null {
 function openCarried(): Binary | null {
   const platform = platformName();
   const file = `prebuilds/${platform}/fused_adamw.node`;
-  if (!isBundled()) {
-    const path = join(__dirname, '../../..', file);
-    if (!existsSync(path)) return null;
-    checkWhole(path);
-    return { exports: requireCarried(platform), path };
-  }
-  try {
+  if (isBundled()) {
     const exports = requireCarried(platform);
     if (exports === null) return null;
     return typeof exports === 'string' ? open(placeInBundle(exports)) : { exports, path: file };
-  } catch (error) {
-    const { code, message } = error as NodeJS.ErrnoException;
-    if (code?.startsWith('ERR_DLOPEN')) throw error;
-    throw new Error(
-      `this bundle cannot load ${file} (${message.replace(/\s+/g, ' ').trim()}); ` +
-        'mark fused-adamw as external, or have the file copied as docs/tools.md says',
-    );
   }
+  const path = join(__dirname, '../../..', file);
+  if (!existsSync(path)) return null;
+  checkWhole(path);
+  return { exports: requireCarried(platform), path };
 }
 
 /** Bundlers that copy a file, such as webpack's asset/resource, give its place: a file URL, or a path from the bundle. */
@@ -89,26 +80,38 @@ function open(path: string): Binary {
   return { exports: createRequire(path)(path), path };
 }
 
-/** Each by a literal, which is what bundlers and tracers find. null for other platforms. */
+/**
+ * Each by a literal, which is what bundlers and tracers find, and in a `try`,
+ * where they pass over those that were removed. null for other platforms.
+ */
 function requireCarried(platform: string): unknown {
-  switch (platform) {
-    case 'linux-x64':
-      return require('../../../prebuilds/linux-x64/fused_adamw.node');
-    case 'linux-arm64':
-      return require('../../../prebuilds/linux-arm64/fused_adamw.node');
-    case 'linuxmusl-x64':
-      return require('../../../prebuilds/linuxmusl-x64/fused_adamw.node');
-    case 'linuxmusl-arm64':
-      return require('../../../prebuilds/linuxmusl-arm64/fused_adamw.node');
-    case 'darwin-x64':
-      return require('../../../prebuilds/darwin-x64/fused_adamw.node');
-    case 'darwin-arm64':
-      return require('../../../prebuilds/darwin-arm64/fused_adamw.node');
-    case 'win32-x64':
-      return require('../../../prebuilds/win32-x64/fused_adamw.node');
-    case 'win32-arm64':
-      return require('../../../prebuilds/win32-arm64/fused_adamw.node');
-    default:
-      return null;
+  try {
+    switch (platform) {
+      case 'linux-x64':
+        return require('../../../prebuilds/linux-x64/fused_adamw.node');
+      case 'linux-arm64':
+        return require('../../../prebuilds/linux-arm64/fused_adamw.node');
+      case 'linuxmusl-x64':
+        return require('../../../prebuilds/linuxmusl-x64/fused_adamw.node');
+      case 'linuxmusl-arm64':
+        return require('../../../prebuilds/linuxmusl-arm64/fused_adamw.node');
+      case 'darwin-x64':
+        return require('../../../prebuilds/darwin-x64/fused_adamw.node');
+      case 'darwin-arm64':
+        return require('../../../prebuilds/darwin-arm64/fused_adamw.node');
+      case 'win32-x64':
+        return require('../../../prebuilds/win32-x64/fused_adamw.node');
+      case 'win32-arm64':
+        return require('../../../prebuilds/win32-arm64/fused_adamw.node');
+      default:
+        return null;
+    }
+  } catch (error) {
+    const { code, message } = error as NodeJS.ErrnoException;
+    if (!isBundled() || code?.startsWith('ERR_DLOPEN')) throw error;
+    throw new Error(
+      `this bundle cannot load prebuilds/${platform}/fused_adamw.node (${message.replace(/\s+/g, ' ').trim()}); ` +
+        'mark fused-adamw as external, or have the file copied as docs/tools.md says',
+    );
   }
 }

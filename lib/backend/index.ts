@@ -82,7 +82,7 @@ export function warnOfFallback(): void {
   process.emitWarning(`fused-adamw runs in TypeScript, many times slower than its native code: ${reason}`, {
     code: 'FUSED_ADAMW_FALLBACK',
     detail:
-      'The results are the same. Install the package where a binary for this platform is included, or build it from ' +
-      'a clone with a C++17 compiler (npm ci). FUSED_ADAMW_BACKEND=javascript silences this warning.',
+      'The results are the same. `npx fused-adamw doctor` says what to do. FUSED_ADAMW_BACKEND=javascript silences ' +
+      'this warning.',
   });
 }

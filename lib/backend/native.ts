@@ -33,6 +33,8 @@ export interface Addon {
   threading(): { readonly runtime: Threading; readonly openmp: string; readonly reason: string };
   setThreading(runtime: Threading | null): void;
   setDefaultThreading(runtime: Threading): void;
+  /** Reads Float32Arrays of one length and writes all but `grad`, on the threads of a step: what memory allows it. */
+  stream(weight: Float32Array, grad: Float32Array, mean: Float32Array, variance: Float32Array): void;
 }
 
 export type LoadedAddon = { addon: Addon; path: string } | { addon: null; reason: string };

@@ -123,6 +123,7 @@ export function temporaryFolder(): { readonly path: string } {
 export function copyPackage(folder: string, binary?: string, place = 'build/Release/fused_adamw.node'): string {
   const copied = [
     'package.json',
+    'dist/bin',
     'dist/lib',
     'dist/test/support/example-step.js',
     'node_modules/@petamoriken/float16/package.json',
