@@ -9,13 +9,14 @@ import { tmpdir } from 'node:os';
 import { dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import bundlers from './tools/bundlers.mjs';
+import clients from './tools/clients.mjs';
 import metadata from './tools/package.mjs';
 import runners from './tools/runners.mjs';
 import runtimes from './tools/runtimes.mjs';
 import typescript from './tools/typescript.mjs';
 import { IMPORT, program } from './tools/use.mjs';
 
-const GROUPS = { package: metadata, runtimes, runners, typescript, bundlers };
+const GROUPS = { package: metadata, runtimes, runners, typescript, bundlers, clients };
 const AT_A_TIME = 2;
 const MOST_SECONDS = 240; // of one command
 
