@@ -125,7 +125,13 @@ interface LastStep {
  *     eta = learningRate * sqrt(1 - beta2 ** t) / (1 - beta1 ** t)
  *     w = w - eta * (m / (sqrt(v) + epsilon) + wd * w)
  *
- * where eta is the learning rate itself without `correctBias`.
+ * where eta is the learning rate itself without `correctBias`. With `rule: 'pytorch'`, after torch.optim.AdamW (PyTorch
+ * 2.15.0), the last two lines are
+ *
+ *     w = w * (1 - learningRate * wd)
+ *     w = w - learningRate / (1 - beta1 ** t) * m / (sqrt(v) / sqrt(1 - beta2 ** t) + epsilon)
+ *
+ * Arithmetic is in float64 for float64 tensors, else in float32, each operation rounded on its own.
  */
 export class AdamW extends Optimizer<AdamWState> {
   readonly #rule: 'mxnet' | 'pytorch';
@@ -261,7 +267,11 @@ export class AdamW extends Optimizer<AdamWState> {
     return this.createState(index, weight);
   }
 
-  /** Updates each weight in place by its own native call. The bits are those of fusedStep(). */
+  /**
+   * Updates each weight in place by its own native call. The bits are those of fusedStep().
+   *
+   * @throws as fusedStep()
+   */
   override step(
     indices: OneOrMany<Index>,
     weights: OneOrMany<TensorLike>,

@@ -117,6 +117,10 @@ export class FactorScheduler extends LRScheduler {
   // The last rate that was asked for, since the next is often a few products on.
   #last = { baseLr: 0, reductions: 0, rate: 0 };
 
+  /**
+   * @param known names of all options, as of LRScheduler
+   * @throws as LRScheduler, and for a step below 1, or a factor above 1
+   */
   constructor(options: FactorSchedulerOptions, known: readonly string[] = FACTOR_OPTIONS) {
     const given = readOptions(options, 'options', known as typeof FACTOR_OPTIONS, SYNONYMS);
     super(given, known);
@@ -159,6 +163,10 @@ export class MultiFactorScheduler extends LRScheduler {
   /** What the rate is multiplied by. */
   readonly factor: number;
 
+  /**
+   * @param known names of all options, as of LRScheduler
+   * @throws as LRScheduler, and for steps that do not increase from at least 1, or a factor above 1
+   */
   constructor(options: MultiFactorSchedulerOptions, known: readonly string[] = MULTI_FACTOR_OPTIONS) {
     const given = readOptions(options, 'options', known as typeof MULTI_FACTOR_OPTIONS, SYNONYMS);
     super(given, known);
@@ -196,6 +204,10 @@ abstract class DecayScheduler extends LRScheduler {
   /** Learning rate from maxUpdate on. */
   readonly finalLr: number;
 
+  /**
+   * @param known names of all options, as of LRScheduler
+   * @throws as LRScheduler, and RangeError for a maxUpdate that is not above warmupSteps
+   */
   constructor(options: DecaySchedulerOptions, known: readonly string[] = DECAY_OPTIONS) {
     const given = readOptions(options, 'options', known as typeof DECAY_OPTIONS, SYNONYMS);
     super(given, known);
@@ -229,6 +241,10 @@ export class PolyScheduler extends DecayScheduler {
   /** Power of the decay. */
   readonly power: number;
 
+  /**
+   * @param known names of all options, as of LRScheduler
+   * @throws as LRScheduler, and for a maxUpdate that is not above warmupSteps, or a negative power
+   */
   constructor(options: PolySchedulerOptions, known: readonly string[] = POLY_OPTIONS) {
     const given = readOptions(options, 'options', known as typeof POLY_OPTIONS, SYNONYMS);
     super(given, known);

@@ -139,7 +139,14 @@ export abstract class Optimizer<State = unknown> {
   /** The state of a weight: what createState() of the optimizer makes, once for each weight. */
   abstract createState(index: Index, weight: TensorLike): State;
 
-  /** Updates each weight in place on its own. */
+  /**
+   * Updates each weight in place on its own.
+   *
+   * @param indices of the tensors, one with one tensor or a list with lists
+   * @param weights of any dtype and length, written
+   * @param grads one for each weight, of its length, only read
+   * @param states what createState() made for each weight, written
+   */
   abstract step(
     indices: OneOrMany<Index>,
     weights: OneOrMany<TensorLike>,
@@ -264,7 +271,11 @@ export abstract class Optimizer<State = unknown> {
     this.multipliers.setLr(lrMult);
   }
 
-  /** The same for the weight decay. */
+  /**
+   * The same for the weight decay.
+   *
+   * @throws as setLrMult()
+   */
   setWdMult(wdMult: ByParameterOrPattern<number>): void {
     this.exclusive.check();
     this.multipliers.setWd(wdMult);
@@ -275,7 +286,12 @@ export abstract class Optimizer<State = unknown> {
     return this.counts.numUpdate;
   }
 
-  /** How often an index was updated on a device, `beginNumUpdate` included. */
+  /**
+   * How often an index was updated on a device, `beginNumUpdate` included.
+   *
+   * @param device 'cpu', 'cuda:0', ...
+   * @throws TypeError for what is no index
+   */
   updateCount(index: Index, device = 'cpu'): number {
     return this.counts.get(checkIndex(index, 'index'), device);
   }
