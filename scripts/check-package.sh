@@ -39,6 +39,10 @@ echo "TypeScript:         $typescript"
 [ "$with" = "$without" ] && [ "${with#native }" = "${typescript#javascript }" ]
 [ "${with%% *}" = native ] && [ "${typescript%% *}" = javascript ]
 
+# The first example of the README, as a reader would paste it.
+awk '/^```ts/ { inside = 1; next } /^```/ && inside { exit } inside' "$root/README.md" >"$work/with/readme.mjs"
+(cd "$work/with" && node readme.mjs)
+
 # The command, as npx finds it, with this node alone.
 (cd "$work/without" && PATH="$work/bin" npx --no fused-adamw doctor --seconds 0.1) || { echo 'the doctor found a problem'; exit 1; }
 

@@ -224,6 +224,17 @@ describe('AdamW of tf.js', () => {
         expect(weight.dataSync()[0]).to.be.closeTo(3, 0.05);
       });
 
+      it('should take scalars and empty variables, inside tidy()', () => {
+        const optimizer = make({ learningRate: 0.1 });
+        const [scalar, empty] = [variable([5], []), variable([], [0, 3])];
+        const cost = (): tf.Scalar => tf.add(tf.square(scalar), tf.sum(empty));
+        for (let step = 0; step < 2; step++) tf.tidy(() => void optimizer.minimize(cost, false, [scalar, empty]));
+        optimizer.applyGradients({});
+        expect(scalar.dataSync()[0]).to.be.lessThan(5);
+        expect([scalar.shape, empty.shape]).to.deep.equal([[], [0, 3]]);
+        expect(optimizer.iterations).to.equal(3);
+      });
+
       it('should leave a frozen layer alone, and count its updates from when it is not', async () => {
         const model = keep(makeModel());
         const optimizer = make({ wd: 0.1 });
