@@ -137,6 +137,21 @@ export default [
     ],
   },
   {
+    tool: 'Vite',
+    install: { vite: '8.3.8' },
+    files,
+    checks: [
+      {
+        how: '`build --ssr`, which leaves packages out by itself',
+        run: [
+          ['node', 'node_modules/vite/bin/vite.js', 'build', '--ssr', 'import.mjs', '--outDir', 'out'],
+          ['node', 'out/import.mjs'],
+        ],
+        native: true,
+      },
+    ],
+  },
+  {
     tool: '@vercel/ncc',
     install: { '@vercel/ncc': '0.45.0' },
     files,
