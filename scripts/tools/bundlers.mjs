@@ -67,6 +67,12 @@ export default [
         native: true,
       },
       {
+        how: '`--format=esm --loader:.node=copy` alone',
+        run: [esbuild('esm', '--loader:.node=copy'), ['node', 'out/main.mjs']],
+        fails: /Dynamic require of "node:\w+" is not supported/,
+        ending: 'the bundle fails: it has no `require`',
+      },
+      {
         how: '`--format=esm --loader:.node=copy` and a banner that makes `require`',
         run: [esbuild('esm', '--loader:.node=copy', `--banner:js=${BANNER}`)],
         alone: ['node', 'main.mjs'],
