@@ -1,5 +1,5 @@
-// Uses the packed package as a user would, in an empty project for each tool: run times, test runners, TypeScript,
-// bundlers. Packs what was built last (npm run build).
+// Uses the packed package as a user would, in an empty project for each tool: package managers, run times,
+// test runners, TypeScript, bundlers. Packs what was built last (npm run build).
 //
 //   node scripts/check-tools.mjs [GROUP...]    all groups, or some; fails if the table of docs/tools.md differs
 //   node scripts/check-tools.mjs --write       writes the table
@@ -10,13 +10,14 @@ import { dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import bundlers from './tools/bundlers.mjs';
 import clients from './tools/clients.mjs';
+import managers from './tools/managers.mjs';
 import metadata from './tools/package.mjs';
 import runners from './tools/runners.mjs';
 import runtimes from './tools/runtimes.mjs';
 import typescript from './tools/typescript.mjs';
 import { IMPORT, program } from './tools/use.mjs';
 
-const GROUPS = { package: metadata, runtimes, runners, typescript, bundlers, clients };
+const GROUPS = { package: metadata, managers, runtimes, runners, typescript, bundlers, clients };
 const AT_A_TIME = 2;
 const MOST_SECONDS = 240; // of one command
 
@@ -85,7 +86,7 @@ async function runAll(check, folder) {
   rmSync(join(folder, 'out'), { recursive: true, force: true });
   let all = '';
   for (const command of check.run) {
-    const { status, output } = await run(command, folder);
+    const { status, output } = await run(command, join(folder, check.folder ?? ''));
     all += output;
     if (status !== 0) return { failed: true, output: all };
   }
@@ -107,7 +108,7 @@ async function outcome(check, folder, expectedBits) {
   const { failed, output } = await runAll(check, folder);
   if (check.fails) {
     if (!failed || !check.fails.test(output)) throw new Error(`it did not fail as it must\n${output}`);
-    return 'the build fails and asks for an option';
+    return check.ending ?? 'the build fails and asks for an option';
   }
   if (failed) throw new Error(output);
   if (check.compiles) return 'compiles';

@@ -58,7 +58,8 @@ function nativeFacts({ native, threads, threading }: BackendInfo, binary: Diagno
 function gpuText(cuda: BackendInfo['cuda']): string {
   if (!cuda.available) return `none: ${cuda.reason}`;
   const devices = cuda.devices.map(
-    ({ name, computeCapability, memory }) => `${name} (${computeCapability}, ${(memory / 2 ** 30).toFixed(0)} GiB)`,
+    ({ name, computeCapability, memory }) =>
+      `${name} (compute capability ${computeCapability}, ${(memory / 2 ** 30).toFixed(0)} GiB)`,
   );
   return `${devices.join(', ')}; driver for CUDA ${cuda.driver}`;
 }

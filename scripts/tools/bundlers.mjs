@@ -67,6 +67,12 @@ export default [
         native: true,
       },
       {
+        how: '`--format=esm --loader:.node=copy` alone',
+        run: [esbuild('esm', '--loader:.node=copy'), ['node', 'out/main.mjs']],
+        fails: /Dynamic require of "node:\w+" is not supported/,
+        ending: 'the bundle fails: it has no `require`',
+      },
+      {
         how: '`--format=esm --loader:.node=copy` and a banner that makes `require`',
         run: [esbuild('esm', '--loader:.node=copy', `--banner:js=${BANNER}`)],
         alone: ['node', 'main.mjs'],
@@ -133,6 +139,21 @@ export default [
         run: [rollup('ignore', 'es')],
         alone: ['node', 'main.mjs'],
         reason: CANNOT_LOAD,
+      },
+    ],
+  },
+  {
+    tool: 'Vite',
+    install: { vite: '8.3.8' },
+    files,
+    checks: [
+      {
+        how: '`build --ssr`, which leaves packages out by itself',
+        run: [
+          ['node', 'node_modules/vite/bin/vite.js', 'build', '--ssr', 'import.mjs', '--outDir', 'out'],
+          ['node', 'out/import.mjs'],
+        ],
+        native: true,
       },
     ],
   },
