@@ -12,6 +12,8 @@ export interface Arguments {
   readonly threads: number | null;
   /** File to write the measurements to. */
   readonly json: string | null;
+  /** File of measurements to draw, in place of new ones. */
+  readonly from: string | null;
   /** Folder to write the charts to. */
   readonly charts: string | null;
   readonly list: boolean;
@@ -39,6 +41,7 @@ export const USAGE = `Measures AdamW steps, taking turns with what they are comp
   --threads N         threads of every contender; default: the available processors
   --json FILE         writes the measurements
   --charts FOLDER     writes speed-large.svg and speed-small.svg
+  --from FILE         draws the charts of measurements that --json wrote, and measures nothing
   --list              prints the cases and the contenders, then exits
   --help              prints this text
 
@@ -51,6 +54,7 @@ const OPTIONS = {
   rounds: { type: 'string' },
   threads: { type: 'string' },
   json: { type: 'string' },
+  from: { type: 'string' },
   charts: { type: 'string' },
   list: { type: 'boolean' },
   help: { type: 'boolean' },
@@ -65,6 +69,7 @@ export function readArguments(args: string[]): Arguments {
     rounds: toInteger(given.has('rounds') ? given.get('rounds') : DEFAULT_ROUNDS, '--rounds', 1, 1000),
     threads: given.has('threads') ? toInteger(given.get('threads'), '--threads', 1, 1024) : null,
     json: given.has('json') ? toPath(given.get('json'), 'a file', '--json') : null,
+    from: given.has('from') ? toPath(given.get('from'), 'a file', '--from') : null,
     charts: given.has('charts') ? toPath(given.get('charts'), 'a folder', '--charts') : null,
     list: given.has('list'),
     help: given.has('help'),

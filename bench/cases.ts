@@ -18,10 +18,11 @@ export interface Case {
 
 const Mi = 2 ** 20;
 
-const LISTS: readonly { name: string; title: string; lengths: readonly number[] }[] = [
+const LISTS: readonly { name: string; title: string; lengths: readonly number[]; byDefault?: boolean }[] = [
   { name: '64Mi', title: '1 x 64 Mi', lengths: [64 * Mi] },
   { name: '16Mi', title: '1 x 16 Mi', lengths: [16 * Mi] },
   { name: '4Mi', title: '1 x 4 Mi', lengths: [4 * Mi] },
+  { name: '1Mi', title: '1 x 1 Mi', lengths: [Mi], byDefault: false },
   { name: 'gpt2', title: 'GPT-2 small, 148 tensors,', lengths: gpt2Small() },
   { name: '1000x1024', title: '1,000 x 1,024', lengths: new Array<number>(1000).fill(1024) },
   { name: '10000x64', title: '10,000 x 64', lengths: new Array<number>(10000).fill(64) },
@@ -33,7 +34,7 @@ const DEFAULT_NAMES = ['64Mi-bfloat16', '16Mi-float16+master', '16Mi-float64'];
 export const CASES: readonly Case[] = LAYOUTS.flatMap((layout) =>
   LISTS.map((list) => ({
     ...caseOf(list, layout),
-    byDefault: layout === 'float32' || DEFAULT_NAMES.includes(`${list.name}-${layout}`),
+    byDefault: (layout === 'float32' && (list.byDefault ?? true)) || DEFAULT_NAMES.includes(`${list.name}-${layout}`),
   })),
 );
 

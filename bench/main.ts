@@ -1,5 +1,5 @@
 /** npm run bench: measures the cases and reports the results. */
-import { mkdirSync, writeFileSync } from 'node:fs';
+import { mkdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { backendInfo, setNumThreads } from '../lib/index.js';
 import { ArgumentError, type Arguments, readArguments, USAGE } from './arguments.js';
@@ -43,6 +43,7 @@ async function main(args: string[]): Promise<void> {
   const given = readArguments(args);
   if (given.help) return console.log(USAGE);
   if (given.list) return printLists();
+  if (given.from !== null) return write(given, JSON.parse(readFileSync(given.from, 'utf8')));
   const report = await measureAll(given);
   const { machine, threads, isa, node, versions } = report;
   const libraries = Object.entries(versions).map(([name, version]) => `${name} ${version}`);

@@ -1,5 +1,6 @@
 /** The one shape of a message, after sharp's: says what was expected, for which argument, and what came. */
 
+import { pathToFileURL } from 'node:url';
 import { types } from 'node:util';
 
 /** A value of the wrong kind. */
@@ -34,7 +35,10 @@ function message(expected: string, name: string, received: string): string {
 export const ORIGIN: unique symbol = Symbol.for('fused-adamw.origin');
 
 /** This copy of the package: of two, `instanceof` knows only its own. */
-export const THIS_COPY: object = Object.freeze({ url: import.meta.url });
+export const THIS_COPY: object = Object.freeze({
+  // A bundle that is an ES module has no __filename.
+  url: typeof __filename === 'string' ? pathToFileURL(__filename).href : 'in a bundle',
+});
 
 /** Characters of a string that a message quotes. */
 const LONG = 200;

@@ -1,5 +1,10 @@
-/** fused-adamw: what is public, and only that. */
+/**
+ * The package: what is public, and only that.
+ *
+ * @module fused-adamw
+ */
 
+export type { CudaInfo } from './backend/cuda.js';
 export { type BackendInfo, backendInfo, setNumThreads, setThreading, type ThreadingInfo } from './backend/info.js';
 export type { Threading } from './backend/threading.js';
 export type { DataOf, Device, DType, Float16ArrayLike } from './numerics/dtype.js';
@@ -39,6 +44,7 @@ export type { Index } from './step/indices.js';
 export type { ByParameter, ByParameterOrPattern, ParameterMultipliers } from './step/multipliers.js';
 export type { StepResult } from './step/run-step.js';
 export type { DeviceCounts } from './step/update-counts.js';
+export type { ResolvedDevice } from './tensor/device.js';
 export { synchronize } from './tensor/synchronize.js';
 export {
   Tensor,

@@ -102,25 +102,29 @@ function buildAddon() {
   return true;
 }
 
-/** The files of a folder that end so, as paths from the root without the ending. */
-function filesIn(folder, ending) {
+/** The files of a folder whose names match, as paths from the root. */
+function filesIn(folder, pattern) {
   if (!existsSync(join(root, folder))) return [];
   return readdirSync(join(root, folder), { recursive: true })
-    .filter((file) => ending.test(file))
-    .map((file) => join(folder, file.replace(ending, '')));
+    .filter((file) => pattern.test(file))
+    .map((file) => join(folder, file));
 }
+
+/** The source of a compiled file: x.ts of x.js, x.js.map and x.d.ts; x.mts of x.mjs, x.mjs.map and x.d.mts. */
+const sourceOf = (output) => relative('dist', output).replace(/\.(?:d\.)?(m?)[jt]s(?:\.map)?$/, '.$1ts');
 
 /** @returns whether the types are right */
 function buildDist() {
   const project = join(root, 'tsconfig.json');
   const { include, compilerOptions } = JSON.parse(readFileSync(project, 'utf8'));
   // The compiler neither removes the output of sources that are gone nor notices that output is gone.
-  for (const output of filesIn('dist', /\.(js|d\.ts|js\.map)$/)) {
-    if (existsSync(join(root, `${relative('dist', output)}.ts`))) continue;
-    for (const ending of ['js', 'd.ts', 'js.map']) rmSync(join(root, `${output}.${ending}`), { force: true });
+  const outputs = filesIn('dist', /\.m?[jt]s(\.map)?$/);
+  for (const output of outputs) {
+    if (!existsSync(join(root, sourceOf(output)))) rmSync(join(root, output));
   }
-  const sources = include.flatMap((folder) => filesIn(folder, /\.ts$/));
-  if (!sources.every((source) => existsSync(join(root, 'dist', `${source}.js`))))
+  const compiled = new Set(outputs.filter((output) => /js$/.test(output)).map(sourceOf));
+  const sources = include.filter((each) => !each.includes('*')).flatMap((folder) => filesIn(folder, /\.m?ts$/));
+  if (!sources.every((source) => compiled.has(source)))
     rmSync(join(root, compilerOptions.tsBuildInfoFile), { force: true });
   return run(binOf('typescript', 'tsc'), ['--project', project], { stdio: 'inherit' }).status === 0;
 }

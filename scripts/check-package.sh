@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Packs the package and uses it as a user would: installed into an empty
-# project, with and without a compiler on PATH, and compiled against its types.
+# project, with and without a compiler on PATH. check-tools.mjs does so in tools.
 set -euo pipefail
 root=$(cd "$(dirname "$0")/.." && pwd)
 work=$(mktemp -d)
@@ -11,7 +11,7 @@ package=$(ls "$work"/fused-adamw-*.tgz)
 
 # The tools of the system but its compilers.
 mkdir "$work/bin"
-for tool in node npm sh bash env uname mkdir cp; do ln -s "$(command -v $tool)" "$work/bin/$tool"; done
+for tool in node npm npx sh bash env uname mkdir cp; do ln -s "$(command -v $tool)" "$work/bin/$tool"; done
 
 cat >"$work/use.mjs" <<'JS'
 import { AdamW, backendInfo } from 'fused-adamw';
@@ -39,22 +39,21 @@ echo "TypeScript:         $typescript"
 [ "$with" = "$without" ] && [ "${with#native }" = "${typescript#javascript }" ]
 [ "${with%% *}" = native ] && [ "${typescript%% *}" = javascript ]
 
+# The first example of the README, as a reader would paste it.
+awk '/^```ts/ { inside = 1; next } /^```/ && inside { exit } inside' "$root/README.md" >"$work/with/readme.mjs"
+(cd "$work/with" && node readme.mjs)
+
+# The command, as npx finds it, with this node alone.
+(cd "$work/without" && PATH="$work/bin" npx --no fused-adamw doctor --seconds 0.1) || { echo 'the doctor found a problem'; exit 1; }
+
 # Without the binary the package still imports and runs, and says why.
 rm -r "$work/without/node_modules/fused-adamw/prebuilds"
 bare=$(cd "$work/without" && node use.mjs 2>"$work/warning")
 [ "${bare#javascript }" = "${with#native }" ] || { echo "without the binary: $bare"; exit 1; }
 grep -q FUSED_ADAMW_FALLBACK "$work/warning" || { echo 'no warning of the fallback'; exit 1; }
+if (cd "$work/without" && npx --no fused-adamw doctor --seconds 0); then
+  echo 'the doctor found no problem without the binary'
+  exit 1
+fi
 
-# The declarations compile for a consumer who has neither skipLibCheck nor @types/node.
-cat >"$work/with/use.mts" <<'TS'
-import { AdamW, CosineScheduler, type DType, multiAdamwUpdate, type StepResult, Tensor } from 'fused-adamw';
-const weight: Tensor<'bfloat16'> = Tensor.zeros([3, 4], { dtype: 'bfloat16' });
-const bits: Uint16Array = weight.data;
-const dtype: DType = weight.dtype;
-const optimizer = new AdamW({ lrScheduler: new CosineScheduler({ maxUpdate: 10 }), multiPrecision: true });
-const result: StepResult = optimizer.fusedStep(['a'], [weight], [weight], [optimizer.createState('a', weight)]);
-export const used = [result.skipped ? result.reason : 'updated', bits, dtype, multiAdamwUpdate];
-TS
-cd "$work/with"
-"$root/node_modules/.bin/tsc" --noEmit --strict --target es2022 --lib es2022 --module nodenext --types '' use.mts
 echo 'the package works'

@@ -194,7 +194,7 @@ describe("Rules 'mxnet' and 'pytorch'", () => {
     return Math.abs(mxnet - pytorch) / learningRate;
   }
 
-  it('should differ by as much as the README says', () => {
+  it('should differ by as much as docs/differences.md says', () => {
     // MXNet's bias correction scales what epsilon and the decay are next to.
     const figures: readonly (readonly [Run, number])[] = [
       [{ grad: 1e-6 }, 0.47],

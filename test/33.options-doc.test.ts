@@ -1,4 +1,4 @@
-/** The table of docs/options.md, cell by cell, against the code. */
+/** The table of docs/options.md, value by value, against the code. */
 import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { expect } from 'chai';
@@ -95,7 +95,8 @@ const codeIn = (cell: string): string[] => [...cell.matchAll(/`([^`]*)`/g)].map(
 
 function readTable(): Row[] {
   const text = readFileSync(join(repository, 'docs/options.md'), 'utf8');
-  const lines = text.split('\n').filter((line) => line.startsWith('|'));
+  const [, table] = text.split('## Value by value\n');
+  const lines = table.split('\n').filter((line) => line.startsWith('|'));
   const [header, , ...rows] = lines.map((line) =>
     line
       .slice(1, -1)

@@ -374,6 +374,18 @@ describe('a binary that does not fit', () => {
     expectFallback(root, new RegExp(`^there is no binary for ${process.platform}-${process.arch}$`));
   });
 
+  it('should be reported as missing if FUSED_ADAMW_BINARY names none', () => {
+    const source = `report((await import(libraryUrl)).backendInfo().native);`;
+    for (const [named, path] of [
+      ['build/none.node', join(repository, 'build/none.node')],
+      ['/nonexistent/none.node', '/nonexistent/none.node'],
+    ]) {
+      const env = { FUSED_ADAMW_BACKEND: '', FUSED_ADAMW_BINARY: named };
+      const reason = `there is no ${path}, which FUSED_ADAMW_BINARY names`;
+      expect(reportOf(source, { env })).to.deep.equal({ available: false, reason });
+    }
+  });
+
   const cuts = [0, 10, 64, 1000, 4096, 100_000, -4096, -1] as const;
   for (const cut of cuts) {
     const what = cut < 0 ? `${-cut} bytes short` : `${cut} bytes long`;

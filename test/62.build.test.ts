@@ -33,7 +33,7 @@ describe('the build', () => {
   /** The repository as it is cloned, but for what the build does not need, with its dependencies installed. */
   const clone = (name: string): string => {
     const root = join(folder.path, name);
-    const taken = ['lib', 'native', 'scripts', 'test/support', 'package.json', 'tsconfig.json', 'binding.gyp'];
+    const taken = ['bin', 'lib', 'native', 'scripts', 'test/support', 'package.json', 'tsconfig.json', 'binding.gyp'];
     for (const path of taken) cpSync(join(repository, path), join(root, path), { recursive: true });
     symlinkSync(join(repository, 'node_modules'), join(root, 'node_modules'));
     return root;

@@ -12,9 +12,9 @@ function onlyMatch(text: string, pattern: RegExp): string {
   return matches[0][0];
 }
 
-/** Exchanges two entries of a list that the source of a module declares. */
+/** Exchanges two entries of a list that a module exports. */
 function swapped(source: string, list: string, first: RegExp, second: RegExp): string {
-  const declaration = onlyMatch(source, new RegExp(`^export const ${list} = \\[[^\\]]*\\];$`, 'm'));
+  const declaration = onlyMatch(source, new RegExp(`^exports.${list} = \\[[^\\]]*\\];$`, 'm'));
   const [a, b] = [onlyMatch(declaration, first), onlyMatch(declaration, second)];
   return source.replace(
     declaration,

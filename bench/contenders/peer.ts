@@ -171,6 +171,8 @@ export const PEERS: readonly Contender[] = [
   contender({ name: 'MXNet fused', peer: mxnet, contender: 'fused', hasSameBits: true }),
   contender({ name: 'tf.js cpu', peer: tfjsCpu, contender: 'adam', mostElements: 4 * 2 ** 20 }),
   contender({ name: 'tf.js wasm', peer: tfjsWasm, contender: 'adam', mostElements: 16 * 2 ** 20 }),
+  contender({ name: 'tf.js cpu, adamw', peer: tfjsCpu, contender: 'adamw' }),
+  contender({ name: 'tf.js wasm, adamw', peer: tfjsWasm, contender: 'adamw' }),
 ];
 
 /** PyTorch on a GPU: from the environment that bench:peers made, or else the machine's python3. */

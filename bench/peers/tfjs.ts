@@ -1,107 +1,98 @@
 /**
- * tf.train.adam of tf.js, which Node users have without this package, in a process
- * that answers the same requests as peers.py.
+ * tf.js with its own tf.train.adam (without weight decay: it has no AdamW) and with this package's optimizer, in a
+ * process that answers the same requests as peers.py.
  *
  *     node dist/bench/peers/tfjs.js cpu|wasm
- *
- * Adam without weight decay: tf.js has no AdamW.
  */
 import { createRequire } from 'node:module';
-import { dirname, join } from 'node:path';
+import { dirname } from 'node:path';
 import { createInterface } from 'node:readline';
 import { setTimeout as sleep } from 'node:timers/promises';
+import '@tensorflow/tfjs-backend-cpu';
+import { setWasmPaths } from '@tensorflow/tfjs-backend-wasm';
+import * as tf from '@tensorflow/tfjs-core';
+import { adamw } from '../../adapters/tfjs.js';
 import { OPTIONS } from '../arrays.js';
 
-interface Variable {
-  readonly name: string;
-  dispose(): void;
-}
-
-/** The part of tf.js that is used here: its own declarations need those of a browser. */
-interface TensorFlow {
-  setBackend(name: string): Promise<boolean>;
-  ready(): Promise<void>;
-  env(): { set(flag: string, value: boolean): void };
-  tensor1d(values: Float32Array): Variable & { dataSync(): Float32Array };
-  variable(tensor: Variable, trainable: boolean, name: string): Variable & { dataSync(): Float32Array };
-  train: {
-    adam(
-      learningRate: number,
-      beta1: number,
-      beta2: number,
-      epsilon: number,
-    ): {
-      applyGradients(gradients: Record<string, Variable>): void;
-      dispose(): void;
-    };
-  };
-  readonly version_core: string;
-}
-
-const require = createRequire(import.meta.url);
 const backend = process.argv[2];
 const answer = (value: object): boolean => process.stdout.write(`${JSON.stringify(value)}\n`);
 console.log = console.error; // standard output is for answers
 
-async function load(): Promise<TensorFlow> {
-  const tf: TensorFlow = require('@tensorflow/tfjs-core');
-  const loaded = require(`@tensorflow/tfjs-backend-${backend}`);
-  if (backend === 'wasm') {
-    loaded.setWasmPaths(join(dirname(require.resolve('@tensorflow/tfjs-backend-wasm')), '/'));
-  }
+async function load(): Promise<void> {
+  setWasmPaths(`${dirname(createRequire(import.meta.url).resolve('@tensorflow/tfjs-backend-wasm'))}/`);
   await tf.setBackend(backend);
   await tf.ready();
-  return tf;
 }
 
-class Step {
-  readonly #weights: ReturnType<TensorFlow['variable']>[] = [];
-  readonly #gradients: Record<string, Variable> = {};
-  readonly #optimizer: ReturnType<TensorFlow['train']['adam']>;
+const OPTIMIZERS: Readonly<Record<string, () => tf.Optimizer>> = {
+  adam: () => tf.train.adam(OPTIONS.learningRate, OPTIONS.beta1, OPTIONS.beta2, OPTIONS.epsilon),
+  adamw: () => adamw(OPTIONS),
+};
 
-  constructor(tf: TensorFlow, lengths: readonly number[]) {
-    this.#optimizer = tf.train.adam(OPTIONS.learningRate, OPTIONS.beta1, OPTIONS.beta2, OPTIONS.epsilon);
-    lengths.forEach((length, i) => {
-      const weight = tf.variable(tf.tensor1d(new Float32Array(length).fill(0.25)), true, `weight${i}`);
-      this.#weights.push(weight);
-      this.#gradients[weight.name] = tf.tensor1d(new Float32Array(length).fill(0.125));
+/** An optimizer with its variables and their gradients. */
+class Step {
+  readonly #weights: tf.Variable[];
+  readonly #gradients: Record<string, tf.Tensor> = {};
+  readonly #optimizer: tf.Optimizer;
+
+  constructor(contender: string, lengths: readonly number[]) {
+    this.#optimizer = OPTIMIZERS[contender]();
+    this.#weights = lengths.map((length) => tf.tidy(() => tf.variable(tf.fill([length], 0.25))));
+    this.#weights.forEach((weight, i) => {
+      this.#gradients[weight.name] = tf.fill([lengths[i]], 0.125);
     });
   }
 
+  /** Nanoseconds of a step. */
   run(): number {
     const start = process.hrtime.bigint();
-    this.#optimizer.applyGradients(this.#gradients);
-    this.#weights.at(-1)?.dataSync();
+    this.#optimizer.applyGradients(this.#gradients as tf.NamedTensorMap);
     return Number(process.hrtime.bigint() - start);
   }
 
   dispose(): void {
     this.#optimizer.dispose();
-    for (const variable of [...this.#weights, ...Object.values(this.#gradients)]) variable.dispose();
+    tf.dispose([...this.#weights, ...Object.values(this.#gradients)]);
   }
 }
 
-let tf: TensorFlow | undefined;
-let step: Step | undefined;
+interface Request {
+  readonly do: string;
+  readonly contender: string;
+  readonly lengths: readonly number[];
+  readonly dtype: string;
+  readonly steps: number;
+}
 
-async function handle(request: { do: string; lengths: number[]; dtype: string; steps: number }): Promise<object> {
-  tf ??= await load();
+let lengths: readonly number[] = [];
+const steps = new Map<string, Step>();
+
+function stepOf(contender: string): Step {
+  const step = steps.get(contender) ?? new Step(contender, lengths);
+  steps.set(contender, step);
+  return step;
+}
+
+async function handle(request: Request): Promise<object> {
   switch (request.do) {
     case 'hello':
-      return { versions: { 'tf.js': tf.version_core }, contenders: ['adam'] };
+      await load();
+      return { versions: { 'tf.js': tf.version_core }, contenders: Object.keys(OPTIMIZERS) };
     case 'setup':
-      if (request.dtype !== 'float32') return { absent: { adam: 'tf.js has float32 alone' } };
-      step = new Step(tf, request.lengths);
+      if (request.dtype !== 'float32') {
+        return { absent: Object.fromEntries(Object.keys(OPTIMIZERS).map((name) => [name, 'tf.js has float32 alone'])) };
+      }
+      lengths = request.lengths;
       return {};
     case 'run': {
-      const ns: number[] = [];
-      for (let i = 0; i < request.steps; i++) ns.push((step as Step).run());
+      const step = stepOf(request.contender);
+      const ns = Array.from({ length: request.steps }, () => step.run());
       await sleep(5); // the threads of wasm come to rest
       return { ns };
     }
     case 'release':
-      step?.dispose();
-      step = undefined;
+      for (const step of steps.values()) step.dispose();
+      steps.clear();
       return {};
     default:
       return { error: `Expected a request but received ${request.do}` };

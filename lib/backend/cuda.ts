@@ -1,13 +1,10 @@
 /** CUDA: whether it is usable and why not, and the part of the addon that speaks to it. */
 import { existsSync, readFileSync } from 'node:fs';
-import { fileURLToPath } from 'node:url';
+import { join } from 'node:path';
 import type { AddonTensorListClass } from './addon-tensor-list.js';
 import type { CudaAddon } from './cuda-addon.js';
+import { environment } from './environment.js';
 import { loadBackend } from './index.js';
-import { packageRoot } from './native.js';
-
-/** The device code that the package carries, the preferred file first. */
-const DEVICE_CODE = ['prebuilds/fused_adamw.fatbin', 'prebuilds/fused_adamw.ptx'];
 
 type Cuda = { readonly addon: CudaAddon } | { readonly addon: null; readonly reason: string };
 
@@ -15,7 +12,7 @@ let addonWithCode: CudaAddon | null = null;
 
 /** The addon's part for CUDA, which has not asked the driver for anything yet. */
 export function loadCuda(): Cuda {
-  if (process.env.FUSED_ADAMW_DEVICE === 'cpu') return { addon: null, reason: 'FUSED_ADAMW_DEVICE is cpu' };
+  if (environment('FUSED_ADAMW_DEVICE') === 'cpu') return { addon: null, reason: 'FUSED_ADAMW_DEVICE is cpu' };
   const { addon, reason } = loadBackend();
   if (!addon) return { addon: null, reason: `CUDA needs the native backend: ${reason}` };
   if (addonWithCode !== addon.cuda) {
@@ -32,8 +29,13 @@ export function cudaAddon(): CudaAddon {
   return addon;
 }
 
+/** The device code that the package carries, the preferred file first. Whole literals, for tracers. */
 function deviceCodePaths(): string[] {
-  return DEVICE_CODE.map((path) => fileURLToPath(new URL(path, packageRoot))).filter((path) => existsSync(path));
+  if (typeof __dirname !== 'string') return []; // in a bundle that is an ES module
+  return [
+    join(__dirname, '../../../prebuilds/fused_adamw.fatbin'),
+    join(__dirname, '../../../prebuilds/fused_adamw.ptx'),
+  ].filter((path) => existsSync(path));
 }
 
 /** Why there is no driver, or no device, without making one ready; null if there is. */
@@ -72,12 +74,16 @@ export function pinningDevice(): number | null {
 
 const unusable = new Map<number, string | null>();
 
+/** The GPUs and what serves them, or why there are none that can be used. */
 export type CudaInfo =
   | {
+      /** Whether a GPU can be used. */
       readonly available: true;
       /** CUDA version of the driver, as '13.0'. */
       readonly driver: string;
+      /** The GPUs, `cuda:0` first. */
       readonly devices: readonly {
+        /** As the driver gives it. */
         readonly name: string;
         /** Compute capability, as '9.0'. */
         readonly computeCapability: string;
@@ -87,7 +93,12 @@ export type CudaInfo =
       /** What the device code was made from, and by which compiler. */
       readonly deviceCode: string;
     }
-  | { readonly available: false; readonly reason: string };
+  | {
+      /** Whether a GPU can be used. */
+      readonly available: false;
+      /** Why not, in one line; docs/cuda.md says what to do. */
+      readonly reason: string;
+    };
 
 /** What the driver tells of itself and its devices; none of them is made ready for it. */
 export function cudaInfo(): CudaInfo {

@@ -1,6 +1,7 @@
 /** Which backend runs, and why. */
 import { checkOneOf } from '../errors.js';
 import type { HostBackend } from './backend.js';
+import { environment } from './environment.js';
 import { javascriptBackend } from './javascript.js';
 import { type Addon, loadAddon, nativeBackend } from './native.js';
 
@@ -34,7 +35,7 @@ export function switchBackend(wanted: 'native' | 'javascript'): void {
   loaded = load(wanted);
 }
 
-function load(wanted = process.env.FUSED_ADAMW_BACKEND): LoadedBackend {
+function load(wanted = environment('FUSED_ADAMW_BACKEND')): LoadedBackend {
   if (wanted) checkOneOf(wanted, 'FUSED_ADAMW_BACKEND', ['native', 'javascript']);
   if (wanted === 'javascript') {
     const reason = 'FUSED_ADAMW_BACKEND is javascript';
@@ -81,7 +82,7 @@ export function warnOfFallback(): void {
   process.emitWarning(`fused-adamw runs in TypeScript, many times slower than its native code: ${reason}`, {
     code: 'FUSED_ADAMW_FALLBACK',
     detail:
-      'The results are the same. Install the package where a binary for this platform is included, or build it from ' +
-      'a clone with a C++17 compiler (npm ci). FUSED_ADAMW_BACKEND=javascript silences this warning.',
+      'The results are the same. `npx fused-adamw doctor` says what to do. FUSED_ADAMW_BACKEND=javascript silences ' +
+      'this warning.',
   });
 }

@@ -6,11 +6,14 @@ import { flushesSubnormals, loadBackend } from './index.js';
 import { checkThreading } from './native.js';
 import type { Threading } from './threading.js';
 
+/** What backendInfo() returns. */
 export interface BackendInfo {
   /** Which backend the next step runs on. */
   readonly backend: 'native' | 'javascript';
+  /** The addon, or why it does not run. */
   readonly native:
     | {
+        /** Whether it was loaded. */
         readonly available: true;
         /** The binary that was loaded. */
         readonly path: string;
@@ -23,18 +26,26 @@ export interface BackendInfo {
         /** All that this machine runs, the preferred one first. */
         readonly isas: readonly string[];
       }
-    | { readonly available: false; readonly reason: string };
+    | {
+        /** Whether it was loaded. */
+        readonly available: false;
+        /** Why not, in one line. */
+        readonly reason: string;
+      };
   /** Threads of a large step; fewer than were asked for while the system refuses to make more. */
   readonly threads: number;
+  /** What runs the threads of large steps. */
   readonly threading: ThreadingInfo;
   /** The GPUs, or why there are none that can be used. */
   readonly cuda: CudaInfo;
+  /** What the TypeScript backend meets in this thread. */
   readonly javascript: {
     /** Whether a library linked with -ffast-math made this thread flush subnormals to zero. */
     readonly flushesSubnormals: boolean;
   };
 }
 
+/** What runs the threads of large steps, and what else could. */
 export interface ThreadingInfo {
   /** What runs the threads of the next large step; the TypeScript backend has one thread. */
   readonly runtime: Threading | 'none';

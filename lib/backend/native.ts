@@ -1,13 +1,11 @@
 /** Loads the addon. */
-import { existsSync } from 'node:fs';
-import { createRequire } from 'node:module';
-import { fileURLToPath } from 'node:url';
 import { checkOneOf, outOfRangeIn } from '../errors.js';
 import { type Abi, checkAbi } from './abi.js';
 import { type AddonTensorListClass, hostTensorList } from './addon-tensor-list.js';
 import type { HostBackend } from './backend.js';
+import { binaries, platformName } from './binary.js';
 import type { CudaAddon } from './cuda-addon.js';
-import { checkWhole } from './elf.js';
+import { environment } from './environment.js';
 import type { Threading } from './threading.js';
 
 /** What native/node/addon.cc exports. */
@@ -35,17 +33,11 @@ export interface Addon {
   threading(): { readonly runtime: Threading; readonly openmp: string; readonly reason: string };
   setThreading(runtime: Threading | null): void;
   setDefaultThreading(runtime: Threading): void;
+  /** Reads Float32Arrays of one length and writes all but `grad`, on the threads of a step: what memory allows it. */
+  stream(weight: Float32Array, grad: Float32Array, mean: Float32Array, variance: Float32Array): void;
 }
 
 export type LoadedAddon = { addon: Addon; path: string } | { addon: null; reason: string };
-
-// This file is dist/lib/backend/native.js.
-export const packageRoot = new URL('../../../', import.meta.url);
-
-/** A build of this checkout comes before the binary that the package carries; FUSED_ADAMW_BINARY, from the root of the package, replaces both. */
-const CANDIDATES = process.env.FUSED_ADAMW_BINARY
-  ? [process.env.FUSED_ADAMW_BINARY]
-  : ['build/Release/fused_adamw.node', `prebuilds/${process.platform}-${process.arch}/fused_adamw.node`];
 
 /**
  * The addon, or why there is none. Throws where FUSED_ADAMW_ISA or
@@ -53,26 +45,22 @@ const CANDIDATES = process.env.FUSED_ADAMW_BINARY
  */
 export function loadAddon(): LoadedAddon {
   const reasons: string[] = [];
-  for (const candidate of CANDIDATES) {
-    const path = fileURLToPath(new URL(candidate, packageRoot));
-    if (!existsSync(path)) continue;
+  for (const open of binaries()) {
     try {
-      checkWhole(path);
-      const addon = createRequire(import.meta.url)(path) as Addon;
+      const binary = open();
+      if (binary === null) continue;
+      const addon = binary.exports as Addon;
       checkAbi(addon.abi);
-      selectIsa(addon, process.env.FUSED_ADAMW_ISA);
-      const threading = process.env.FUSED_ADAMW_THREADS;
+      selectIsa(addon, environment('FUSED_ADAMW_ISA'));
+      const threading = environment('FUSED_ADAMW_THREADS');
       if (threading) addon.setDefaultThreading(checkThreading(addon, threading, 'FUSED_ADAMW_THREADS'));
-      return { addon, path };
+      return { addon, path: binary.path };
     } catch (error) {
       if (error instanceof RangeError) throw error;
       reasons.push(error instanceof Error ? error.message : String(error));
     }
   }
-  return {
-    addon: null,
-    reason: [...new Set(reasons)].join('; ') || `there is no binary for ${process.platform}-${process.arch}`,
-  };
+  return { addon: null, reason: [...new Set(reasons)].join('; ') || `there is no binary for ${platformName()}` };
 }
 
 function selectIsa(addon: Addon, name: string | undefined): void {

@@ -1,6 +1,7 @@
 /** The dtypes of a tensor and the typed arrays that hold them. */
 import { checkOneOf } from '../errors.js';
 
+/** The type of a tensor's elements: 2, 2, 4 and 8 bytes. Arithmetic is in float64 for float64, else in float32. */
 export type DType = 'float16' | 'bfloat16' | 'float32' | 'float64';
 
 /** Where a tensor's memory lies. */
@@ -20,9 +21,13 @@ export type Storage = Float32Array | Float64Array | Uint16Array;
 
 /** A Float16Array, where the engine has it. */
 export interface Float16ArrayLike {
+  /** What tells it from other arrays. */
   readonly [Symbol.toStringTag]: 'Float16Array';
+  /** Its memory. */
   readonly buffer: ArrayBufferLike;
+  /** Bytes from the start of the buffer. */
   readonly byteOffset: number;
+  /** Number of elements. */
   readonly length: number;
 }
 

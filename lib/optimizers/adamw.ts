@@ -54,6 +54,7 @@ export interface AdamWStateTensors<D extends DType = DType> extends AdamWState {
   readonly master?: Tensor<'float32'>;
 }
 
+/** The options of AdamW: docs/options.md says what each does with unusual values. */
 export interface AdamWOptions extends OptimizerOptions {
   /** Default 0.001; beside a scheduler by default the scheduler's own base. */
   readonly learningRate?: number | null;
@@ -124,7 +125,13 @@ interface LastStep {
  *     eta = learningRate * sqrt(1 - beta2 ** t) / (1 - beta1 ** t)
  *     w = w - eta * (m / (sqrt(v) + epsilon) + wd * w)
  *
- * where eta is the learning rate itself without `correctBias`.
+ * where eta is the learning rate itself without `correctBias`. With `rule: 'pytorch'`, after torch.optim.AdamW (PyTorch
+ * 2.15.0), the last two lines are
+ *
+ *     w = w * (1 - learningRate * wd)
+ *     w = w - learningRate / (1 - beta1 ** t) * m / (sqrt(v) / sqrt(1 - beta2 ** t) + epsilon)
+ *
+ * Arithmetic is in float64 for float64 tensors, else in float32, each operation rounded on its own.
  */
 export class AdamW extends Optimizer<AdamWState> {
   readonly #rule: 'mxnet' | 'pytorch';
@@ -235,6 +242,10 @@ export class AdamW extends Optimizer<AdamWState> {
   /**
    * Zero moments for a weight, of its shape and on its device, and a float32
    * master where `multiPrecision` asks for one and the weight is half precision.
+   *
+   * @param weight a Tensor or typed array of any length, only read
+   * @throws TypeError for an index or a weight of the wrong kind, RangeError for memory that is gone or of a `stateDtype`
+   *   that the weight cannot have
    */
   override createState(index: Index, weight: TensorLike): AdamWStateTensors {
     this.multipliers.meet(checkIndex(index, 'index'));
@@ -256,7 +267,11 @@ export class AdamW extends Optimizer<AdamWState> {
     return this.createState(index, weight);
   }
 
-  /** Updates each weight in place by its own native call. The bits are those of fusedStep(). */
+  /**
+   * Updates each weight in place by its own native call. The bits are those of fusedStep().
+   *
+   * @throws as fusedStep()
+   */
   override step(
     indices: OneOrMany<Index>,
     weights: OneOrMany<TensorLike>,
@@ -279,8 +294,9 @@ export class AdamW extends Optimizer<AdamWState> {
    * @param weights Tensors or typed arrays of any length, written
    * @param grads one for each weight, of its dtype and length, only read
    * @param states what createState() made for each weight, written
-   * @throws TypeError and RangeError as the README's table of errors says; a
-   *   call that throws has changed nothing, counts included
+   * @throws TypeError for the wrong kind of value, RangeError for lengths,
+   *   memory or values out of range; a call that throws has changed nothing,
+   *   counts included
    */
   override fusedStep(
     indices: OneOrMany<Index>,

@@ -7,6 +7,7 @@ import { checkInteger, checkNumber, checkOneOf, ORIGIN, outOfRange, THIS_COPY, w
 import { copyList } from '../lists.js';
 import { readOptions } from '../options.js';
 
+/** The options of every schedule. */
 export interface LRSchedulerOptions {
   /** Learning rate at the start, and at the end of the warm-up. Default 0.01. */
   readonly baseLr?: number;
@@ -43,8 +44,11 @@ const SYNONYMS = {
 export abstract class LRScheduler {
   /** Learning rate at the start, and at the end of the warm-up. */
   baseLr: number;
+  /** Updates before the schedule begins. */
   readonly warmupSteps: number;
+  /** Learning rate at the start of the warm-up. */
   readonly warmupBeginLr: number;
+  /** Whether the warm-up rises to baseLr or stays at warmupBeginLr. */
   readonly warmupMode: 'linear' | 'constant';
 
   /**
@@ -90,6 +94,7 @@ function checkFactor(value: unknown): number {
   return factor;
 }
 
+/** The options of FactorScheduler. */
 export interface FactorSchedulerOptions extends LRSchedulerOptions {
   /** Updates from one reduction to the next; at least 1. */
   readonly step: number;
@@ -103,12 +108,19 @@ const FACTOR_OPTIONS = [...LR_SCHEDULER_OPTIONS, 'step', 'factor', 'stopFactorLr
 
 /** Multiplies the learning rate by `factor` every `step` updates. */
 export class FactorScheduler extends LRScheduler {
+  /** Updates from one reduction to the next. */
   readonly step: number;
+  /** What the rate is multiplied by. */
   readonly factor: number;
+  /** The rate does not fall below this. */
   readonly stopFactorLr: number;
   // The last rate that was asked for, since the next is often a few products on.
   #last = { baseLr: 0, reductions: 0, rate: 0 };
 
+  /**
+   * @param known names of all options, as of LRScheduler
+   * @throws as LRScheduler, and for a step below 1, or a factor above 1
+   */
   constructor(options: FactorSchedulerOptions, known: readonly string[] = FACTOR_OPTIONS) {
     const given = readOptions(options, 'options', known as typeof FACTOR_OPTIONS, SYNONYMS);
     super(given, known);
@@ -134,6 +146,7 @@ export class FactorScheduler extends LRScheduler {
   }
 }
 
+/** The options of MultiFactorScheduler. */
 export interface MultiFactorSchedulerOptions extends LRSchedulerOptions {
   /** Updates after which the rate is reduced, in increasing order. */
   readonly step: readonly number[];
@@ -145,9 +158,15 @@ const MULTI_FACTOR_OPTIONS = [...LR_SCHEDULER_OPTIONS, 'step', 'factor'] as cons
 
 /** Multiplies the learning rate by `factor` after each of a list of updates. */
 export class MultiFactorScheduler extends LRScheduler {
+  /** Updates after which the rate is reduced, in increasing order. */
   readonly step: readonly number[];
+  /** What the rate is multiplied by. */
   readonly factor: number;
 
+  /**
+   * @param known names of all options, as of LRScheduler
+   * @throws as LRScheduler, and for steps that do not increase from at least 1, or a factor above 1
+   */
   constructor(options: MultiFactorSchedulerOptions, known: readonly string[] = MULTI_FACTOR_OPTIONS) {
     const given = readOptions(options, 'options', known as typeof MULTI_FACTOR_OPTIONS, SYNONYMS);
     super(given, known);
@@ -168,6 +187,7 @@ export class MultiFactorScheduler extends LRScheduler {
   }
 }
 
+/** The options of CosineScheduler, and of PolyScheduler beside `power`. */
 export interface DecaySchedulerOptions extends LRSchedulerOptions {
   /** The update at which the rate reaches finalLr; more than warmupSteps. */
   readonly maxUpdate: number;
@@ -179,9 +199,15 @@ const DECAY_OPTIONS = [...LR_SCHEDULER_OPTIONS, 'maxUpdate', 'finalLr'] as const
 
 /** Schedules that fall from baseLr to finalLr between the warm-up and maxUpdate. */
 abstract class DecayScheduler extends LRScheduler {
+  /** The update at which the rate reaches finalLr. */
   readonly maxUpdate: number;
+  /** Learning rate from maxUpdate on. */
   readonly finalLr: number;
 
+  /**
+   * @param known names of all options, as of LRScheduler
+   * @throws as LRScheduler, and RangeError for a maxUpdate that is not above warmupSteps
+   */
   constructor(options: DecaySchedulerOptions, known: readonly string[] = DECAY_OPTIONS) {
     const given = readOptions(options, 'options', known as typeof DECAY_OPTIONS, SYNONYMS);
     super(given, known);
@@ -202,6 +228,7 @@ abstract class DecayScheduler extends LRScheduler {
   protected abstract remaining(progress: number): number;
 }
 
+/** The options of PolyScheduler. */
 export interface PolySchedulerOptions extends DecaySchedulerOptions {
   /** Power of the decay; MXNet's `pwr`. Default 2. */
   readonly power?: number;
@@ -211,8 +238,13 @@ const POLY_OPTIONS = [...DECAY_OPTIONS, 'power'] as const;
 
 /** `finalLr + (baseLr - finalLr) * (1 - progress) ** power` */
 export class PolyScheduler extends DecayScheduler {
+  /** Power of the decay. */
   readonly power: number;
 
+  /**
+   * @param known names of all options, as of LRScheduler
+   * @throws as LRScheduler, and for a maxUpdate that is not above warmupSteps, or a negative power
+   */
   constructor(options: PolySchedulerOptions, known: readonly string[] = POLY_OPTIONS) {
     const given = readOptions(options, 'options', known as typeof POLY_OPTIONS, SYNONYMS);
     super(given, known);

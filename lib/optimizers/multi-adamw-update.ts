@@ -21,6 +21,7 @@ import {
 import { TensorList } from '../step/tensor-list.js';
 import type { TensorLike } from '../tensor/tensor-like.js';
 
+/** The scalars of multiAdamwUpdate(), and its masters. */
 export interface MultiAdamwUpdateOptions {
   /** Learning rate schedule multipliers, one for each tensor. */
   readonly etas: readonly number[];
@@ -55,8 +56,13 @@ export interface MultiAdamwUpdateOptions {
  *     v = beta2 * v + (1 - beta2) * g ** 2
  *     w = w - eta * (lr * m / (sqrt(v) + epsilon) + wd * w)
  *
- * with g rescaled and clipped. Nothing is kept from call to call.
+ * with g rescaled and clipped (MXNet 2.0.0b1, `multi_adamw_update` and `multi_mp_adamw_update`). Nothing is kept from
+ * call to call.
  *
+ * @param weights of any dtype and length, written
+ * @param grads one for each weight, of its dtype and length, only read
+ * @param means first moments, of the weights' lengths, written
+ * @param variances second moments, as the means, written
  * @throws TypeError and RangeError as AdamW.fusedStep(); then nothing has changed
  */
 export function multiAdamwUpdate(

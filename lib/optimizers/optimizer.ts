@@ -21,6 +21,7 @@ import type { TensorLike } from '../tensor/tensor-like.js';
 import { LRScheduler } from './lr-scheduler.js';
 import type { OneOrMany } from './step-arguments.js';
 
+/** The options of every optimizer. */
 export interface OptimizerOptions {
   /** Multiplies the gradient before the update, often 1 / batch size. Default 1. */
   readonly rescaleGrad?: number;
@@ -32,6 +33,7 @@ export interface OptimizerOptions {
   readonly clipGradient?: number | null;
   /** Learning rate; null is the scheduler's own, or 0.01 without one. */
   readonly learningRate?: number | null;
+  /** Gives the learning rate at each number of updates. Default: none. */
   readonly lrScheduler?: LRScheduler | null;
   /** Update count of an index before its first update. Default 0. */
   readonly beginNumUpdate?: number;
@@ -77,6 +79,7 @@ export const OPTION_SYNONYMS = {
 
 /** What resumes an optimizer beside its states: plain data, for JSON. */
 export interface OptimizerStateDict {
+  /** Of this format. */
   readonly version: 1;
   /** The largest number of updates of any index on any device. */
   readonly numUpdate: number;
@@ -86,7 +89,12 @@ export interface OptimizerStateDict {
   readonly learningRate: number | null;
 }
 
+/**
+ * The base of optimizers: options, learning rates, multipliers, update counts and the registry of MXNet's `Optimizer`.
+ * A subclass has createState() and step().
+ */
 export abstract class Optimizer<State = unknown> {
+  /** What gives the learning rate, or null. */
   readonly lrScheduler: LRScheduler | null;
 
   /** @internal */
@@ -131,7 +139,14 @@ export abstract class Optimizer<State = unknown> {
   /** The state of a weight: what createState() of the optimizer makes, once for each weight. */
   abstract createState(index: Index, weight: TensorLike): State;
 
-  /** Updates each weight in place on its own. */
+  /**
+   * Updates each weight in place on its own.
+   *
+   * @param indices of the tensors, one with one tensor or a list with lists
+   * @param weights of any dtype and length, written
+   * @param grads one for each weight, of its length, only read
+   * @param states what createState() made for each weight, written
+   */
   abstract step(
     indices: OneOrMany<Index>,
     weights: OneOrMany<TensorLike>,
@@ -256,7 +271,11 @@ export abstract class Optimizer<State = unknown> {
     this.multipliers.setLr(lrMult);
   }
 
-  /** The same for the weight decay. */
+  /**
+   * The same for the weight decay.
+   *
+   * @throws as setLrMult()
+   */
   setWdMult(wdMult: ByParameterOrPattern<number>): void {
     this.exclusive.check();
     this.multipliers.setWd(wdMult);
@@ -267,7 +286,12 @@ export abstract class Optimizer<State = unknown> {
     return this.counts.numUpdate;
   }
 
-  /** How often an index was updated on a device, `beginNumUpdate` included. */
+  /**
+   * How often an index was updated on a device, `beginNumUpdate` included.
+   *
+   * @param device 'cpu', 'cuda:0', ...
+   * @throws TypeError for what is no index
+   */
   updateCount(index: Index, device = 'cpu'): number {
     return this.counts.get(checkIndex(index, 'index'), device);
   }

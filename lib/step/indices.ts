@@ -1,6 +1,7 @@
 /** Indices of parameters: whole numbers or strings. */
 import { wrongKind } from '../errors.js';
 
+/** What a parameter is called: a whole number of at least 0, or a string. `'1'` and `1` are one. */
 export type Index = number | string;
 
 /** A key of an object as an index: '12' is the index 12, as everywhere. */

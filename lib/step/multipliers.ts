@@ -17,7 +17,9 @@ export type ByParameterOrPattern<T> = ReadonlyMap<Index | RegExp, T> | Readonly<
 
 /** What `paramDict` holds for an index. */
 export interface ParameterMultipliers {
+  /** Of the learning rate; at least 0. Default 1. */
   readonly lrMult?: number;
+  /** Of the weight decay; at least 0. Default 1. */
   readonly wdMult?: number;
 }
 

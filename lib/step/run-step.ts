@@ -4,9 +4,16 @@ import type { TensorList } from './tensor-list.js';
 
 /** What a step did. */
 export type StepResult =
-  | { readonly skipped: false }
-  /** `rescaleGrad` was NaN, infinite or 0: weights, states and counts are as they were. */
-  | { readonly skipped: true; readonly reason: 'rescaleGrad' };
+  | {
+      /** Whether nothing was updated. */
+      readonly skipped: false;
+    }
+  | {
+      /** Whether nothing was updated: weights, states and counts are as they were. */
+      readonly skipped: true;
+      /** `rescaleGrad` was NaN, infinite or 0 in the arithmetic type. */
+      readonly reason: 'rescaleGrad';
+    };
 
 /**
  * Runs a step over tensors whose scalars are written.

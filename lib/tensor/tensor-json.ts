@@ -10,7 +10,9 @@ export type TensorJSONNumber = number | 'NaN' | 'Infinity' | '-Infinity' | '-0';
 
 /** What Tensor.toJSON() returns and Tensor.fromJSON() takes. */
 export interface TensorJSON<D extends DType = DType> {
+  /** Of its elements. */
   readonly dtype: D;
+  /** Sizes of the dimensions; empty for a scalar. */
   readonly shape: readonly number[];
   /** All values, those of the last dimension next to each other. */
   readonly data: readonly TensorJSONNumber[];

@@ -47,6 +47,7 @@ declare global {
   }
 }
 
+/** How Tensor.from() takes memory. */
 export interface TensorFromOptions<D extends DType = DType> {
   /** Sizes of the dimensions; by default one dimension of all elements. */
   readonly shape?: number | readonly number[];
@@ -58,6 +59,7 @@ export interface TensorFromOptions<D extends DType = DType> {
   readonly length?: number;
 }
 
+/** What Tensor.zeros() makes. */
 export interface TensorZerosOptions<D extends DType = DType> {
   /** Default 'float32'. */
   readonly dtype?: D;
@@ -73,9 +75,11 @@ export interface TensorZerosOptions<D extends DType = DType> {
 /** As of Tensor.zeros(). */
 export type TensorFromJSONOptions = Pick<TensorZerosOptions, 'device' | 'pinned'>;
 
+/** What lies at the address that Tensor.fromDevicePointer() takes. */
 export interface TensorFromDevicePointerOptions<D extends DType = DType> {
   /** Sizes of the dimensions, or the length of the only one. */
   readonly shape: number | readonly number[];
+  /** Of the elements there. */
   readonly dtype: D;
   /** Where the memory lies, if it must be there; by default what the driver says. */
   readonly device?: Device;
@@ -118,6 +122,7 @@ export function disposalCount(): number {
  * them there with Tensor.from().
  */
 export class Tensor<D extends DType = DType> {
+  /** Of its elements. */
   readonly dtype: D;
   /** Sizes of the dimensions; empty for a scalar. */
   readonly shape: readonly number[];

@@ -3,6 +3,7 @@
 #include "../cpu/isa/kernels.h"
 #include "../cpu/openmp.h"
 #include "../cpu/processors.h"
+#include "../cpu/stream.h"
 #include "../cpu/threads.h"
 #include "exports.h"
 
@@ -55,6 +56,18 @@ void set_threading(const Napi::CallbackInfo& info) {
 /// setDefaultThreading(runtime)
 void set_default_threading(const Napi::CallbackInfo& info) { cpu::set_default_runtime(runtime_of(info[0])); }
 
+/// stream(weight, grad, mean, variance): Float32Arrays of one length, whose values change (stream.h)
+void stream(const Napi::CallbackInfo& info) {
+  float* arrays[4];
+  for (size_t i = 0; i < 4; ++i) {
+    auto array = info[i].As<Napi::Float32Array>();
+    if (array.ElementLength() != info[0].As<Napi::Float32Array>().ElementLength())
+      throw Napi::RangeError::New(info.Env(), "Expected arrays of one length for a stream");
+    arrays[i] = array.Data();
+  }
+  cpu::stream(arrays[0], arrays[1], arrays[2], arrays[3], info[0].As<Napi::Float32Array>().ElementLength());
+}
+
 /// keepSubnormals(body): what the function returns, called in an environment that does not flush subnormals to zero.
 Napi::Value keep_subnormals(const Napi::CallbackInfo& info) {
   const FloatEnvironment environment;
@@ -78,6 +91,7 @@ void export_cpu(Napi::Env env, Napi::Object exports) {
   exports["threading"] = guarded_function<threading>(env, "threading");
   exports["setThreading"] = guarded_function<set_threading>(env, "setThreading");
   exports["setDefaultThreading"] = guarded_function<set_default_threading>(env, "setDefaultThreading");
+  exports["stream"] = guarded_function<stream>(env, "stream");
   exports["setNumThreads"] = guarded_function<set_num_threads>(env, "setNumThreads");
 }
 

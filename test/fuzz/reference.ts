@@ -1,6 +1,6 @@
 /**
  * What a scenario must do, from the documentation alone: the contract on bits
- * (docs/architecture.md) and the README, in arithmetic of its own. Only some
+ * (docs/architecture.md) and docs/, in arithmetic of its own. Only some
  * elements of each tensor are computed, as elements do not depend on each other.
  */
 import type { DType } from '../../lib/index.js';

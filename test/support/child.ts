@@ -123,10 +123,11 @@ export function temporaryFolder(): { readonly path: string } {
 export function copyPackage(folder: string, binary?: string, place = 'build/Release/fused_adamw.node'): string {
   const copied = [
     'package.json',
+    'dist/bin',
     'dist/lib',
     'dist/test/support/example-step.js',
     'node_modules/@petamoriken/float16/package.json',
-    'node_modules/@petamoriken/float16/src',
+    'node_modules/@petamoriken/float16/lib',
   ];
   for (const path of copied) cpSync(join(repository, path), join(folder, path), { recursive: true });
   if (binary !== undefined) {

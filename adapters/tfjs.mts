@@ -1,0 +1,2 @@
+/** The same as an ES module. */
+export * from './tfjs.js';
