@@ -210,12 +210,9 @@ void Step::launch(const ConfigItems& items, size_t first, size_t last, const std
       by_value ? nullptr : table->address(),
   };
   if (by_value) std::copy(groups.begin(), groups.end(), parameters.groups);
-  const StepTables& tables = parameters.tables;
-  constexpr unsigned warps = kBlock / kWarp;
-  const uint64_t wanted = uint64_t{tables.block_item_count} + (tables.warp_item_count + warps - 1) / warps;
-  if (wanted == 0) return;
+  const auto blocks = static_cast<unsigned>(block_count(parameters.tables));
+  if (blocks == 0) return;
   const Kernel& kernel = device_.kernel(list_.rule(), items.config);
-  const auto blocks = static_cast<unsigned>(std::min<uint64_t>(wanted, kernel.resident_blocks));
   void* arguments[] = {&parameters};
   FUSED_ADAMW_CUDA(cuLaunchKernel, kernel.function, blocks, 1, 1, kBlock, 1, 1, 0, stream_, arguments, nullptr);
 }

@@ -635,7 +635,7 @@ void run_kernel(const Arena& arena, const HostKernel& kernel, const std::string&
   std::memcpy(aligned, parameters.data(), parameters.size());
   arena.open();
   const unsigned first = blocks / 3;  // no block may rely on another being done
-  for (unsigned i = 0; i < blocks; ++i) kernel.run_block(aligned, (first + i) % blocks, blocks);
+  for (unsigned i = 0; i < blocks; ++i) kernel.run_block(aligned, (first + i) % blocks);
   arena.shut();
 }
 
