@@ -18,6 +18,7 @@
 //   DELAY           longest delay in microseconds (default 200; 0: none)
 //   DEVICES         0, 1 (default) or 2
 //   MEMORY          bytes of each device (default 256 MiB)
+//   P2P             whether devices reach each other's memory directly (default 1)
 //   DRIVER_VERSION  default 13000
 //   INIT            the status that cuInit returns (default 0; 100 without devices)
 //   MODULE          the status that cuModuleLoadData returns (default 0)
@@ -72,6 +73,7 @@ constexpr Status kNotInitialized = 3;
 constexpr Status kInvalidDevice = 101;
 constexpr Status kInvalidImage = 200;
 constexpr Status kInvalidPtx = 218;
+constexpr Status kPeerAccessUnsupported = 217;
 constexpr Status kInvalidHandle = 400;
 constexpr Status kNotFound = 500;
 constexpr Status kCaptureUnsupported = 900;
@@ -92,6 +94,9 @@ constexpr StatusText kStatusTexts[] = {
     {209, "CUDA_ERROR_NO_BINARY_FOR_GPU", "no kernel image is available for execution on the device"},
     {kInvalidPtx, "CUDA_ERROR_INVALID_PTX", "a PTX JIT compilation failed"},
     {222, "CUDA_ERROR_UNSUPPORTED_PTX_VERSION", "the provided PTX was compiled with an unsupported toolchain."},
+    {kPeerAccessUnsupported, "CUDA_ERROR_PEER_ACCESS_UNSUPPORTED",
+     "peer access is not supported between these two devices"},
+    {kPeerAccessAlreadyEnabled, "CUDA_ERROR_PEER_ACCESS_ALREADY_ENABLED", "peer access is already enabled"},
     {kInvalidHandle, "CUDA_ERROR_INVALID_HANDLE", "invalid resource handle"},
     {kNotFound, "CUDA_ERROR_NOT_FOUND", "named symbol not found"},
     {kNotReady, "CUDA_ERROR_NOT_READY", "device not ready"},
@@ -139,14 +144,14 @@ class Arena {
   }
 
   /// 0 where there is no room.
-  DevicePointer allocate(size_t bytes, ContextHandle context) {
+  DevicePointer allocate(size_t bytes, ContextHandle context, bool is_managed = false) {
     if (bytes > capacity_ - used_) return 0;
     // After the previous allocation, so that freed memory is not reused soon.
     const size_t start = find_room(next_, bytes);
     if (start == kNone) return 0;
     next_ = start + bytes;
     used_ += bytes;
-    allocations_[start] = {bytes, context};
+    allocations_[start] = {bytes, context, is_managed};
     ASAN_UNPOISON_MEMORY_REGION(seen_ + start, bytes);
     std::memset(alias_ + start, 0xb7, bytes);
     return pointer(start);
@@ -167,7 +172,7 @@ class Arena {
     const size_t start = find_room(next_, bytes);
     if (start == kNone) return 0;
     next_ = start + bytes;
-    allocations_[start] = {bytes, nullptr, true, {}};
+    allocations_[start] = {bytes, nullptr, false, true, {}};
     return pointer(start);
   }
   void map(DevicePointer address, size_t bytes) {
@@ -187,6 +192,7 @@ class Arena {
     DevicePointer start;
     size_t bytes;
     ContextHandle context;
+    bool is_managed;
   };
   /// The allocation or reserved range that holds these bytes, all of them mapped; its start is 0 where there is none.
   Allocation find(DevicePointer address, size_t bytes) const {
@@ -201,7 +207,7 @@ class Arena {
       if (range.bytes == 0) return {};
       i = range.begin + range.bytes;
     }
-    return {pointer(found->first), found->second.bytes, found->second.context};
+    return {pointer(found->first), found->second.bytes, found->second.context, found->second.is_managed};
   }
 
   /// What was mapped at once to an address; its size is 0 where nothing is.
@@ -209,7 +215,7 @@ class Arena {
     const auto found = find(address, 1).start ? containing(offset(address)) : allocations_.end();
     if (found == allocations_.end()) return {};
     const Range range = mapped(found, offset(address));
-    return {pointer(range.begin), range.bytes, found->second.context};
+    return {pointer(range.begin), range.bytes, found->second.context, found->second.is_managed};
   }
 
   /// Where the stand-in reads and writes what lies at a device's address.
@@ -223,6 +229,7 @@ class Arena {
   struct Block {
     size_t bytes;
     ContextHandle context;
+    bool is_managed = false;
     bool is_reserved = false;
     std::map<size_t, size_t> mapped{};  // bytes by start, of a reserved range
   };
@@ -314,6 +321,7 @@ struct CUctx_st {
   int device;
   CUstream_st legacy{this, false, {}, nullptr};
   std::set<CUstream_st*> streams{};  // except the legacy one; those that were destroyed, too
+  std::set<CUctx_st*> peers{};       // whose memory it reaches directly
 };
 struct CUmod_st {
   ContextHandle context;
@@ -713,6 +721,18 @@ EXPORT Status cuDeviceTotalMem_v2(size_t* bytes, DeviceHandle) {
   return kSuccess;
 }
 
+EXPORT Status cuDeviceCanAccessPeer(int* can_access, DeviceHandle device, DeviceHandle peer) {
+  CALL(cuDeviceCanAccessPeer);
+  *can_access = device != peer && number("P2P", 1) != 0;
+  return kSuccess;
+}
+
+EXPORT Status cuCtxEnablePeerAccess(ContextHandle peer, unsigned) {
+  CALL(cuCtxEnablePeerAccess);
+  if (number("P2P", 1) == 0) return kPeerAccessUnsupported;
+  return call.context()->peers.insert(peer).second ? kSuccess : kPeerAccessAlreadyEnabled;
+}
+
 EXPORT Status cuDevicePrimaryCtxRetain(ContextHandle* context, DeviceHandle device) {
   CALL(cuDevicePrimaryCtxRetain);
   call.expect_permitted();
@@ -879,6 +899,7 @@ EXPORT Status cuMemcpyPeerAsync(DevicePointer to, ContextHandle to_context, Devi
     return state().gpus[static_cast<size_t>(context->device)].get() == state().gpu_of(pointer, bytes);
   };
   if (!of(to_context, to) || !of(from_context, from)) misuse("cuMemcpyPeerAsync: memory of another device");
+  ++state().calls[to_context->peers.count(from_context) ? "direct copies" : "copies through the host"];
   state().enqueue(call.stream(stream), call.function(), [=] { std::memcpy(target, source, bytes); },
                   {{to, bytes}, {from, bytes}});
   return kSuccess;
@@ -894,7 +915,10 @@ EXPORT Status cuPointerGetAttributes(unsigned count, int* attributes, void** val
         *static_cast<ContextHandle*>(values[i]) = allocation.context;
         break;
       case kPointerMemoryType:
-        *static_cast<unsigned*>(values[i]) = gpu ? kDeviceMemory : is_pinned ? 1 : 0;
+        *static_cast<unsigned*>(values[i]) = gpu && !allocation.is_managed ? kDeviceMemory : gpu || is_pinned ? 1 : 0;
+        break;
+      case kPointerIsManaged:
+        *static_cast<unsigned*>(values[i]) = allocation.is_managed;
         break;
       case kPointerDeviceOrdinal:
         *static_cast<int*>(values[i]) = gpu ? gpu->primary.device : is_pinned ? 0 : -2;
@@ -1074,6 +1098,14 @@ EXPORT Status cuMemGetInfo_v2(size_t* free, size_t* total) {
   *total = number("MEMORY", size_t{256} << 20);
   *free = *total - state().gpus[static_cast<size_t>(call.context()->device)]->arena.used();
   return kSuccess;
+}
+
+/// Not as on a GPU, the host cannot access it.
+EXPORT Status cuMemAllocManaged(DevicePointer* pointer, size_t bytes, unsigned) {
+  CALL(cuMemAllocManaged);
+  ContextHandle context = call.context();
+  *pointer = state().gpus[static_cast<size_t>(context->device)]->arena.allocate(bytes, context, true);
+  return *pointer ? kSuccess : kOutOfMemory;
 }
 
 /// On the first device, whatever the handles and properties say.
