@@ -37,7 +37,7 @@ export const TOOLS = {
     'nvidia-cuda-runtime==13.0.96',
     'nvidia-cuda-cccl==13.0.85',
   ],
-  'cuobjdump-13.2': ['nvidia-cuda-cuobjdump==13.2.51'],
+  'cuobjdump-13.2': ['nvidia-cuda-cuobjdump==13.2.51', 'nvidia-cuda-nvdisasm==13.2.51'],
   'ptxas-12.9': ['nvidia-cuda-nvcc-cu12==12.9.86'],
 };
 
