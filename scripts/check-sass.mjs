@@ -104,9 +104,9 @@ function measure(name, instructions, resources) {
 }
 
 function measureAll() {
-  const nvdisasm = toolOf('cuobjdump-13.2', 'cu13/bin/nvdisasm');
+  const nvdisasm = toolOf('disassembler-13.2', 'cu13/bin/nvdisasm');
   process.env.PATH = `${dirname(nvdisasm)}:${process.env.PATH}`; // cuobjdump runs it
-  const cuobjdump = toolOf('cuobjdump-13.2', 'cu13/bin/cuobjdump');
+  const cuobjdump = toolOf('disassembler-13.2', 'cu13/bin/cuobjdump');
   const functions = functionsOf(run(cuobjdump, ['-sass', '-arch', ARCHITECTURE, FATBIN]));
   const usage = run(cuobjdump, ['-res-usage', '-arch', ARCHITECTURE, FATBIN]);
   const resources = new Map(
