@@ -30,5 +30,5 @@ export interface CudaAddon {
   pinned(bytes: number, device: number): ArrayBuffer;
   usedDevice(): number;
   synchronize(device: number): void;
-  setDeviceCode(paths: readonly string[]): void;
+  setDeviceCode(path: string): void;
 }

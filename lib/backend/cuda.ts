@@ -6,8 +6,8 @@ import type { CudaAddon } from './cuda-addon.js';
 import { loadBackend } from './index.js';
 import { packageRoot } from './native.js';
 
-/** The device code that the package carries, the preferred file first. */
-const DEVICE_CODE = ['prebuilds/fused_adamw.fatbin', 'prebuilds/fused_adamw.ptx'];
+/** The device code that the package carries. */
+const DEVICE_CODE = fileURLToPath(new URL('prebuilds/fused_adamw.fatbin', packageRoot));
 
 type Cuda = { readonly addon: CudaAddon } | { readonly addon: null; readonly reason: string };
 
@@ -20,7 +20,7 @@ export function loadCuda(): Cuda {
   if (!addon) return { addon: null, reason: `CUDA needs the native backend: ${reason}` };
   if (addonWithCode !== addon.cuda) {
     addonWithCode = addon.cuda;
-    addonWithCode.setDeviceCode(deviceCodePaths());
+    addonWithCode.setDeviceCode(existsSync(DEVICE_CODE) ? DEVICE_CODE : '');
   }
   return { addon: addon.cuda };
 }
@@ -30,10 +30,6 @@ export function cudaAddon(): CudaAddon {
   const { addon } = loadCuda();
   if (!addon) throw new Error('Expected CUDA for a Tensor on a GPU'); // such a Tensor was made with it
   return addon;
-}
-
-function deviceCodePaths(): string[] {
-  return DEVICE_CODE.map((path) => fileURLToPath(new URL(path, packageRoot))).filter((path) => existsSync(path));
 }
 
 /** Why there is no driver, or no device, without making one ready; null if there is. */
@@ -96,24 +92,23 @@ export function cudaInfo(): CudaInfo {
   const { driverVersion = 0, devices, reason } = cuda.addon.probe();
   const why = devices ? (unusable.get(0) ?? null) : (reason ?? 'there is no CUDA device');
   if (why !== null) return { available: false, reason: why };
-  const [path] = deviceCodePaths();
-  if (path === undefined) return { available: false, reason: NO_DEVICE_CODE };
+  if (!existsSync(DEVICE_CODE)) return { available: false, reason: NO_DEVICE_CODE };
   return {
     available: true,
     driver: `${Math.floor(driverVersion / 1000)}.${Math.floor((driverVersion % 1000) / 10)}`,
     devices: (devices ?? []).map(({ name, computeCapability, bytes }) => ({ name, computeCapability, memory: bytes })),
-    deviceCode: deviceCodeOf(path),
+    deviceCode: describeDeviceCode(),
   };
 }
 
 /** As native/cuda/module.cc words it. */
 const NO_DEVICE_CODE = 'no device code is usable: the package carries none';
 
-/** The text that the build embeds in the device code. */
-function deviceCodeOf(path: string): string {
-  const bytes = readFileSync(path);
+/** The text that the build writes into the device code. */
+function describeDeviceCode(): string {
+  const bytes = readFileSync(DEVICE_CODE);
   const start = bytes.indexOf('fused-adamw device code ');
-  return start < 0 ? 'unknown' : bytes.toString('latin1', start, bytes.indexOf(0, start)).split('"')[0];
+  return start < 0 ? 'unknown' : bytes.toString('latin1', start, bytes.indexOf(0, start));
 }
 
 /** The class that keeps tensors of a GPU, in a process where some tensor lies on one already. */

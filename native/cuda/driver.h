@@ -62,7 +62,7 @@ inline constexpr int kPointerMapped = 13;
 // CUmemorytype
 inline constexpr unsigned kDeviceMemory = 2;
 
-/// CUDA 12.0: older drivers do not accept the device code's PTX.
+/// CUDA 12.0: older drivers do not accept the device code.
 inline constexpr int kLeastDriverVersion = 12000;
 
 // Every function that we call: symbol and type.

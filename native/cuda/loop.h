@@ -42,11 +42,16 @@ ADAMW_INLINE uint32_t rounded_pair<Float16>(float first, float second) {
 
 template <>
 ADAMW_INLINE uint32_t rounded_pair<BFloat16>(float first, float second) {
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
-  uint32_t pair;
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
+  uint32_t pair;  // a NaN in it is 0x7fff
   asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(second), "f"(first));
-  // Of a NaN that is 0x7fff, the largest of all results as signed integers, and ours is the next below.
+#if __CUDA_ARCH__ >= 900
+  // As signed integers, that is the largest of all results, and ours is the next below.
   asm("min.s16x2 %0, %0, %1;" : "+r"(pair) : "r"(kBFloat16NaN * 0x10001u));
+#else
+  if (first != first) pair = (pair & 0xffff0000u) | kBFloat16NaN;
+  if (second != second) pair = (pair & 0xffffu) | kBFloat16NaN << 16;
+#endif
   return pair;
 #else
   return upper_halves(round_to_upper_half(first), round_to_upper_half(second));

@@ -86,13 +86,8 @@ void synchronize(const Napi::CallbackInfo& info) {
   Environment::of(info.Env()).in_flight->sweep();
 }
 
-/// setDeviceCode(paths): files with device code, the preferred one first, before a device is used.
-void set_device_code(const Napi::CallbackInfo& info) {
-  const Napi::Array list = info[0].As<Napi::Array>();
-  std::vector<std::string> paths;
-  for (uint32_t i = 0; i < list.Length(); ++i) paths.push_back(list.Get(i).As<Napi::String>().Utf8Value());
-  cuda::set_device_code(std::move(paths));
-}
+/// setDeviceCode(path): the file with the device code, empty if there is none, before a device is used.
+void set_device_code(const Napi::CallbackInfo& info) { cuda::set_device_code(info[0].As<Napi::String>().Utf8Value()); }
 
 }  // namespace
 

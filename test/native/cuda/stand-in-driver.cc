@@ -22,7 +22,6 @@
 //   DRIVER_VERSION  default 13000
 //   INIT            the status that cuInit returns (default 0; 100 without devices)
 //   MODULE          the status that cuModuleLoadData returns (default 0)
-//   FATBIN          the status that cuModuleLoadData returns for anything but PTX (default 0)
 //   FAIL            function:call:status: that call fails, the first being 1; with "+" after the number all later
 //                   ones too. The function "callback" is the next stream callback, which receives the status
 #include "stand-in-driver.h"
@@ -72,7 +71,6 @@ constexpr Status kInvalidValue = 1;
 constexpr Status kNotInitialized = 3;
 constexpr Status kInvalidDevice = 101;
 constexpr Status kInvalidImage = 200;
-constexpr Status kInvalidPtx = 218;
 constexpr Status kPeerAccessUnsupported = 217;
 constexpr Status kInvalidHandle = 400;
 constexpr Status kNotFound = 500;
@@ -92,8 +90,6 @@ constexpr StatusText kStatusTexts[] = {
     {kInvalidDevice, "CUDA_ERROR_INVALID_DEVICE", "invalid device ordinal"},
     {kInvalidImage, "CUDA_ERROR_INVALID_IMAGE", "device kernel image is invalid"},
     {209, "CUDA_ERROR_NO_BINARY_FOR_GPU", "no kernel image is available for execution on the device"},
-    {kInvalidPtx, "CUDA_ERROR_INVALID_PTX", "a PTX JIT compilation failed"},
-    {222, "CUDA_ERROR_UNSUPPORTED_PTX_VERSION", "the provided PTX was compiled with an unsupported toolchain."},
     {kPeerAccessUnsupported, "CUDA_ERROR_PEER_ACCESS_UNSUPPORTED",
      "peer access is not supported between these two devices"},
     {kPeerAccessAlreadyEnabled, "CUDA_ERROR_PEER_ACCESS_ALREADY_ENABLED", "peer access is already enabled"},
@@ -771,18 +767,10 @@ EXPORT Status cuModuleLoadData(CUmod_st** module, const void* image) {
     uint64_t bytes;
   } header;
   if (const auto status = static_cast<Status>(number("MODULE", kSuccess))) return status;
-  std::string text;
-  std::memcpy(&header.magic, image, sizeof header.magic);
-  const bool is_fatbin = header.magic == kMagic;
-  if (is_fatbin) std::memcpy(&header, image, sizeof header);
-  const auto* begin = static_cast<const char*>(image);
-  text.assign(begin, is_fatbin ? header.header_bytes + header.bytes : std::strlen(begin));
-  const bool is_ptx = !is_fatbin && text.find(".version") != std::string::npos;
-  if (!is_ptx)
-    if (const auto status = static_cast<Status>(number("FATBIN", kSuccess))) return status;
-  if (text.find("fused-adamw device code") == std::string::npos) return kInvalidImage;
-  if (is_ptx && std::count(text.begin(), text.end(), '{') != std::count(text.begin(), text.end(), '}'))
-    return kInvalidPtx;
+  std::memcpy(&header, image, sizeof header);
+  if (header.magic != kMagic) return kInvalidImage;
+  const std::string content(static_cast<const char*>(image), header.header_bytes + header.bytes);
+  if (content.find("fused-adamw device code") == std::string::npos) return kInvalidImage;
   *module = new CUmod_st{call.context()};
   state().modules.insert(*module);
   return kSuccess;
