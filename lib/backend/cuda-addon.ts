@@ -6,6 +6,8 @@ export interface DeviceMemory {
   /** Number of the GPU. */
   readonly device: number;
   readonly pointer: bigint;
+  /** The number by which the addon finds it in this thread. */
+  readonly slot: number;
   readonly byteLength: number;
   /** Frees it once no work in flight uses it. */
   dispose(): void;

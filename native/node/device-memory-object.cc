@@ -37,11 +37,18 @@ DeviceMemoryObject::DeviceMemoryObject(const Napi::CallbackInfo& info) : Napi::O
       external_bytes_ = static_cast<int64_t>(memory_->bytes());
       Napi::MemoryManagement::AdjustExternalMemory(env, external_bytes_);
     }
-    info.This().As<Napi::Object>().TypeTag(&kTag);
+    const Napi::Object object = info.This().As<Napi::Object>();
+    object.TypeTag(&kTag);
+    slots_ = Environment::of(env).device_memories;
+    slot_ = slots_->add(this);
+    object.DefineProperty(Napi::PropertyDescriptor::Value("slot", Napi::Number::New(env, slot_)));
   });
 }
 
-DeviceMemoryObject::~DeviceMemoryObject() { release(Env()); }
+DeviceMemoryObject::~DeviceMemoryObject() {
+  release(Env());
+  if (slots_) slots_->remove(slot_);
+}
 
 bool DeviceMemoryObject::is_instance(Napi::Env env, napi_value value) {
   bool is_tagged = false;

@@ -22,6 +22,7 @@ class DeviceMemoryObject : public Napi::ObjectWrap<DeviceMemoryObject> {
   /// The object behind a value. Throws for any other value, and where the memory was disposed of.
   static DeviceMemoryObject& of(Napi::Env env, napi_value value, const char* name);
 
+  /// Null after dispose().
   const std::shared_ptr<cuda::Memory>& memory() const { return memory_; }
   cuda::Device& device() const { return memory_->device(); }
   void* address() const { return reinterpret_cast<void*>(pointer_); }
@@ -38,6 +39,8 @@ class DeviceMemoryObject : public Napi::ObjectWrap<DeviceMemoryObject> {
   void release(Napi::Env env);
 
   std::shared_ptr<InFlight> in_flight_;
+  std::shared_ptr<DeviceMemorySlots> slots_;  // null where the constructor threw
+  uint32_t slot_ = 0;
   std::shared_ptr<cuda::Memory> memory_;  // null once released
   cuda::DevicePointer pointer_ = 0;
   size_t bytes_ = 0;
