@@ -39,7 +39,8 @@ export type { Index } from './step/indices.js';
 export type { ByParameter, ByParameterOrPattern, ParameterMultipliers } from './step/multipliers.js';
 export type { StepResult } from './step/run-step.js';
 export type { DeviceCounts } from './step/update-counts.js';
-export { synchronize } from './tensor/synchronize.js';
+export type { DlpackCapsule } from './tensor/dlpack.js';
+export { synchronize, type WaitEventOptions, waitEvent } from './tensor/synchronize.js';
 export {
   Tensor,
   type TensorFromDevicePointerOptions,

@@ -7,6 +7,7 @@ import { type Abi, checkAbi } from './abi.js';
 import { type AddonTensorListClass, hostTensorList } from './addon-tensor-list.js';
 import type { HostBackend } from './backend.js';
 import type { CudaAddon } from './cuda-addon.js';
+import type { DlpackAddon } from './dlpack-addon.js';
 import { checkWhole } from './elf.js';
 import type { Threading } from './threading.js';
 
@@ -20,6 +21,7 @@ export interface Addon {
   readonly compiler: string;
   readonly availableProcessors: number;
   readonly cuda: CudaAddon;
+  readonly dlpack: DlpackAddon;
   address(memory: ArrayBufferView | ArrayBuffer): bigint;
   preferHugePages(buffer: ArrayBuffer): void;
   firstTouch(buffer: ArrayBuffer, byteOffset: number, byteLength: number): void;

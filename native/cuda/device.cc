@@ -134,6 +134,14 @@ std::shared_ptr<Event> Device::make_event() const {
   return events_.take(0, [] { return std::make_unique<Event>(); });
 }
 
+void Device::expect_stream(StreamHandle stream) const {
+  if (!stream) return;
+  ContextHandle context = nullptr;
+  FUSED_ADAMW_CUDA(cuStreamGetCtx, stream, &context);
+  if (context != this->context())
+    throw std::invalid_argument("a stream of another context than the primary one of cuda:" + std::to_string(ordinal_));
+}
+
 /// 0 of 0 bytes.
 DevicePointer Device::allocate_uninitialised(size_t bytes) {
   {
@@ -160,15 +168,20 @@ void Device::add_use(Uses& uses, StepMemories memories, std::shared_ptr<Event> a
     uses.push_back({std::move(memories), std::move(after)});
 }
 
-const Device::Use* Device::find_last(const Uses& uses, const Memories& of) {
+const Device::Use* Device::find_last(const Uses& uses, std::initializer_list<const Memories*> of) {
+  // To compare all would take longer than they do: work of this stream that is older is waited for.
+  constexpr size_t kMostCompared = 16;
   const Memories* compared[2] = {};  // steps in a row often use the same
   const auto uses_some = [&](const std::shared_ptr<const Memories>& memories, const Memories*& last) {
     if (!memories || memories.get() == last) return false;
     last = memories.get();
-    return overlap(*memories, of);
+    return std::any_of(of.begin(), of.end(), [&](const Memories* each) { return overlap(*memories, *each); });
   };
+  size_t count = 0;
   for (auto use = uses.rbegin(); use != uses.rend(); ++use)
-    if (uses_some(use->memories.tensors, compared[0]) || uses_some(use->memories.grads, compared[1])) return &*use;
+    if (++count > kMostCompared || uses_some(use->memories.tensors, compared[0]) ||
+        uses_some(use->memories.grads, compared[1]))
+      return &*use;
   return nullptr;
 }
 
@@ -177,7 +190,7 @@ std::shared_ptr<Event> Device::begin_copy(const Memories& uses) {
   drain();
   auto after = make_event();
   for (const auto& [stream, steps] : on_streams_) steps.back().after->make_stream_wait(nullptr);
-  if (const Use* use = find_last(on_copy_stream_, uses)) use->after->make_stream_wait(nullptr);
+  if (const Use* use = find_last(on_copy_stream_, {&uses})) use->after->make_stream_wait(nullptr);
   return after;
 }
 
@@ -196,9 +209,9 @@ std::shared_ptr<Event> Device::begin_async_copy(const Memories& uses) {
     after->record(nullptr);
     after->make_stream_wait(copy_stream_);
   }
-  if (const Use* use = find_last(on_legacy_, uses)) use->after->make_stream_wait(copy_stream_);
+  if (const Use* use = find_last(on_legacy_, {&uses})) use->after->make_stream_wait(copy_stream_);
   for (const auto& [stream, steps] : on_streams_)
-    if (const Use* use = find_last(steps, uses)) use->after->make_stream_wait(copy_stream_);
+    if (const Use* use = find_last(steps, {&uses})) use->after->make_stream_wait(copy_stream_);
   return after;
 }
 
@@ -211,19 +224,8 @@ void Device::begin_step(StreamHandle stream, const StepMemories& uses) {
   expect_no_capture(stream);
   drain();
   if (stream && copied_ && copied_->state() == Event::State::pending) copied_->make_stream_wait(stream);
-  // To compare more copies with all arrays of a step would take longer than they do.
-  constexpr size_t kMostCompared = 16;
-  const Uses& copies = on_copy_stream_;
-  if (copies.size() > kMostCompared) {
-    copies.back().after->make_stream_wait(stream);
-    return;
-  }
-  for (auto copy = copies.rbegin(); copy != copies.rend(); ++copy) {
-    const Memories& memories = *copy->memories.tensors;
-    if (!overlap(memories, *uses.tensors) && !overlap(memories, *uses.grads)) continue;
-    copy->after->make_stream_wait(stream);
-    return;
-  }
+  if (const Use* use = find_last(on_copy_stream_, {uses.tensors.get(), uses.grads.get()}))
+    use->after->make_stream_wait(stream);
 }
 
 void Device::end_step(StreamHandle stream, std::shared_ptr<Event> after, StepMemories uses) {

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <deque>
+#include <initializer_list>
 #include <map>
 #include <memory>
 #include <mutex>
@@ -69,6 +70,9 @@ class Device {
   std::shared_ptr<PinnedMemory> allocate_staging(size_t bytes);
   /// From a pool.
   std::shared_ptr<Event> make_event() const;
+  /// Throws std::invalid_argument, with what it is instead, unless a stream other than the
+  /// default one is of the device's primary context.
+  void expect_stream(StreamHandle stream) const;
   /// The stream of asynchronous copies. It is of ours, and waits for no other unless told to.
   StreamHandle copy_stream() const { return copy_stream_; }
   /// Lets this device reach the memory of another directly, where it can.
@@ -135,8 +139,8 @@ class Device {
   };
   using Uses = std::deque<Use>;  // of one stream, in its order
   static void add_use(Uses& uses, StepMemories memories, std::shared_ptr<Event> after);
-  /// The last work that uses some of the memory; null where there is none.
-  static const Use* find_last(const Uses& uses, const Memories& of);
+  /// The last work that uses some of the memory, or may; null where there is none.
+  static const Use* find_last(const Uses& uses, std::initializer_list<const Memories*> of);
   void drop_done(Uses& uses);
 
   std::mutex mutex_;

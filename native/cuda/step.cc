@@ -27,13 +27,9 @@ void StagedBuffer::upload(size_t bytes, StreamHandle stream) {
 
 Step::Step(Device& device, TensorList list, Memories memories, StreamHandle stream)
     : device_(device), list_(std::move(list)), stream_(stream), resources_(std::make_shared<Resources>()) {
-  if (stream) {
+  {
     const ContextGuard guard(device.context());  // the driver's handles of default streams refer to the current context
-    ContextHandle context = nullptr;
-    FUSED_ADAMW_CUDA(cuStreamGetCtx, stream, &context);
-    if (context != device.context())
-      throw std::invalid_argument("a stream of another context than the primary one of cuda:" +
-                                  std::to_string(device.ordinal()));
+    device.expect_stream(stream);
   }
   resources_->memories.tensors = std::make_shared<const Memories>(std::move(memories));
   resources_->memories.grads = std::make_shared<const Memories>();

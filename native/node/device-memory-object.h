@@ -14,7 +14,7 @@ class DeviceMemoryObject : public Napi::ObjectWrap<DeviceMemoryObject> {
 
   /// new DeviceMemory(device, bytes, residue): zeroed memory whose address is `residue` modulo 64
   /// new DeviceMemory(device, bytes, pointer: bigint, owner): memory of another library, which pointerInfo() has
-  /// checked before; the owner is kept alive until nothing uses the memory
+  /// checked before; the owner (an object, or a hold of dlpack.cc) is kept until nothing uses the memory
   explicit DeviceMemoryObject(const Napi::CallbackInfo& info);
   ~DeviceMemoryObject();
 
@@ -33,6 +33,7 @@ class DeviceMemoryObject : public Napi::ObjectWrap<DeviceMemoryObject> {
   Napi::Value device_ordinal(const Napi::CallbackInfo& info);
   Napi::Value pointer(const Napi::CallbackInfo& info);
   Napi::Value byte_length(const Napi::CallbackInfo& info);
+  void share(const Napi::CallbackInfo& info);
   void dispose(const Napi::CallbackInfo& info);
 
   /// Gives the memory back once nothing uses it. Calls no function of the driver.
@@ -45,7 +46,7 @@ class DeviceMemoryObject : public Napi::ObjectWrap<DeviceMemoryObject> {
   cuda::DevicePointer pointer_ = 0;
   size_t bytes_ = 0;
   int64_t external_bytes_ = 0;   // that the garbage collector knows of
-  Napi::ObjectReference owner_;  // empty without one
+  std::shared_ptr<void> owner_;  // null without one
 };
 
 }  // namespace fused_adamw

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <memory>
+#include <mutex>
 #include <vector>
 
 #include "in-flight.h"
@@ -37,10 +38,42 @@ class DeviceMemorySlots {
   std::vector<uint32_t> free_;
 };
 
+/// References of the thread that others have no more use for. Only the thread may drop them.
+class ReleasedReferences {
+ public:
+  /// From any thread.
+  void add(Napi::ObjectReference reference) {
+    if (reference.IsEmpty()) return;
+    const std::lock_guard lock(mutex_);
+    if (has_ended_)
+      reference.SuppressDestruct();
+    else
+      references_.push_back(std::move(reference));
+  }
+  void sweep() {
+    const std::lock_guard lock(mutex_);
+    references_.clear();
+  }
+  /// The references of a thread that ended are gone with it.
+  void end() {
+    const std::lock_guard lock(mutex_);
+    references_.clear();
+    has_ended_ = true;
+  }
+
+ private:
+  std::mutex mutex_;
+  std::vector<Napi::ObjectReference> references_;
+  bool has_ended_ = false;
+};
+
 struct Environment {
   std::shared_ptr<InFlight> in_flight = std::make_shared<InFlight>();
   Napi::FunctionReference hold;  // see held-list.h
+  std::shared_ptr<ReleasedReferences> released = std::make_shared<ReleasedReferences>();
   std::shared_ptr<DeviceMemorySlots> device_memories = std::make_shared<DeviceMemorySlots>();
+
+  ~Environment() { released->end(); }
 
   static Environment& of(Napi::Env env) {
     void* data = nullptr;  // not by Napi::Env, for which a failure is fatal to the process
