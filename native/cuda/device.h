@@ -48,7 +48,7 @@ class Device {
 
   int ordinal() const { return ordinal_; }
   ContextHandle context() const { return context_.handle(); }
-  const Kernel& kernel(Rule rule, DTypeConfig config) const { return module_.kernel(rule, config); }
+  FunctionHandle kernel(Rule rule, DTypeConfig config) const { return module_.kernel(rule, config); }
 
   /// Held while a thread puts work on the device, and not while it waits for work.
   std::mutex& mutex() { return mutex_; }

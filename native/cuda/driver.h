@@ -37,7 +37,6 @@ inline constexpr Status kCaptureImplicit = 906;
 inline constexpr Status kCapturedEvent = 907;
 
 // CUdevice_attribute
-inline constexpr int kMultiprocessorCount = 16;
 inline constexpr int kComputeCapabilityMajor = 75;
 inline constexpr int kComputeCapabilityMinor = 76;
 // CUevent_flags
@@ -109,8 +108,6 @@ inline constexpr int kLeastDriverVersion = 12000;
   X(cuEventSynchronize, Status(EventHandle event))                                                              \
   X(cuEventDestroy_v2, Status(EventHandle event))                                                               \
   X(cuStreamAddCallback, Status(StreamHandle stream, StreamCallback callback, void* context, unsigned flags))   \
-  X(cuOccupancyMaxActiveBlocksPerMultiprocessor,                                                                \
-    Status(int* blocks, FunctionHandle function, int block_size, size_t dynamic_memory))                        \
   X(cuLaunchKernel, Status(FunctionHandle function, unsigned grid_x, unsigned grid_y, unsigned grid_z,          \
                            unsigned block_x, unsigned block_y, unsigned block_z, unsigned dynamic_memory,       \
                            StreamHandle stream, void** parameters, void** extra))

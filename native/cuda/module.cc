@@ -1,6 +1,5 @@
 #include "module.h"
 
-#include <algorithm>
 #include <cstring>
 #include <fstream>
 #include <iterator>
@@ -71,14 +70,9 @@ void set_device_code(std::string path) {
 Module::Module(const PrimaryContext& context) {
   const ContextGuard guard(context.handle());
   ModuleHandle module = load();
-  int multiprocessors = 0;
-  FUSED_ADAMW_CUDA(cuDeviceGetAttribute, &multiprocessors, kMultiprocessorCount, context.device());
   for (int i = 0; i < kKernels; ++i) {
-    int blocks = 0;
     const std::string name = kernel_name(rule_of_kernel(i), config_of_kernel(i));
-    FUSED_ADAMW_CUDA(cuModuleGetFunction, &kernels_[i].function, module, name.c_str());
-    FUSED_ADAMW_CUDA(cuOccupancyMaxActiveBlocksPerMultiprocessor, &blocks, kernels_[i].function, kBlock, 0);
-    kernels_[i].resident_blocks = static_cast<unsigned>(std::max(1, blocks) * multiprocessors);
+    FUSED_ADAMW_CUDA(cuModuleGetFunction, &kernels_[i], module, name.c_str());
   }
 }
 

@@ -12,21 +12,16 @@ namespace fused_adamw::cuda {
 /// The file with the device code, empty if there is none; set before the first Device.
 void set_device_code(std::string path);
 
-struct Kernel {
-  FunctionHandle function = nullptr;
-  unsigned resident_blocks = 0;  // that the device runs at a time
-};
-
 /// The device code loaded into a context; it stays to the end of the process.
 class Module {
  public:
   /// Throws Unavailable with the reason where the file is not usable.
   explicit Module(const PrimaryContext& context);
 
-  const Kernel& kernel(Rule rule, DTypeConfig config) const { return kernels_[kernel_index(rule, config)]; }
+  FunctionHandle kernel(Rule rule, DTypeConfig config) const { return kernels_[kernel_index(rule, config)]; }
 
  private:
-  Kernel kernels_[kKernels];
+  FunctionHandle kernels_[kKernels] = {};
 };
 
 }  // namespace fused_adamw::cuda

@@ -202,9 +202,9 @@ void Step::launch(const ConfigItems& items, size_t first, size_t last, const std
   if (by_value) std::copy(groups.begin(), groups.end(), parameters.groups);
   const auto blocks = static_cast<unsigned>(block_count(parameters.tables));
   if (blocks == 0) return;
-  const Kernel& kernel = device_.kernel(list_.rule(), items.config);
+  FunctionHandle kernel = device_.kernel(list_.rule(), items.config);
   void* arguments[] = {&parameters};
-  FUSED_ADAMW_CUDA(cuLaunchKernel, kernel.function, blocks, 1, 1, kBlock, 1, 1, 0, stream_, arguments, nullptr);
+  FUSED_ADAMW_CUDA(cuLaunchKernel, kernel, blocks, 1, 1, kBlock, 1, 1, 0, stream_, arguments, nullptr);
 }
 
 }  // namespace fused_adamw::cuda

@@ -697,9 +697,6 @@ EXPORT Status cuDeviceGetName(char* name, int length, DeviceHandle device) {
 EXPORT Status cuDeviceGetAttribute(int* value, int attribute, DeviceHandle device) {
   CALL(cuDeviceGetAttribute);
   switch (attribute) {
-    case kMultiprocessorCount:
-      *value = 3;
-      return kSuccess;
     case kComputeCapabilityMajor:
       *value = device == 0 ? 9 : 7;
       return kSuccess;
@@ -1033,13 +1030,6 @@ EXPORT Status cuStreamAddCallback(StreamHandle stream, StreamCallback callback, 
     in_host_function = false;
   };
   state().enqueue(call.stream(stream), call.function(), run, {});
-  return kSuccess;
-}
-
-EXPORT Status cuOccupancyMaxActiveBlocksPerMultiprocessor(int* blocks, FunctionHandle function, int, size_t) {
-  CALL(cuOccupancyMaxActiveBlocksPerMultiprocessor);
-  if (!state().functions.count(function)) misuse("the occupancy of a function that is not there");
-  *blocks = 2;
   return kSuccess;
 }
 
