@@ -85,7 +85,11 @@ const PROBES = [
   ['first use, with the device code loaded (ms; drivers that translate it take seconds)', () => firstUse, 3000],
   ['toArray() of one element (ms)', () => least(() => one.toArray()), 0.06],
   ['a step over zeros, to one over numbers (rows of an embedding)', () => timeOf(zeros(), zeros()) / usual, 1.05],
-  ['a step with a misaligned gradient, to an aligned one', () => timeOf(filled(), misaligned().copyFrom(grad)) / usual, 1.3],
+  [
+    'a step with a misaligned gradient, to an aligned one',
+    () => timeOf(filled(), misaligned().copyFrom(grad)) / usual,
+    1.3,
+  ],
   ['steps beside copyAsync(), to both in turn', overlap, 0.9],
 ];
 
@@ -94,6 +98,8 @@ for (const [name, probe, bound] of PROBES) {
   const number = await probe();
   const isWithin = number <= bound;
   if (!isWithin) failed++;
-  console.log(`${name}: ${number.toPrecision(3)}${values.report ? '' : `, at most ${bound}${isWithin ? '' : ': FAILED'}`}`);
+  console.log(
+    `${name}: ${number.toPrecision(3)}${values.report ? '' : `, at most ${bound}${isWithin ? '' : ': FAILED'}`}`,
+  );
 }
 process.exitCode = failed > 0 && !values.report ? 1 : 0;

@@ -22,10 +22,12 @@
 //   DRIVER_VERSION  default 13000
 //   INIT            the status that cuInit returns (default 0; 100 without devices)
 //   MODULE          the status that cuModuleLoadData returns (default 0)
+//   KERNELS         a library whose kernels run instead of step_thread(), made by scripts/ptx-to-cc.mjs
 //   FAIL            function:call:status: that call fails, the first being 1; with "+" after the number all later
 //                   ones too. The function "callback" is the next stream callback, which receives the status
 #include "stand-in-driver.h"
 
+#include <dlfcn.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
@@ -322,9 +324,13 @@ struct CUctx_st {
 struct CUmod_st {
   ContextHandle context;
 };
+/// One thread of a kernel that was translated from PTX.
+using TranslatedThread = void(const char* parameters, uint32_t ctaid, uint32_t nctaid, uint32_t tid);
+
 struct CUfunc_st {
   ContextHandle context;
   const HostKernel* kernel;
+  TranslatedThread* translated;  // null: the host's own kernel runs
 };
 
 namespace {
@@ -633,13 +639,31 @@ void check_launch(const Arena& arena, const HostKernel& kernel, const void* para
   check_items(tables.warp_items, tables.warp_item_count);
 }
 
-void run_kernel(const Arena& arena, const HostKernel& kernel, const std::string& parameters, unsigned blocks) {
+TranslatedThread* find_translated(const char* name) {
+  const char* path = setting("KERNELS");
+  if (!path) return nullptr;
+  static void* const library = dlopen(path, RTLD_NOW | RTLD_LOCAL);
+  if (!library) misuse(std::string("there are no kernels: ") + dlerror());
+  void* const found = dlsym(library, name);
+  if (!found) misuse(std::string(path) + " has no " + name);
+  return reinterpret_cast<TranslatedThread*>(found);
+}
+
+void run_kernel(const Arena& arena, const CUfunc_st& function, const std::string& parameters, unsigned blocks) {
+  const HostKernel& kernel = *function.kernel;
   check_launch(arena, kernel, parameters.data());
   alignas(16) char aligned[kParameterBytes];
   std::memcpy(aligned, parameters.data(), parameters.size());
   arena.open();
   const unsigned first = blocks / 3;  // no block may rely on another being done
-  for (unsigned i = 0; i < blocks; ++i) kernel.run_block(aligned, (first + i) % blocks);
+  for (unsigned i = 0; i < blocks; ++i) {
+    const unsigned block = (first + i) % blocks;
+    if (!function.translated) {
+      kernel.run_block(aligned, block);
+      continue;
+    }
+    for (unsigned thread = 0; thread < kBlock; ++thread) function.translated(aligned, block, blocks, thread);
+  }
   arena.shut();
 }
 
@@ -778,7 +802,7 @@ EXPORT Status cuModuleGetFunction(FunctionHandle* function, CUmod_st* module, co
   if (!state().modules.count(module)) misuse("cuModuleGetFunction of a module that is not there");
   for (const HostKernel& kernel : kHostKernels) {
     if (kernel.name != name) continue;
-    *function = new CUfunc_st{module->context, &kernel};
+    *function = new CUfunc_st{module->context, &kernel, find_translated(name)};
     state().functions.insert(*function);
     return kSuccess;
   }
@@ -1050,7 +1074,7 @@ EXPORT Status cuLaunchKernel(FunctionHandle function, unsigned grid_x, unsigned 
   for (const void* table : named)
     if (table) uses.push_back({reinterpret_cast<uintptr_t>(table), 1});
   const Arena& arena = state().gpus[static_cast<size_t>(function->context->device)]->arena;
-  const auto run = [=, &arena, &kernel] { run_kernel(arena, kernel, copy, grid_x); };
+  const auto run = [=, &arena] { run_kernel(arena, *function, copy, grid_x); };
   state().enqueue(call.stream(stream), call.function(), run, std::move(uses));
   return kSuccess;
 }

@@ -36,6 +36,10 @@ TEST_P(Steps, EqualTheCpuInEveryRuleAndConfiguration) {
       if (i % 3 == 0) twins.set_group_count(i % 2 ? 1 + random.below(5) : 40);
       if (i > 0) change_grads(twins, random.below(2) == 0);
       twins.run(1 + random.below(3));
+      // After many steps with such scalars, few weights are numbers.
+      if (i == 0) {
+        ASSERT_TRUE(twins.are_equal());
+      }
     }
     ASSERT_TRUE(twins.are_equal());
   }
