@@ -314,7 +314,7 @@ TEST_F(FailingSteps, ReportTheDriversOwnNameAndText) {
 class FailingCalls : public OnStandIn, public ::testing::WithParamInterface<const char*> {};
 
 TEST_P(FailingCalls, AreReportedAndLeaveNothingBehind) {
-  for (unsigned after = 0;; after += 1 + after / 64) {  // whoever waits queries an event often
+  for (unsigned after = 0;; after += 1 + after / 16) {  // whoever waits queries an event often
     bool failed = false;
     {
       const testing::Failing failing(GetParam(), after, 700);
