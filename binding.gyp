@@ -13,6 +13,7 @@
         'native/node/cuda-exports.cc',
         'native/node/cuda-steps.cc',
         'native/node/device-memory-object.cc',
+        'native/node/dlpack.cc',
         'native/node/host-memory.cc',
         'native/node/host-steps.cc',
         'native/node/tensor-list-object.cc',

@@ -39,7 +39,7 @@ export const CASES: readonly Case[] = LAYOUTS.flatMap((layout) =>
 );
 
 /** The cases of npm run bench:cuda. */
-export const CUDA_CASES: readonly Case[] = (['float32', 'bfloat16+master'] as const).flatMap((layout) =>
+export const CUDA_CASES: readonly Case[] = (['float32', 'bfloat16+master', 'bfloat16'] as const).flatMap((layout) =>
   [
     { name: '256Mi', title: '1 x 256 Mi', lengths: [256 * Mi] },
     ...LISTS.filter(({ name }) => ['gpt2', '1000x1024', '10000x64'].includes(name)),

@@ -45,7 +45,8 @@ export type { ByParameter, ByParameterOrPattern, ParameterMultipliers } from './
 export type { StepResult } from './step/run-step.js';
 export type { DeviceCounts } from './step/update-counts.js';
 export type { ResolvedDevice } from './tensor/device.js';
-export { synchronize } from './tensor/synchronize.js';
+export type { DlpackCapsule } from './tensor/dlpack.js';
+export { synchronize, type WaitEventOptions, waitEvent } from './tensor/synchronize.js';
 export {
   Tensor,
   type TensorFromDevicePointerOptions,

@@ -1,26 +1,25 @@
-// Builds the device code: prebuilds/fused_adamw.fatbin, and prebuilds/fused_adamw.ptx
-// for older drivers. It depends on no host, so the npm package carries it.
+// Builds the device code, prebuilds/fused_adamw.fatbin. It depends on no host, so the npm package carries it.
 //
 //   node scripts/build-cuda.mjs              if a compiler is available; else it says so in one line and succeeds
 //   node scripts/build-cuda.mjs --required   fails without a compiler
 //   node scripts/build-cuda.mjs --force      even if the files are up to date
 //
-// It installs the pinned compiler into .cuda/ (git-ignored), unless
-// FUSED_ADAMW_NVCC names another nvcc.
+// It installs pinned tools into .cuda/ (git-ignored), unless FUSED_ADAMW_NVCC names another nvcc, beside which the
+// others are. The compiler makes PTX; what assembles that is of CUDA 12.9, because drivers before 580 do not take
+// machine code of CUDA 13's assembler.
 import { mkdirSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs';
-import { availableParallelism } from 'node:os';
-import { dirname, relative } from 'node:path';
+import { dirname, join, relative } from 'node:path';
 import {
   ARCHITECTURES,
   describe,
   descriptionsIn,
   FATBIN,
   FLAGS,
-  PTX,
-  PTX_ARCHITECTURES,
   PTX_VERSION,
+  ptxOf,
   root,
   run,
+  SHIPPED_PTX,
   SOURCE,
   sourceHash,
   toolOf,
@@ -29,37 +28,60 @@ import {
 const required = process.argv.includes('--required');
 const force = process.argv.includes('--force');
 
-function compile(nvcc, description) {
-  const common = [...FLAGS, `-DFUSED_ADAMW_DEVICE_CODE="${description}"`, SOURCE];
-  const targets = [
-    ...ARCHITECTURES.map((each) => ['-gencode', `arch=compute_${each},code=sm_${each}`]),
-    ...PTX_ARCHITECTURES.map((each) => ['-gencode', `arch=compute_${each},code=compute_${each}`]),
-  ].flat();
-  const threads = String(Math.min(availableParallelism(), 8));
-  run(nvcc, ['-fatbin', '--no-compress', '--threads', threads, ...targets, ...common, '-o', `${FATBIN}.unfinished`]);
-  run(nvcc, ['-ptx', `-arch=compute_${PTX_ARCHITECTURES[0]}`, ...common, '-o', `${PTX}.unfinished`]);
-  // The text of the PTX has the description as numbers only.
-  const ptx = readFileSync(`${PTX}.unfinished`, 'utf8').replace(/^\.version .*$/m, `.version ${PTX_VERSION}`);
-  writeFileSync(`${PTX}.unfinished`, `// ${description}\n${ptx}`);
+function tools() {
+  const nvcc = process.env.FUSED_ADAMW_NVCC;
+  if (nvcc) return { nvcc, ptxas: join(dirname(nvcc), 'ptxas'), fatbinary: join(dirname(nvcc), 'fatbinary') };
+  return {
+    nvcc: toolOf('cuda-13.0', 'cu13/bin/nvcc'),
+    ptxas: toolOf('ptxas-12.9', 'cuda_nvcc/bin/ptxas'),
+    fatbinary: toolOf('cuda-13.0', 'cu13/bin/fatbinary'),
+  };
+}
+
+function versionOf(tool) {
+  const version = /\bV(\d[\d.]*)/.exec(run(tool, ['--version']))?.[1];
+  if (!version) throw new Error(`${tool} --version names no version`);
+  return version;
+}
+
+function compile({ nvcc, ptxas, fatbinary }, description) {
+  const images = [];
+  for (const [virtual, architectures] of ARCHITECTURES) {
+    const ptx = ptxOf(virtual);
+    run(nvcc, ['-ptx', `-arch=compute_${virtual}`, ...FLAGS, SOURCE, '-o', ptx]);
+    // The assembler refuses instructions that the version does not have.
+    const text = readFileSync(ptx, 'utf8').replace(/^\.version .*$/m, `.version ${PTX_VERSION}`);
+    writeFileSync(ptx, `// ${description}\n${text}`);
+    for (const architecture of architectures) {
+      const cubin = join(dirname(ptx), `sm_${architecture}.cubin`);
+      run(ptxas, [`-arch=sm_${architecture}`, ptx, '-o', cubin]);
+      images.push(`--image3=kind=elf,sm=${architecture},file=${cubin}`);
+    }
+  }
+  images.push(`--image3=kind=ptx,sm=${SHIPPED_PTX},file=${ptxOf(SHIPPED_PTX)}`);
+  // The compression that drivers have always had ("speed"); those before CUDA 12.8 know no other.
+  const packing = ['-64', '--compress-all', '--compress-mode=speed', `--ident=${description}`];
+  run(fatbinary, [...packing, ...images, `--create=${FATBIN}.unfinished`]);
+  renameSync(`${FATBIN}.unfinished`, FATBIN);
 }
 
 function build() {
   const hash = sourceHash();
-  const isUpToDate = [FATBIN, PTX].every((file) => {
+  const files = [FATBIN, ...[...ARCHITECTURES.keys()].map(ptxOf)];
+  const isUpToDate = files.every((file) => {
     const descriptions = descriptionsIn(file);
     return descriptions.length === 1 && descriptions[0].hash === hash;
   });
   if (isUpToDate && !force) return 'the device code is up to date';
   // Device code of other sources could disagree with the host about the tables that it reads.
-  for (const file of [FATBIN, PTX]) rmSync(file, { force: true });
-
-  const nvcc = process.env.FUSED_ADAMW_NVCC || toolOf('cuda-13.0', 'cu13/bin/nvcc');
-  const compiler = /\bV(\d[\d.]*)/.exec(run(nvcc, ['--version']))?.[1];
-  if (!compiler) throw new Error(`${nvcc} --version names no version`);
-  mkdirSync(dirname(FATBIN), { recursive: true });
-  compile(nvcc, describe(hash, compiler));
-  for (const file of [FATBIN, PTX]) renameSync(`${file}.unfinished`, file);
-  return `${[FATBIN, PTX].map((file) => relative(root, file)).join(' and ')} were compiled by nvcc ${compiler}`;
+  for (const file of files) {
+    rmSync(file, { force: true });
+    mkdirSync(dirname(file), { recursive: true });
+  }
+  const found = tools();
+  const [compiler, assembler] = [versionOf(found.nvcc), versionOf(found.ptxas)];
+  compile(found, describe(hash, compiler, assembler));
+  return `${relative(root, FATBIN)} was compiled by nvcc ${compiler} and assembled by ptxas ${assembler}`;
 }
 
 try {

@@ -1,26 +1,26 @@
 // Checks the device code that build-cuda.mjs made, on a machine without a GPU:
 //
 //   - it was made from these sources;
+//   - drivers of CUDA 12.0 can read it: the compression, the ABI of the machine code, the version of the PTX;
 //   - no multiply-add is fused, and division and root are rounded as IEEE 754 requires, in the PTX of every kernel;
 //   - every kernel exists for every architecture, without spills and within 64 registers;
-//   - the assembler of CUDA 12.9 accepts the PTX for older drivers;
 //   - native/cuda/driver.h agrees with cuda.h.
 //
 //   node scripts/check-device-code.mjs
 //
 // It fails if something cannot be checked. The tools are installed from PyPI into .cuda/.
-import { mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs';
-import { tmpdir } from 'node:os';
-import { join, relative } from 'node:path';
+import { readdirSync, readFileSync } from 'node:fs';
+import { relative } from 'node:path';
 import {
   ARCHITECTURES,
   descriptionsIn,
   FATBIN,
-  PTX,
-  PTX_ARCHITECTURES,
+  imagesIn,
   PTX_VERSION,
+  ptxOf,
   root,
   run,
+  SHIPPED_PTX,
   sourceHash,
   toolOf,
 } from './device-code.mjs';
@@ -28,7 +28,6 @@ import { dtypeConfigs, ruleNames } from './tables.mjs';
 
 const MOST_REGISTERS = 64; // four blocks of 256 threads to a multiprocessor
 const problems = [];
-const work = mkdtempSync(join(tmpdir(), 'fused-adamw-'));
 
 /** As native/cuda/kernels.cu names them. */
 const kernels = ruleNames().flatMap((rule) => dtypeConfigs().map(({ identifier }) => `adamw_${rule}_${identifier}`));
@@ -36,7 +35,7 @@ if (kernels.length === 0) problems.push('there are no kernels in the tables of n
 
 function checkSources() {
   const expected = sourceHash();
-  for (const file of [FATBIN, PTX]) {
+  for (const file of [FATBIN, ...[...ARCHITECTURES.keys()].map(ptxOf)]) {
     const descriptions = descriptionsIn(file);
     if (descriptions.length !== 1) problems.push(`${relative(root, file)}: ${descriptions.length} descriptions in it`);
     for (const { text, hash } of descriptions) {
@@ -44,6 +43,23 @@ function checkSources() {
       if (hash !== expected) problems.push(`${relative(root, file)} was made from other sources`);
     }
   }
+}
+
+const LZ4 = 0x2000;
+
+/**
+ * Drivers of CUDA 12.0 read no other compression, no other ABI than 7 and no later PTX. Compute capability 10.0 and
+ * 12.0 need a driver of CUDA 12.8, which reads ABI 8.
+ */
+function checkFormat() {
+  const elf = (architecture) => `elf ${architecture >= 100 ? '1.8' : '1.7'} ${architecture}`;
+  const expected = [...[...ARCHITECTURES.values()].flat().map(elf), `ptx ${PTX_VERSION} ${SHIPPED_PTX}`];
+  const images = imagesIn(FATBIN);
+  const found = images.map(({ kind, version, architecture }) => `${kind} ${version} ${architecture}`);
+  console.log(`${relative(root, FATBIN)}: ${found.join(', ')}`);
+  if (found.join() !== expected.join()) problems.push(`${relative(root, FATBIN)}: expected ${expected.join(', ')}`);
+  for (const { compression, architecture } of images)
+    if (compression !== LZ4) problems.push(`the image for ${architecture} is not compressed as old drivers need it`);
 }
 
 /** What may not occur in a kernel. The assembler may contract add.f32, but not add.rn.f32. */
@@ -79,18 +95,15 @@ function checkPtx(name, text) {
   console.log(`${name}: ${bodies.size} kernels`);
 }
 
-function checkPtxOfBoth() {
-  const lowered = readFileSync(PTX, 'utf8');
-  if (!lowered.includes(`\n.version ${PTX_VERSION}\n`)) problems.push(`the PTX is not of version ${PTX_VERSION}`);
-  checkPtx(relative(root, PTX), lowered);
-
-  const cuobjdump = toolOf('cuobjdump-13.2', 'cu13/bin/cuobjdump');
-  const sections = run(cuobjdump, ['-ptx', FATBIN]).split(/^Fatbin /m);
-  for (const architecture of PTX_ARCHITECTURES) {
-    const section = sections.find((each) => each.startsWith('ptx') && each.includes(`\n.target sm_${architecture}\n`));
-    if (section) checkPtx(`PTX of compute_${architecture} in ${relative(root, FATBIN)}`, section);
-    else problems.push(`there is no PTX of compute_${architecture} in ${relative(root, FATBIN)}`);
-  }
+function checkEveryPtx() {
+  for (const architecture of ARCHITECTURES.keys())
+    checkPtx(relative(root, ptxOf(architecture)), readFileSync(ptxOf(architecture), 'utf8'));
+  const cuobjdump = toolOf('disassembler-13.2', 'cu13/bin/cuobjdump');
+  const shipped = run(cuobjdump, ['-ptx', FATBIN]);
+  // Packing removes comments and indentation.
+  const code = (text) => text.slice(text.indexOf('.version')).replace(/\/\/.*|\s/g, '');
+  if (code(shipped) !== code(readFileSync(ptxOf(SHIPPED_PTX), 'utf8')))
+    problems.push(`the PTX in ${relative(root, FATBIN)} is not ${relative(root, ptxOf(SHIPPED_PTX))}`);
 }
 
 /** The registers of each kernel, and its local memory, of which it should need none. */
@@ -109,9 +122,9 @@ function checkResources(name, architecture, resources) {
 }
 
 function checkMachineCode() {
-  const cuobjdump = toolOf('cuobjdump-13.2', 'cu13/bin/cuobjdump');
+  const cuobjdump = toolOf('disassembler-13.2', 'cu13/bin/cuobjdump');
   const sections = run(cuobjdump, ['-res-usage', FATBIN]).split(/^Fatbin /m);
-  for (const architecture of ARCHITECTURES) {
+  for (const architecture of [...ARCHITECTURES.values()].flat()) {
     const section = sections.find((each) => each.startsWith('elf') && each.includes(`\narch = sm_${architecture}\n`));
     const found = (section ?? '').matchAll(/Function (\w+):\s+REG:(\d+) STACK:(\d+) SHARED:\d+ LOCAL:(\d+)/g);
     const resources = [...found].map(([, kernel, registers, stack, local]) => [
@@ -119,22 +132,6 @@ function checkMachineCode() {
       { registers: Number(registers), memory: Number(stack) + Number(local) },
     ]);
     checkResources(relative(root, FATBIN), architecture, new Map(resources));
-  }
-}
-
-/** As a driver of CUDA 12 does when it loads the PTX. */
-function checkOlderAssembler() {
-  const ptxas = toolOf('ptxas-12.9', 'cuda_nvcc/bin/ptxas');
-  const cuobjdump = toolOf('cuobjdump-13.2', 'cu13/bin/cuobjdump');
-  for (const architecture of ARCHITECTURES) {
-    const cubin = join(work, `sm_${architecture}.cubin`);
-    run(ptxas, [`-arch=sm_${architecture}`, PTX, '-o', cubin]);
-    const found = run(cuobjdump, ['-res-usage', cubin]).matchAll(/Function (\w+):\s+REG:(\d+) STACK:(\d+)/g);
-    const resources = [...found].map(([, kernel, registers, stack]) => [
-      kernel,
-      { registers: Number(registers), memory: Number(stack) },
-    ]);
-    checkResources('PTX by ptxas 12.9', architecture, new Map(resources));
   }
 }
 
@@ -146,7 +143,7 @@ function checkDeclarations() {
   console.log('native/cuda/driver.h agrees with cuda.h');
 }
 
-const CHECKS = [checkSources, checkPtxOfBoth, checkMachineCode, checkOlderAssembler, checkDeclarations];
+const CHECKS = [checkSources, checkFormat, checkEveryPtx, checkMachineCode, checkDeclarations];
 for (const check of CHECKS) {
   try {
     check();
@@ -154,7 +151,6 @@ for (const check of CHECKS) {
     problems.push(error.message);
   }
 }
-rmSync(work, { recursive: true });
 const SHOWN = 20;
 for (const problem of problems.slice(0, SHOWN)) console.error(`check-device-code: ${problem}`);
 if (problems.length > SHOWN) console.error(`check-device-code: and ${problems.length - SHOWN} more`);

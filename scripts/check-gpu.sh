@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# The checks that need a GPU: the tests, NVIDIA's sanitizer over them, one launch
-# a step, and the speed beside PyTorch. Needs a built package with the device
+# The checks that need a GPU: the tests, NVIDIA's sanitizer over them, probes, one
+# launch a step, and the speed beside PyTorch. Needs a built package with the device
 # code (npm ci && npm run build:cuda), compute-sanitizer, nsys, and python3 with
 # torch; a check whose tool is missing fails.
 #
@@ -47,9 +47,12 @@ profile() {
 }
 
 check 'a GPU can be used' gpu
-check 'the tests' "$node" "${mocha[@]}" dist/test/20.*.test.js dist/test/70.*.test.js dist/test/90.*.test.js
+check 'the tests' "$node" "${mocha[@]}" dist/test/17.*.test.js dist/test/20.*.test.js \
+  dist/test/70.*.test.js dist/test/90.*.test.js
 check 'memcheck' sanitizer memcheck
-check 'racecheck' sanitizer racecheck
+check 'initcheck' sanitizer initcheck
+check "the probes, without the driver's cache of translated code" \
+  env CUDA_CACHE_DISABLE=1 "$node" --no-warnings scripts/gpu-probes.mjs
 check 'launches and copies of ten steps' profile
 check 'speed beside a copy on the device and PyTorch' "$node" --no-warnings dist/bench/cuda.js
 echo "$passed passed, $failed failed"

@@ -9,14 +9,22 @@ import { fileURLToPath } from 'node:url';
 export const root = fileURLToPath(new URL('..', import.meta.url));
 export const SOURCE = join(root, 'native/cuda/kernels.cu');
 export const FATBIN = join(root, 'prebuilds/fused_adamw.fatbin');
-/** For drivers before 580, which do not take machine code of CUDA 13. */
-export const PTX = join(root, 'prebuilds/fused_adamw.ptx');
 
-/** Machine code for these; later ones in between are served by the PTX. */
-export const ARCHITECTURES = [75, 80, 86, 89, 90, 100, 120];
-export const PTX_ARCHITECTURES = [75, 120];
-/** The lowest that has cvta.param, which __grid_constant__ needs; CUDA 12.0 takes up to 8.0. */
-export const PTX_VERSION = '7.7';
+/**
+ * The machine code that is assembled from each PTX. A GPU also runs the machine code of a lower minor version of its
+ * compute capability, and the driver translates the last PTX for all later ones.
+ */
+export const ARCHITECTURES = new Map([
+  [75, [75]],
+  [80, [80, 86, 89]],
+  [90, [90, 100, 120]],
+]);
+export const SHIPPED_PTX = 90;
+/** What drivers of CUDA 12.0 take. */
+export const PTX_VERSION = '8.0';
+
+/** The PTX that the machine code is assembled from: the tests run it. */
+export const ptxOf = (architecture) => join(root, `.cuda/ptx/compute_${architecture}.ptx`);
 
 export const FLAGS = [
   '-std=c++17',
@@ -37,7 +45,7 @@ export const TOOLS = {
     'nvidia-cuda-runtime==13.0.96',
     'nvidia-cuda-cccl==13.0.85',
   ],
-  'cuobjdump-13.2': ['nvidia-cuda-cuobjdump==13.2.51'],
+  'disassembler-13.2': ['nvidia-cuda-cuobjdump==13.2.51', 'nvidia-cuda-nvdisasm==13.2.51'],
   'ptxas-12.9': ['nvidia-cuda-nvcc-cu12==12.9.86'],
 };
 
@@ -84,16 +92,36 @@ function sources(file = SOURCE, found = new Set()) {
 export function sourceHash() {
   const hash = createHash('sha256');
   for (const file of [...sources()].sort()) hash.update(relative(root, file)).update('\0').update(readFileSync(file));
-  hash.update(JSON.stringify([FLAGS, ARCHITECTURES, PTX_ARCHITECTURES, PTX_VERSION]));
+  hash.update(JSON.stringify([FLAGS, [...ARCHITECTURES], SHIPPED_PTX, PTX_VERSION]));
   return hash.digest('hex');
 }
 
-/** What is embedded in the device code. */
-export const describe = (hash, compiler) => `fused-adamw device code ${hash} nvcc ${compiler}`;
+/** What is written into the files. */
+export const describe = (hash, compiler, assembler) =>
+  `fused-adamw device code ${hash} nvcc ${compiler} ptxas ${assembler}`;
 
 /** Every description in a file, each once. */
 export function descriptionsIn(file) {
   if (!existsSync(file)) return [];
-  const found = readFileSync(file, 'latin1').matchAll(/fused-adamw device code ([0-9a-f]{64}) nvcc ([\d.]+)/g);
-  return [...new Map([...found].map(([text, hash, compiler]) => [text, { text, hash, compiler }])).values()];
+  const found = readFileSync(file, 'latin1').matchAll(
+    /fused-adamw device code ([0-9a-f]{64}) nvcc [\d.]+ ptxas [\d.]+/g,
+  );
+  return [...new Map([...found].map(([text, hash]) => [text, { text, hash }])).values()];
+}
+
+/** What a file of device code contains: machine code (`elf`) and PTX, with the headers' numbers. */
+export function imagesIn(file) {
+  const bytes = readFileSync(file);
+  const images = [];
+  for (let at = bytes.readUInt16LE(6); at < bytes.length; ) {
+    images.push({
+      kind: { 1: 'ptx', 2: 'elf' }[bytes.readUInt16LE(at)],
+      /** Of PTX its version; of machine code 1 and the version of its ABI. */
+      version: `${bytes.readUInt16LE(at + 26)}.${bytes.readUInt16LE(at + 24)}`,
+      architecture: bytes.readUInt32LE(at + 28),
+      compression: bytes.readUInt32LE(at + 40) & 0xa000,
+    });
+    at += bytes.readUInt32LE(at + 4) + Number(bytes.readBigUInt64LE(at + 8));
+  }
+  return images;
 }

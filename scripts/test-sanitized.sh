@@ -24,7 +24,7 @@ library() { "${CC:-cc}" -print-file-name="$1"; }
 export FUSED_ADAMW_BINARY=$build/Release/fused_adamw.node FUSED_ADAMW_BACKEND=native
 export ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1:quarantine_size_mb=16 UBSAN_OPTIONS=print_stacktrace=1
 tests=()
-for number in 13 38 53 60 61 66 67 68 71; do tests+=(dist/test/"$number".*.test.js); done
+for number in 13 17 38 53 60 61 66 67 68 71; do tests+=(dist/test/"$number".*.test.js); done
 # AddressSanitizer keeps memory that was freed for a while, so how much the process has says nothing. What runs in
 # TypeScript alone is left out.
 LD_PRELOAD="$(library libasan.so):$(library libstdc++.so)" quietly node node_modules/mocha/bin/mocha.js \

@@ -2,7 +2,7 @@
 import { setImmediate } from 'node:timers/promises';
 import { Worker } from 'node:worker_threads';
 import { expect } from 'chai';
-import { AdamW, multiAdamwUpdate, synchronize, syncMaster, Tensor } from '../lib/index.js';
+import { AdamW, multiAdamwUpdate, synchronize, syncMaster, Tensor, waitEvent } from '../lib/index.js';
 import { expectSameBits } from './support/bits.js';
 import { reportOf } from './support/child.js';
 import { collectGarbage, either, itUnless, noCuda, noGc } from './support/conditions.js';
@@ -57,6 +57,60 @@ describe('a step on a GPU', () => {
       });
       expectSameModel(results[0], results[1], config);
     }
+  });
+
+  itUnless(noDriverCalls, 'should wait for the event of another library by waitEvent()', async () => {
+    const { createStream, fill, recordEvent } = driverCalls();
+    const [theirs, ours] = [createStream(), createStream()];
+    const filled = new Float32Array(new Uint8Array(20_000).fill(0x3c).buffer);
+    const slow = new AdamW({ ...OPTIONS, stream: theirs }); // so that their work takes a while
+    const large = Tensor.zeros(300_000, { device: 'cuda' });
+    const zeros = Tensor.zeros(300_000, { device: 'cuda' });
+    const state = slow.createState(0, large);
+    for (const stream of [0n, ours]) {
+      for (let i = 0; i < 3; i++) {
+        const grad = Tensor.zeros(5000, { device: 'cuda' });
+        const copy = Tensor.zeros(5000, { pinned: true });
+        const [there, here] = [Tensor.zeros(5000, { device: 'cuda' }), Tensor.zeros(5000)];
+        synchronize();
+        const [optimizer, expected] = [new AdamW({ ...OPTIONS, stream }), new AdamW(OPTIONS)];
+        slow.update(0, large, zeros, state);
+        for (let k = 0; k < 100; k++) fill(zeros.pointer, theirs);
+        fill(grad.pointer, theirs);
+        waitEvent(recordEvent(theirs), { stream });
+        optimizer.update(0, there, grad, optimizer.createState(0, there));
+        await copy.copyAsync(grad);
+        expected.update(0, here, filled, expected.createState(0, here));
+        expect([...there.toArray()]).to.deep.equal([...here.toArray()]);
+        expect([...copy.toArray()]).to.deep.equal([...filled]);
+      }
+    }
+    expectError(() => waitEvent(0n), RangeError, 'Expected a CUevent for event but received 0n');
+    expect(() => waitEvent('x' as never)).to.throw(TypeError, 'event');
+    expect(() => waitEvent(1n, { device: 'cpu' })).to.throw(RangeError, "Expected 'cuda' or 'cuda:N' for device");
+    const elsewhere = driverCalls().createStreamElsewhere();
+    expect(() => waitEvent(recordEvent(theirs), { stream: elsewhere })).to.throw(
+      RangeError,
+      'Expected a stream of cuda:0',
+    );
+  });
+
+  itUnless(noStandIn, 'should take new gradients of 10,000 tensors in at most 5 ms of the host', () => {
+    const list = (): Tensor[] => Array.from({ length: 10_000 }, () => Tensor.zeros(2, { device: 'cuda' }));
+    const weights = list();
+    const grads = [list(), list()];
+    const optimizer = new AdamW(OPTIONS);
+    const indices = weights.map((_, i) => i);
+    const states = weights.map((weight, i) => optimizer.createState(i, weight));
+    const bound = optimizer.bind(indices, weights, grads[0], states);
+    const rounds = Array.from({ length: 20 }, (_, round) => {
+      synchronize();
+      const start = performance.now();
+      bound.setGrads(grads[round % 2]);
+      bound.step();
+      return performance.now() - start;
+    });
+    expect(Math.min(...rounds)).to.be.below(5);
   });
 
   itUnless(noCuda, 'should see fresh gradients at each step and leave them unchanged', () => {

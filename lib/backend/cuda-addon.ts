@@ -6,7 +6,11 @@ export interface DeviceMemory {
   /** Number of the GPU. */
   readonly device: number;
   readonly pointer: bigint;
+  /** The number by which the addon finds it in this thread. */
+  readonly slot: number;
   readonly byteLength: number;
+  /** Notes that other libraries may use it: asynchronous copies keep in order with their work. */
+  share(): void;
   /** Frees it once no work in flight uses it. */
   dispose(): void;
 }
@@ -30,5 +34,7 @@ export interface CudaAddon {
   pinned(bytes: number, device: number): ArrayBuffer;
   usedDevice(): number;
   synchronize(device: number): void;
-  setDeviceCode(paths: readonly string[]): void;
+  /** Returns what else the stream is, if it is not one of the device. */
+  waitEvent(device: number, event: bigint, stream: bigint): string | null;
+  setDeviceCode(path: string): void;
 }

@@ -17,7 +17,7 @@ export function loadCuda(): Cuda {
   if (!addon) return { addon: null, reason: `CUDA needs the native backend: ${reason}` };
   if (addonWithCode !== addon.cuda) {
     addonWithCode = addon.cuda;
-    addonWithCode.setDeviceCode(deviceCodePaths());
+    addonWithCode.setDeviceCode(deviceCodePath() ?? '');
   }
   return { addon: addon.cuda };
 }
@@ -29,13 +29,11 @@ export function cudaAddon(): CudaAddon {
   return addon;
 }
 
-/** The device code that the package carries, the preferred file first. Whole literals, for tracers. */
-function deviceCodePaths(): string[] {
-  if (typeof __dirname !== 'string') return []; // in a bundle that is an ES module
-  return [
-    join(__dirname, '../../../prebuilds/fused_adamw.fatbin'),
-    join(__dirname, '../../../prebuilds/fused_adamw.ptx'),
-  ].filter((path) => existsSync(path));
+/** The device code that the package carries, if it is there. A whole literal, for tracers. */
+function deviceCodePath(): string | null {
+  if (typeof __dirname !== 'string') return null; // in a bundle that is an ES module
+  const path = join(__dirname, '../../../prebuilds/fused_adamw.fatbin');
+  return existsSync(path) ? path : null;
 }
 
 /** Why there is no driver, or no device, without making one ready; null if there is. */
@@ -107,24 +105,24 @@ export function cudaInfo(): CudaInfo {
   const { driverVersion = 0, devices, reason } = cuda.addon.probe();
   const why = devices ? (unusable.get(0) ?? null) : (reason ?? 'there is no CUDA device');
   if (why !== null) return { available: false, reason: why };
-  const [path] = deviceCodePaths();
-  if (path === undefined) return { available: false, reason: NO_DEVICE_CODE };
+  const deviceCode = deviceCodePath();
+  if (deviceCode === null) return { available: false, reason: NO_DEVICE_CODE };
   return {
     available: true,
     driver: `${Math.floor(driverVersion / 1000)}.${Math.floor((driverVersion % 1000) / 10)}`,
     devices: (devices ?? []).map(({ name, computeCapability, bytes }) => ({ name, computeCapability, memory: bytes })),
-    deviceCode: deviceCodeOf(path),
+    deviceCode: describeDeviceCode(deviceCode),
   };
 }
 
 /** As native/cuda/module.cc words it. */
 const NO_DEVICE_CODE = 'no device code is usable: the package carries none';
 
-/** The text that the build embeds in the device code. */
-function deviceCodeOf(path: string): string {
+/** The text that the build writes into the device code. */
+function describeDeviceCode(path: string): string {
   const bytes = readFileSync(path);
   const start = bytes.indexOf('fused-adamw device code ');
-  return start < 0 ? 'unknown' : bytes.toString('latin1', start, bytes.indexOf(0, start)).split('"')[0];
+  return start < 0 ? 'unknown' : bytes.toString('latin1', start, bytes.indexOf(0, start));
 }
 
 /** The class that keeps tensors of a GPU, in a process where some tensor lies on one already. */

@@ -5,6 +5,7 @@ import { type AddonTensorListClass, hostTensorList } from './addon-tensor-list.j
 import type { HostBackend } from './backend.js';
 import { binaries, platformName } from './binary.js';
 import type { CudaAddon } from './cuda-addon.js';
+import type { DlpackAddon } from './dlpack-addon.js';
 import { environment } from './environment.js';
 import type { Threading } from './threading.js';
 
@@ -18,6 +19,7 @@ export interface Addon {
   readonly compiler: string;
   readonly availableProcessors: number;
   readonly cuda: CudaAddon;
+  readonly dlpack: DlpackAddon;
   address(memory: ArrayBufferView | ArrayBuffer): bigint;
   preferHugePages(buffer: ArrayBuffer): void;
   firstTouch(buffer: ArrayBuffer, byteOffset: number, byteLength: number): void;

@@ -98,7 +98,7 @@ function newBuffer(bytes: number, spare: number): ArrayBuffer {
 }
 
 /** Native code keeps the address of this memory, so it must neither be transferred nor resized. */
-function pin(buffer: ArrayBuffer): void {
+export function pin(buffer: ArrayBuffer): void {
   markAsUntransferable(buffer);
   for (const method of ['transfer', 'transferToFixedLength', 'resize']) {
     if (!(method in buffer)) continue;

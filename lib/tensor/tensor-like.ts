@@ -1,5 +1,6 @@
 /** What is accepted as a tensor: Tensors and the typed arrays that say their dtype. */
 import type { Memory } from '../backend/backend.js';
+import type { DeviceMemory } from '../backend/cuda-addon.js';
 import { type Named, nameOf, outOfRangeIn, wrongKind, wrongKindIn } from '../errors.js';
 import { bytesOf, type DType, type Float16ArrayLike } from '../numerics/dtype.js';
 import { typedArrayLength, typedArrayName } from '../numerics/typed-arrays.js';
@@ -74,6 +75,7 @@ function notATensor(value: unknown, named: Named, i?: number): TypeError {
 export function zerosBeside<D extends DType>(like: TensorLike, dtype: D): Tensor<D> {
   if (!(like instanceof Tensor)) return Tensor.allocate([typedArrayLength(like)], dtype, 'cpu');
   if (like.device === 'cpu') return Tensor.allocate(like.shape, dtype, 'cpu');
-  const firstElement = Number(like.pointer % BigInt(ALIGNMENT)) / bytesOf(like.dtype);
+  const { pointer } = like.memory as DeviceMemory;
+  const firstElement = Number(pointer % BigInt(ALIGNMENT)) / bytesOf(like.dtype);
   return Tensor.allocate(like.shape, dtype, like.device, firstElement * bytesOf(dtype));
 }

@@ -35,6 +35,7 @@ import {
 import { readOptions } from '../options.js';
 import { allocate, allocateOn, allocatePinned, firstTouch, newStorage } from './allocator.js';
 import { cudaDevice, type ResolvedDevice, resolveDevice } from './device.js';
+import { type DlpackCapsule, makeCapsule, takeDlpack } from './dlpack.js';
 import { storageOfArray, storageOfBuffer } from './host-storage.js';
 import { checkNumbers } from './numbers.js';
 import { checkShape, elementsOf } from './shape.js';
@@ -133,6 +134,8 @@ export class Tensor<D extends DType = DType> {
   /** @internal */
   readonly cloning = NOT_CLONEABLE;
   #memory: Memory | null;
+  /** Of a tensor of another library, from DLPack. */
+  #giveBack: (() => void) | undefined;
   /** Whether it is memory of ours, which stays where it is. */
   readonly #stays: boolean;
 
@@ -284,6 +287,42 @@ export class Tensor<D extends DType = DType> {
   }
 
   /**
+   * A tensor of another library, which a Node addon hands over as DLPack has it:
+   * the address of a DLManagedTensor (a bigint or an External), or a capsule,
+   * which may also be of a DLManagedTensorVersioned. Nothing is copied. The
+   * deleter is called once, in this thread, after dispose() or when the Tensor is
+   * garbage and no work uses the memory.
+   *
+   * A GPU's memory must be ready for the optimizer's stream: see waitEvent().
+   *
+   * @param capsule contiguous float16, bfloat16, float32 or float64 on the CPU
+   *   (page-locked, too) or on a GPU that is usable
+   * @throws TypeError for anything else than a capsule or an address, RangeError
+   *   for one that was used already, is read-only or strided, or has another
+   *   dtype or device, and without the native backend; then nothing was taken
+   */
+  static fromDlpack(capsule: DlpackCapsule | bigint | object): Tensor {
+    const { dtype, shape, memory, device, giveBack } = takeDlpack(capsule);
+    const tensor = new Tensor(dtype, shape, memory, device, false);
+    tensor.#giveBack = giveBack;
+    return tensor;
+  }
+
+  /**
+   * This tensor for another library, as DLPack has it. Nothing is copied, and the
+   * memory is kept until that library calls the deleter (or, if none takes the
+   * tensor, until the capsule is garbage), also after dispose(). A step's values
+   * are ready for it on the optimizer's stream, and after synchronize().
+   *
+   * @param options.versioned false for a library from before DLPack 1.0
+   * @throws RangeError without the native backend
+   */
+  toDlpack(options: { readonly versioned?: boolean } = {}): DlpackCapsule {
+    const { versioned = true } = readOptions(options, 'options', ['versioned']);
+    return makeCapsule(this.#live(), this.dtype, this.shape, checkBoolean(versioned, 'versioned'));
+  }
+
+  /**
    * The memory itself: a Float32Array, a Float64Array, or a Uint16Array of the
    * bits of either half.
    *
@@ -300,7 +339,10 @@ export class Tensor<D extends DType = DType> {
   /** Address of the first element; of a tensor on the CPU only the native backend knows it. */
   get pointer(): bigint {
     const memory = this.#live();
-    if (!ArrayBuffer.isView(memory)) return memory.pointer;
+    if (!ArrayBuffer.isView(memory)) {
+      memory.share();
+      return memory.pointer;
+    }
     const { addon, reason } = loadBackend();
     if (!addon) throw outOfRangeIn('the native backend', 'pointer', `the TypeScript backend (${reason})`);
     return addon.address(memory);
@@ -434,6 +476,7 @@ export class Tensor<D extends DType = DType> {
     if (this.#memory === null) return;
     disposals++;
     if (!ArrayBuffer.isView(this.#memory)) this.#memory.dispose();
+    this.#giveBack?.();
     this.#memory = null;
   }
 

@@ -71,23 +71,49 @@ inline T lerp_factor(double beta1) {
   return weight < T(0.5) ? weight : weight - 1;
 }
 
+/// The value in [-bound, bound] that is nearest to x; NaN is passed through.
+template <typename T>
+ADAMW_INLINE T clip(T x, T bound) {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
+  if constexpr (std::is_same_v<T, float>) {
+    asm("min.NaN.f32 %0, %0, %1;" : "+f"(x) : "f"(bound));
+    asm("max.NaN.f32 %0, %0, %1;" : "+f"(x) : "f"(-bound));
+    return x;
+  }
+#endif
+  return x > bound ? bound : (x < -bound ? -bound : x);
+}
+
+/// What an element is moved by, but for the factors that are not in `numerator`.
+template <Rule rule, typename T>
+ADAMW_INLINE T quotient(T numerator, T v, const Scalars<T>& s) {
+  using std::sqrt;
+#if defined(__CUDA_ARCH__)
+  // A GPU takes far longer for the root and the quotient of zero than for others, and many elements have not seen any
+  // gradient yet (the rows of an embedding). Their quotient is that zero. (float64 has no register left for it.)
+  if constexpr (std::is_same_v<T, float>)
+    if (numerator == 0 && v >= 0 && s.epsilon > 0) return numerator;
+#endif
+  if constexpr (rule == Rule::pytorch) return numerator / (sqrt(v) / s.root + s.epsilon);
+  return numerator / (sqrt(v) + s.epsilon);
+}
+
 /// Updates weight w, mean m and variance v in place by the gradient g.
 template <Rule rule, typename T>
 ADAMW_INLINE void adamw(T& w, T g, T& m, T& v, const Scalars<T>& s) {
-  using std::sqrt;
   g = s.rescale * g;
-  g = g > s.clip ? s.clip : (g < -s.clip ? -s.clip : g);  // NaN passes through
+  g = clip(g, s.clip);
   if constexpr (rule == Rule::pytorch) {
     w = w * s.decay;
     m = (s.lerp > 0 ? m : g) + s.lerp * (g - m);  // the same choice for all elements of a step
     v = s.beta2 * v + s.one_minus_beta2 * g * g;
-    w = w - s.eta * m / (sqrt(v) / s.root + s.epsilon);
+    w = w - quotient<rule>(s.eta * m, v, s);
   } else {
     if constexpr (rule == Rule::coupled) g = g + s.wd * w;
     m = s.beta1 * (m - g) + g;
     const T q = g * g;
     v = s.beta2 * (v - q) + q;
-    w = w - s.eta * (s.lr * m / (sqrt(v) + s.epsilon) + s.wd * w);
+    w = w - s.eta * (quotient<rule>(s.lr * m, v, s) + s.wd * w);
   }
 }
 

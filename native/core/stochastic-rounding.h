@@ -51,13 +51,17 @@ ADAMW_INLINE RandomKey random_key(uint32_t tensor_key, uint32_t count, uint32_t 
 inline constexpr uint32_t kCounterStep = 0x9e3779b1u;
 ADAMW_INLINE uint32_t random_counter(RandomKey key, uint32_t pair) { return pair * kCounterStep + key.add; }
 
-/// 16 random bits for each element of a pair, the even one first: the halves of one word.
+/// 16 random bits for each element of a pair, the even one first: the halves of random_word().
 struct RandomPair {
   uint32_t first, second;
 };
-ADAMW_INLINE RandomPair random_pair(RandomKey key, uint32_t counter) {
+ADAMW_INLINE uint32_t random_word(RandomKey key, uint32_t counter) {
   const uint32_t word = scramble(counter, key.xor_);
-  return {(word ^ word >> 16) & 0xffff, word >> 16};
+  return word ^ word >> 16;
+}
+ADAMW_INLINE RandomPair random_pair(RandomKey key, uint32_t counter) {
+  const uint32_t word = random_word(key, counter);
+  return {word & 0xffff, word >> 16};
 }
 
 /// 16 random bits for the element whose index has the lower half `low`.

@@ -2,9 +2,11 @@
 #pragma once
 
 #include <deque>
+#include <initializer_list>
 #include <map>
 #include <memory>
 #include <mutex>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -27,6 +29,13 @@ int driver_version();
 int device_count();
 DeviceInfo device_info(int ordinal);
 
+/// What a step uses: the arrays of its tensors but the gradients, and those.
+struct StepMemories {
+  std::shared_ptr<const Memories> tensors, grads;
+
+  bool operator==(const StepMemories& other) const { return tensors == other.tensors && grads == other.grads; }
+};
+
 class Device {
  public:
   /// The device of that number. The first call retains its primary context and
@@ -39,7 +48,7 @@ class Device {
 
   int ordinal() const { return ordinal_; }
   ContextHandle context() const { return context_.handle(); }
-  const Kernel& kernel(Rule rule, DTypeConfig config) const { return module_.kernel(rule, config); }
+  FunctionHandle kernel(Rule rule, DTypeConfig config) const { return module_.kernel(rule, config); }
 
   /// Held while a thread puts work on the device, and not while it waits for work.
   std::mutex& mutex() { return mutex_; }
@@ -61,20 +70,35 @@ class Device {
   std::shared_ptr<PinnedMemory> allocate_staging(size_t bytes);
   /// From a pool.
   std::shared_ptr<Event> make_event() const;
+  /// Throws std::invalid_argument, with what it is instead, unless a stream other than the
+  /// default one is of the device's primary context.
+  void expect_stream(StreamHandle stream) const;
+  /// The stream of asynchronous copies. It is of ours, and waits for no other unless told to.
+  StreamHandle copy_stream() const { return copy_stream_; }
+  /// Lets this device reach the memory of another directly, where it can.
+  void enable_access_to(Device& peer);
 
-  // These need the mutex, too. The first two throw
-  // std::runtime_error where the stream is being captured into a graph, before
-  // anything is recorded.
+  // These need the mutex, too. Those that begin something throw std::runtime_error
+  // where the stream is being captured into a graph, before anything is recorded.
 
-  /// Before a copy on the legacy default stream: it comes after all steps so far.
-  /// Returns the event for end_copy(), made first: a copy without one could not be told to be done.
-  std::shared_ptr<Event> begin_copy();
-  /// Before a step on a stream: it comes after the copies.
-  void begin_step(StreamHandle stream);
+  /// Before a copy on the legacy default stream: it comes after all steps so far, and
+  /// after what uses the memory on the stream of asynchronous copies. Returns the event
+  /// for end_copy(), made first: a copy without one could not be told to be done.
+  std::shared_ptr<Event> begin_copy(const Memories& uses);
   /// After a copy, which holds `uses` until it is done: later steps come after it.
-  void end_copy(std::shared_ptr<Event> after, std::shared_ptr<void> uses);
-  /// After a step, whose end `after` marks: later copies come after it.
-  void end_step(StreamHandle stream, std::shared_ptr<Event> after);
+  void end_copy(std::shared_ptr<Event> after, Memories uses);
+  /// Before a copy on the stream of asynchronous copies: it comes after all work so far
+  /// that uses the memory, and after no other. Returns the event for end_async_copy().
+  std::shared_ptr<Event> begin_async_copy(const Memories& uses);
+  /// After it: later work that uses the memory comes after it.
+  void end_async_copy(std::shared_ptr<Event> after, Memories uses);
+  /// Before a step on a stream: it comes after all copies so far on the legacy default
+  /// stream, and after the asynchronous ones of its memory.
+  void begin_step(StreamHandle stream, const StepMemories& uses);
+  /// After a step, whose end `after` marks and which holds `uses` until then: later copies come after it.
+  void end_step(StreamHandle stream, std::shared_ptr<Event> after, StepMemories uses);
+  /// Lets a stream wait for an event of another library; asynchronous copies, too.
+  void wait_for(EventHandle event, StreamHandle stream);
   /// Lets go of what work used that is done. Frees no memory, which may wait for all
   /// work of the device.
   void drain();
@@ -106,11 +130,26 @@ class Device {
   PrimaryContext context_;
   Module module_;
 
+  StreamHandle copy_stream_ = nullptr;
+
+  /// Work in flight.
+  struct Use {
+    StepMemories memories;
+    std::shared_ptr<Event> after;
+  };
+  using Uses = std::deque<Use>;  // of one stream, in its order
+  static void add_use(Uses& uses, StepMemories memories, std::shared_ptr<Event> after);
+  /// The last work that uses some of the memory, or may; null where there is none.
+  static const Use* find_last(const Uses& uses, std::initializer_list<const Memories*> of);
+  void drop_done(Uses& uses);
+
   std::mutex mutex_;
-  std::shared_ptr<Event> copied_;  // after the last copy; null before the first
-  /// After the last step on each stream but the default one, by the driver's id of the
-  /// stream: its handle may be that of a destroyed stream whose steps still run.
-  std::map<unsigned long long, std::shared_ptr<Event>> stepped_;
+  std::shared_ptr<Event> copied_;  // after the last copy on the legacy default stream; null before the first
+  Uses on_legacy_, on_copy_stream_;
+  /// Steps on each other stream, by the driver's id of it: its handle may be that of a
+  /// destroyed stream whose steps still run.
+  std::map<unsigned long long, Uses> on_streams_;
+  std::set<int> reachable_;  // the other devices that were asked for
 
   mutable Pool<Event> events_;
   Pool<Memory> tables_;

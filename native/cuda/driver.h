@@ -31,16 +31,19 @@ inline constexpr Status kSuccess = 0;
 inline constexpr Status kOutOfMemory = 2;
 inline constexpr Status kNoDevice = 100;
 inline constexpr Status kNotReady = 600;
+inline constexpr Status kPeerAccessAlreadyEnabled = 704;
+inline constexpr Status kTooManyPeers = 711;
 inline constexpr Status kCaptureImplicit = 906;
 inline constexpr Status kCapturedEvent = 907;
 
 // CUdevice_attribute
-inline constexpr int kMultiprocessorCount = 16;
 inline constexpr int kComputeCapabilityMajor = 75;
 inline constexpr int kComputeCapabilityMinor = 76;
 // CUevent_flags
 inline constexpr unsigned kBlockingSync = 1;  // waiting blocks rather than spins
 inline constexpr unsigned kDisableTiming = 2;
+// CU_STREAM_NON_BLOCKING: does not synchronise with the legacy default stream
+inline constexpr unsigned kNonBlocking = 1;
 // CU_MEMHOSTALLOC_PORTABLE: page-locked for every context
 inline constexpr unsigned kPortable = 1;
 // CUstreamCaptureStatus
@@ -50,6 +53,7 @@ inline constexpr int kRelaxedCapture = 2;
 // CUpointer_attribute
 inline constexpr int kPointerContext = 1;
 inline constexpr int kPointerMemoryType = 2;
+inline constexpr int kPointerIsManaged = 8;
 inline constexpr int kPointerDeviceOrdinal = 9;
 inline constexpr int kPointerRangeStart = 11;
 inline constexpr int kPointerRangeSize = 12;
@@ -57,7 +61,7 @@ inline constexpr int kPointerMapped = 13;
 // CUmemorytype
 inline constexpr unsigned kDeviceMemory = 2;
 
-/// CUDA 12.0: older drivers do not accept the device code's PTX.
+/// CUDA 12.0: older drivers do not accept the device code.
 inline constexpr int kLeastDriverVersion = 12000;
 
 // Every function that we call: symbol and type.
@@ -71,6 +75,8 @@ inline constexpr int kLeastDriverVersion = 12000;
   X(cuDeviceGetName, Status(char* name, int length, DeviceHandle device))                                       \
   X(cuDeviceGetAttribute, Status(int* value, int attribute, DeviceHandle device))                               \
   X(cuDeviceTotalMem_v2, Status(size_t* bytes, DeviceHandle device))                                            \
+  X(cuDeviceCanAccessPeer, Status(int* can_access, DeviceHandle device, DeviceHandle peer))                     \
+  X(cuCtxEnablePeerAccess, Status(ContextHandle peer, unsigned flags))                                          \
   X(cuDevicePrimaryCtxRetain, Status(ContextHandle* context, DeviceHandle device))                              \
   X(cuDevicePrimaryCtxRelease_v2, Status(DeviceHandle device))                                                  \
   X(cuCtxPushCurrent_v2, Status(ContextHandle context))                                                         \
@@ -90,6 +96,7 @@ inline constexpr int kLeastDriverVersion = 12000;
                               ContextHandle from_context, size_t bytes, StreamHandle stream))                   \
   X(cuPointerGetAttributes, Status(unsigned count, int* attributes, void** values, DevicePointer pointer))      \
   X(cuMemGetAddressRange_v2, Status(DevicePointer* start, size_t* bytes, DevicePointer pointer))                \
+  X(cuStreamCreate, Status(StreamHandle* stream, unsigned flags))                                               \
   X(cuStreamGetCtx, Status(StreamHandle stream, ContextHandle* context))                                        \
   X(cuStreamGetId, Status(StreamHandle stream, unsigned long long* id))                                         \
   X(cuStreamIsCapturing, Status(StreamHandle stream, int* status))                                              \
@@ -101,8 +108,6 @@ inline constexpr int kLeastDriverVersion = 12000;
   X(cuEventSynchronize, Status(EventHandle event))                                                              \
   X(cuEventDestroy_v2, Status(EventHandle event))                                                               \
   X(cuStreamAddCallback, Status(StreamHandle stream, StreamCallback callback, void* context, unsigned flags))   \
-  X(cuOccupancyMaxActiveBlocksPerMultiprocessor,                                                                \
-    Status(int* blocks, FunctionHandle function, int block_size, size_t dynamic_memory))                        \
   X(cuLaunchKernel, Status(FunctionHandle function, unsigned grid_x, unsigned grid_y, unsigned grid_z,          \
                            unsigned block_x, unsigned block_y, unsigned block_z, unsigned dynamic_memory,       \
                            StreamHandle stream, void** parameters, void** extra))

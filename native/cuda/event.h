@@ -6,7 +6,7 @@
 namespace fused_adamw::cuda {
 
 /// A mark in a stream that the host, or another stream, can wait for. Waiting
-/// blocks rather than spins.
+/// spins for a moment, and then blocks.
 class Event {
  public:
   /// Needs a current context.

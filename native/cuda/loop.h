@@ -22,6 +22,55 @@ ADAMW_INLINE T rounded(Value value) {
     return value;
 }
 
+/// The upper halves of two words in one, that of the first below.
+ADAMW_INLINE uint32_t upper_halves(uint32_t first, uint32_t second) {
+#if defined(__CUDA_ARCH__)
+  return __byte_perm(first, second, 0x7632);
+#else
+  return first >> 16 | (second & 0xffff0000u);
+#endif
+}
+
+/// Two values, rounded to half precision, in one word.
+template <typename T>
+ADAMW_INLINE uint32_t rounded_pair(float first, float second);
+
+template <>
+ADAMW_INLINE uint32_t rounded_pair<Float16>(float first, float second) {
+  return to_float16(first).bits | static_cast<uint32_t>(to_float16(second).bits) << 16;
+}
+
+template <>
+ADAMW_INLINE uint32_t rounded_pair<BFloat16>(float first, float second) {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
+  uint32_t pair;  // a NaN in it is 0x7fff
+  asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(second), "f"(first));
+#if __CUDA_ARCH__ >= 900
+  // As signed integers, that is the largest of all results, and ours is the next below.
+  asm("min.s16x2 %0, %0, %1;" : "+r"(pair) : "r"(kBFloat16NaN * 0x10001u));
+#else
+  if (first != first) pair = (pair & 0xffff0000u) | kBFloat16NaN;
+  if (second != second) pair = (pair & 0xffffu) | kBFloat16NaN << 16;
+#endif
+  return pair;
+#else
+  return upper_halves(round_to_upper_half(first), round_to_upper_half(second));
+#endif
+}
+
+/// Takes a value as given, so that the compiler keeps it in a register, and not what it was computed from.
+template <typename T>
+ADAMW_INLINE void pin([[maybe_unused]] T& value) {
+#if defined(__CUDA_ARCH__)
+  if constexpr (sizeof(T) == 8)
+    asm volatile("" : "+l"(value));
+  else
+    asm volatile("" : "+r"(value));
+  // So that accesses need not find out to which kind of memory an address belongs.
+  if constexpr (std::is_pointer_v<T>) __builtin_assume(__isGlobal(value));
+#endif
+}
+
 /// Adjacent elements, moved by one vector access.
 template <typename T, unsigned width>
 struct alignas(width * sizeof(T)) Pack {
@@ -29,6 +78,11 @@ struct alignas(width * sizeof(T)) Pack {
 
   ADAMW_INLINE T get(unsigned k) const { return values[k]; }
   ADAMW_INLINE void set(unsigned k, T value) { values[k] = value; }
+  /// Elements k and k + 1.
+  ADAMW_INLINE void set_pair(unsigned k, T first, T second) {
+    values[k] = first;
+    values[k + 1] = second;
+  }
 };
 
 /// Half-precision elements, two to a register.
@@ -41,6 +95,7 @@ struct alignas(width * sizeof(T)) HalfPack {
     const uint32_t bits = value.bits;
     words[k / 2] = k % 2 == 0 ? (words[k / 2] & 0xffff0000u) | bits : (words[k / 2] & 0xffffu) | bits << 16;
   }
+  ADAMW_INLINE void set_pair(unsigned k, float first, float second) { words[k / 2] = rounded_pair<T>(first, second); }
 };
 template <unsigned width>
 struct Pack<Float16, width> : HalfPack<Float16, width> {};
@@ -52,6 +107,28 @@ template <unsigned width, typename T>
 ADAMW_INLINE auto& pack_at(T* array) {
   using P = Pack<std::remove_const_t<T>, width>;
   return *reinterpret_cast<std::conditional_t<std::is_const_v<T>, const P, P>*>(array);
+}
+template <unsigned width, typename T>
+ADAMW_INLINE Pack<std::remove_const_t<T>, width> load_pack(T* array, bool is_aligned) {
+  if (is_aligned) return pack_at<width>(array);
+  Pack<std::remove_const_t<T>, width> pack{};
+  for (unsigned k = 0; k < width; ++k) pack.set(k, array[k]);
+  return pack;
+}
+template <unsigned width, typename T>
+ADAMW_INLINE void store_pack(T* array, const Pack<T, width>& pack, bool is_aligned) {
+  if (is_aligned) {
+    pack_at<width>(array) = pack;
+  } else {
+    for (unsigned k = 0; k < width; ++k) array[k] = pack.get(k);
+  }
+}
+
+/// The random bits of two adjacent elements from `low` on, in one word. They need not be a pair of the generator's.
+ADAMW_INLINE uint32_t random_bits_of_two(RandomKey key, uint32_t low) {
+  const uint32_t counter = random_counter(key, low / 2);
+  const uint32_t word = random_word(key, counter);
+  return low % 2 == 0 ? word : word >> 16 | random_word(key, counter + kCounterStep) << 16;
 }
 
 /// The elements that a thread updates at a time, in its registers.
@@ -65,7 +142,7 @@ struct ElementVector {
 };
 
 template <Rule rule, DTypeConfig config>
-ADAMW_INLINE void step_thread(const StepParameters<ArithmeticType<config>>& parameters, unsigned block, unsigned blocks,
+ADAMW_INLINE void step_thread(const StepParameters<ArithmeticType<config>>& parameters, unsigned block,
                               unsigned thread) {
   using D = DTypes<config>;
   using T = ArithmeticType<config>;
@@ -73,78 +150,92 @@ ADAMW_INLINE void step_thread(const StepParameters<ArithmeticType<config>>& para
   constexpr unsigned width = D::kWidth;
 
   const StepTables& tables = parameters.tables;
-  const auto* groups = tables.groups ? static_cast<const DeviceGroup<T>*>(tables.groups) : parameters.groups;
-  for_each_item(tables, block, blocks, thread, [&](const WorkItem& item, unsigned lane, unsigned lanes) {
-    const DeviceTensor& tensor = tables.tensors[item.tensor];
-    auto* weight = static_cast<typename D::Weight*>(tensor.arrays[Role::weight]) + item.start;
-    const auto* grad = static_cast<const typename D::Grad*>(tables.grads[item.tensor]) + item.start;
-    auto* mean = static_cast<typename D::Mean*>(tensor.arrays[Role::mean]) + item.start;
-    auto* variance = static_cast<typename D::Variance*>(tensor.arrays[Role::variance]) + item.start;
-    auto* master = D::kHasMaster ? static_cast<typename D::Master*>(tensor.arrays[Role::master]) + item.start : nullptr;
-    const DeviceGroup<T>& group = groups[tables.group_of[item.tensor]];
-    const Scalars<T>& scalars = group.scalars;
-    const RandomKey key = random_key(static_cast<uint32_t>(tensor.key), group.count,
-                                     static_cast<uint32_t>(item.start >> 32));  // only for bfloat16 variances
-    const auto first = static_cast<uint32_t>(item.start);
+  const auto [assigned, lane, lanes] = work_of(tables, block, thread);
+  if (!assigned) return;
+  const WorkItem item = *assigned;
+  const DeviceTensor& tensor = tables.tensors[item.tensor];
+  auto* weight = static_cast<typename D::Weight*>(tensor.arrays[Role::weight]) + item.start;
+  const auto* grad = static_cast<const typename D::Grad*>(tables.grads[item.tensor]) + item.start;
+  auto* mean = static_cast<typename D::Mean*>(tensor.arrays[Role::mean]) + item.start;
+  auto* variance = static_cast<typename D::Variance*>(tensor.arrays[Role::variance]) + item.start;
+  auto* master = D::kHasMaster ? static_cast<typename D::Master*>(tensor.arrays[Role::master]) + item.start : nullptr;
+  pin(weight);
+  pin(grad);
+  pin(mean);
+  pin(variance);
+  if constexpr (D::kHasMaster) pin(master);
+  const uint32_t g = tables.group_of[item.tensor];
+  const DeviceGroup<T>& group =
+      tables.groups ? static_cast<const DeviceGroup<T>*>(tables.groups)[g] : parameters.groups[g];
+  // In registers, of which float64 would need too many.
+  const std::conditional_t<std::is_same_v<T, double>, const Scalars<T>&, Scalars<T>> scalars = group.scalars;
+  RandomKey key = random_key(static_cast<uint32_t>(tensor.key), group.count,
+                             static_cast<uint32_t>(item.start >> 32));  // only for bfloat16 variances
+  pin(key.add);
+  pin(key.xor_);
+  const auto first = static_cast<uint32_t>(item.start);
 
-    const auto update = [&](Elements& elements, unsigned k, uint32_t i) {
-      T w;
-      if constexpr (D::kHasMaster)
-        w = load(elements.master.get(k));
-      else
-        w = load(elements.weight.get(k));
-      T m = load(elements.mean.get(k));
-      T v = load(elements.variance.get(k));
-      adamw<rule>(w, load(elements.grad.get(k)), m, v, scalars);
-      if constexpr (D::kHasMaster) elements.master.set(k, rounded<typename D::Master>(w));
-      elements.weight.set(k, rounded<typename D::Weight>(w));
-      elements.mean.set(k, rounded<typename D::Mean>(m));
-      if constexpr (std::is_same_v<typename D::Variance, BFloat16>)
-        elements.variance.set(k, to_bfloat16_stochastic(v, random_bits(key, first + i)));
-      else
-        elements.variance.set(k, rounded<typename D::Variance>(v));
-    };
-    const auto vector = [&](uint32_t i) {
-      Elements elements;
-      if constexpr (D::kHasMaster)
-        elements.weight = {};  // rounded from the master
-      else
-        elements.weight = pack_at<width>(weight + i);
-      elements.grad = pack_at<width>(grad + i);
-      elements.mean = pack_at<width>(mean + i);
-      elements.variance = pack_at<width>(variance + i);
-      if constexpr (D::kHasMaster) elements.master = pack_at<width>(master + i);
+  const auto vector = [&](uint32_t i, const auto& aligned) {
+    Elements elements{};
+    if constexpr (!D::kHasMaster)  // else it is rounded from the master
+      elements.weight = load_pack<width>(weight + i, aligned[Role::weight]);
+    elements.grad = load_pack<width>(grad + i, aligned[Role::grad]);
+    elements.mean = load_pack<width>(mean + i, aligned[Role::mean]);
+    elements.variance = load_pack<width>(variance + i, aligned[Role::variance]);
+    if constexpr (D::kHasMaster) elements.master = load_pack<width>(master + i, aligned[Role::master]);
 #if defined(__CUDACC__)
 #pragma unroll
 #endif
-      for (unsigned k = 0; k < width; ++k) {
-        update(elements, k, i + k);
+    for (unsigned k = 0; k < width; k += 2) {
+      T w[2], m[2], v[2];
+      for (unsigned j = 0; j < 2; ++j) {
+        if constexpr (D::kHasMaster)
+          w[j] = load(elements.master.get(k + j));
+        else
+          w[j] = load(elements.weight.get(k + j));
+        m[j] = load(elements.mean.get(k + j));
+        v[j] = load(elements.variance.get(k + j));
+        adamw<rule>(w[j], load(elements.grad.get(k + j)), m[j], v[j], scalars);
         // The elements are updated one after the other: interleaved, their divisions and square roots need more
         // registers than there are. `i` may have changed as far as the compiler knows, so that it computes the
         // addresses again instead of keeping them in registers meanwhile.
         asm volatile("" : "+r"(i) : : "memory");
       }
-      pack_at<width>(weight + i) = elements.weight;
-      pack_at<width>(mean + i) = elements.mean;
-      pack_at<width>(variance + i) = elements.variance;
-      if constexpr (D::kHasMaster) pack_at<width>(master + i) = elements.master;
-    };
-    const auto scalar = [&](uint32_t i) {
-      Elements elements{};
-      elements.weight.set(0, weight[i]);
-      elements.grad.set(0, grad[i]);
-      elements.mean.set(0, mean[i]);
-      elements.variance.set(0, variance[i]);
-      if constexpr (D::kHasMaster) elements.master.set(0, master[i]);
-      update(elements, 0, i);
-      weight[i] = elements.weight.get(0);
-      mean[i] = elements.mean.get(0);
-      variance[i] = elements.variance.get(0);
-      if constexpr (D::kHasMaster) master[i] = elements.master.get(0);
-    };
-    const AccessSplit split = split_accesses<D>(weight, grad, mean, variance, master, item.length);
-    for_each_element<width>(split, item.length, lane, lanes, vector, scalar);
-  });
+      if constexpr (D::kHasMaster) elements.master.set_pair(k, w[0], w[1]);
+      elements.weight.set_pair(k, w[0], w[1]);
+      elements.mean.set_pair(k, m[0], m[1]);
+      if constexpr (std::is_same_v<typename D::Variance, BFloat16>) {
+        const uint32_t bits = random_bits_of_two(key, first + i + k);
+        elements.variance.words[k / 2] = upper_halves(round_to_upper_half_stochastic(v[0], bits & 0xffff),
+                                                      round_to_upper_half_stochastic(v[1], bits >> 16));
+      } else {
+        elements.variance.set_pair(k, v[0], v[1]);
+      }
+    }
+    store_pack<width>(weight + i, elements.weight, aligned[Role::weight]);
+    store_pack<width>(mean + i, elements.mean, aligned[Role::mean]);
+    store_pack<width>(variance + i, elements.variance, aligned[Role::variance]);
+    if constexpr (D::kHasMaster) store_pack<width>(master + i, elements.master, aligned[Role::master]);
+  };
+  const auto scalar = [&](uint32_t i) {
+    T w;
+    if constexpr (D::kHasMaster)
+      w = load(master[i]);
+    else
+      w = load(weight[i]);
+    T m = load(mean[i]), v = load(variance[i]);
+    adamw<rule>(w, load(grad[i]), m, v, scalars);
+    if constexpr (D::kHasMaster) master[i] = rounded<typename D::Master>(w);
+    weight[i] = rounded<typename D::Weight>(w);
+    mean[i] = rounded<typename D::Mean>(m);
+    if constexpr (std::is_same_v<typename D::Variance, BFloat16>)
+      variance[i] = to_bfloat16_stochastic(v, random_bits(key, first + i));
+    else
+      variance[i] = rounded<typename D::Variance>(v);
+  };
+  AccessSplit split = split_accesses<D>(weight, grad, mean, variance, master, item.length);
+  pin(split.aligned.bits);
+  for_each_element<width>(split, item.length, lane, lanes, vector, scalar);
 }
 
 }  // namespace fused_adamw::cuda

@@ -8,9 +8,16 @@
 namespace fused_adamw::cuda {
 
 Memory::Memory(Device& device, DevicePointer pointer, size_t bytes, bool owned)
-    : device_(device), pointer_(pointer), bytes_(bytes), owned_(owned) {}
+    : device_(device), pointer_(pointer), bytes_(bytes), owned_(owned), is_shared_(!owned) {}
 Memory::~Memory() {
   if (owned_) device_.release(pointer_);
+}
+
+bool overlap(const Memories& some, const Memories& others) {
+  for (const auto& a : some)
+    for (const auto& b : others)
+      if (a->pointer() < b->pointer() + b->bytes() && b->pointer() < a->pointer() + a->bytes()) return true;
+  return false;
 }
 
 PinnedMemory::PinnedMemory(Device& device, size_t bytes) : device_(device) {
@@ -37,16 +44,17 @@ size_t mapped_bytes(DevicePointer pointer, size_t wanted) {
 
 PointerInfo pointer_info(DevicePointer pointer, size_t wanted) {
   ContextHandle context = nullptr;
-  unsigned type = 0, is_mapped = 0;
+  unsigned type = 0, is_mapped = 0, is_managed = 0;
   int ordinal = -1;
   DevicePointer start = 0;
   size_t bytes = 0;
-  int attributes[] = {kPointerContext,    kPointerMemoryType, kPointerDeviceOrdinal,
+  int attributes[] = {kPointerContext,    kPointerMemoryType, kPointerIsManaged, kPointerDeviceOrdinal,
                       kPointerRangeStart, kPointerRangeSize,  kPointerMapped};
-  void* values[] = {&context, &type, &ordinal, &start, &bytes, &is_mapped};
+  void* values[] = {&context, &type, &is_managed, &ordinal, &start, &bytes, &is_mapped};
   // What the driver does not know of an address stays 0.
   FUSED_ADAMW_CUDA(cuPointerGetAttributes, std::size(attributes), attributes, values, pointer);
-  if (type != kDeviceMemory || ordinal < 0) throw std::invalid_argument("an address of no device");
+  // Managed memory may be of the type of the host, and belongs to the device that it was allocated for.
+  if ((type != kDeviceMemory && !is_managed) || ordinal < 0) throw std::invalid_argument("an address of no device");
   const Device& device = Device::get(ordinal);
   // Memory of a pool belongs to no context.
   if (context && context != device.context())

@@ -1,6 +1,7 @@
 // Memory of a GPU and page-locked memory of the host.
 #pragma once
 
+#include <atomic>
 #include <memory>
 #include <vector>
 
@@ -27,14 +28,23 @@ class Memory {
   void* address() const { return reinterpret_cast<void*>(pointer_); }
   size_t bytes() const { return bytes_; }
 
+  /// Whether other libraries may use it: then its order with their work on the legacy
+  /// default stream is kept.
+  bool is_shared() const { return is_shared_; }
+  void share() { is_shared_ = true; }
+
  private:
   Device& device_;
   DevicePointer pointer_;
   size_t bytes_;
   bool owned_;
+  std::atomic<bool> is_shared_;
 };
 
 using Memories = std::vector<std::shared_ptr<Memory>>;
+/// Whether any of some memories shares bytes with any of others. Those of other
+/// libraries may be the same under two names.
+bool overlap(const Memories& some, const Memories& others);
 
 /// Page-locked memory of the host, which a device copies directly. Its destructor,
 /// too, only queues it.

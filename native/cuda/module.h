@@ -1,8 +1,7 @@
-// The device code: its files, and the kernels that a device loaded.
+// The device code: its file, and the kernels that a device loaded.
 #pragma once
 
 #include <string>
-#include <vector>
 
 #include "../core/dtype-configs.h"
 #include "context.h"
@@ -10,24 +9,19 @@
 
 namespace fused_adamw::cuda {
 
-/// Files with device code, the preferred one first; set before the first Device.
-void set_device_code(std::vector<std::string> paths);
-
-struct Kernel {
-  FunctionHandle function = nullptr;
-  unsigned resident_blocks = 0;  // that the device runs at a time
-};
+/// The file with the device code, empty if there is none; set before the first Device.
+void set_device_code(std::string path);
 
 /// The device code loaded into a context; it stays to the end of the process.
 class Module {
  public:
-  /// Throws Unavailable with the reasons where no file is usable.
+  /// Throws Unavailable with the reason where the file is not usable.
   explicit Module(const PrimaryContext& context);
 
-  const Kernel& kernel(Rule rule, DTypeConfig config) const { return kernels_[kernel_index(rule, config)]; }
+  FunctionHandle kernel(Rule rule, DTypeConfig config) const { return kernels_[kernel_index(rule, config)]; }
 
  private:
-  Kernel kernels_[kKernels];
+  FunctionHandle kernels_[kKernels] = {};
 };
 
 }  // namespace fused_adamw::cuda

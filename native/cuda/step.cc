@@ -10,47 +10,30 @@
 namespace fused_adamw::cuda {
 
 StagedBuffer::StagedBuffer(Device& device, size_t capacity)
-    : device_(device), memory_(device.allocate_table(capacity)) {
-  const ContextGuard guard(device.context());
-  decltype(slots_) slots;  // if one cannot be made, the others are freed while the context is current
-  for (auto& slot : slots) slot = std::make_shared<Slot>(device, capacity, memory_);
-  slots_ = std::move(slots);
-}
-
-StagedBuffer::~StagedBuffer() {
-  for (unsigned i = 0; i < kSlots; ++i) {
-    auto& slot = slots_[(next_ + i) % kSlots];  // in the order of their uploads
-    auto read = slot->used ? slot->read : nullptr;
-    device_.retire(std::move(slot), std::move(read));
-  }
-}
+    : device_(device), memory_(device.allocate_table(capacity)) {}
 
 void* StagedBuffer::stage() {
-  const Slot& slot = *slots_[next_];
-  if (slot.used) slot.read->wait();
-  return slot.memory->data();
+  staged_ = device_.allocate_staging(capacity());
+  return staged_->data();
 }
 
 void StagedBuffer::upload(size_t bytes, StreamHandle stream) {
-  Slot& slot = *slots_[next_];
-  FUSED_ADAMW_CUDA(cuMemcpyHtoDAsync_v2, memory_->pointer(), slot.memory->data(), bytes, stream);
-  slot.read->record(stream);
-  slot.used = true;
-  next_ = (next_ + 1) % kSlots;
+  auto after = device_.make_event();
+  FUSED_ADAMW_CUDA(cuMemcpyHtoDAsync_v2, memory_->pointer(), staged_->data(), bytes, stream);
+  after->record(stream);
+  using Uploaded = std::pair<std::shared_ptr<Memory>, std::shared_ptr<PinnedMemory>>;
+  device_.retire(std::make_shared<Uploaded>(memory_, std::move(staged_)), std::move(after));
 }
 
 Step::Step(Device& device, TensorList list, Memories memories, StreamHandle stream)
     : device_(device), list_(std::move(list)), stream_(stream), resources_(std::make_shared<Resources>()) {
-  if (stream) {
+  {
     const ContextGuard guard(device.context());  // the driver's handles of default streams refer to the current context
-    ContextHandle context = nullptr;
-    FUSED_ADAMW_CUDA(cuStreamGetCtx, stream, &context);
-    if (context != device.context())
-      throw std::invalid_argument("a stream of another context than the primary one of cuda:" +
-                                  std::to_string(device.ordinal()));
+    device.expect_stream(stream);
   }
-  resources_->memories = std::move(memories);
-  upload_tables();
+  resources_->memories.tensors = std::make_shared<const Memories>(std::move(memories));
+  resources_->memories.grads = std::make_shared<const Memories>();
+  fill_tables();
   if (configs_.empty()) return;  // nothing is ever launched
   resources_->grads = std::make_shared<StagedBuffer>(device_, list_.size() * sizeof(void*));
   resources_->group_of = std::make_shared<StagedBuffer>(device_, list_.size() * sizeof(uint32_t));
@@ -58,7 +41,8 @@ Step::Step(Device& device, TensorList list, Memories memories, StreamHandle stre
 
 Step::~Step() { device_.retire(std::move(resources_), std::move(launched_)); }
 
-void Step::upload_tables() {
+/// Uploaded by the first step, on its stream.
+void Step::fill_tables() {
   const size_t size = list_.size();
   std::vector<DeviceTensor> tensors;
   std::vector<WorkItem> items;                    // of all configurations
@@ -95,13 +79,17 @@ void Step::upload_tables() {
     firsts.push_back({first_block_item, first_warp_item});
   }
 
+  if (configs_.empty()) return;
   const size_t tensor_bytes = tensors.size() * sizeof(DeviceTensor), item_bytes = items.size() * sizeof(WorkItem);
   static_assert(sizeof(DeviceTensor) % alignof(WorkItem) == 0);
-  resources_->tables = device_.allocate_table(tensor_bytes + item_bytes);
-  copy_from_host(resources_->tables, 0, tensors.data(), tensor_bytes);
-  copy_from_host(resources_->tables, tensor_bytes, items.data(), item_bytes);
+  table_bytes_ = tensor_bytes + item_bytes;
+  resources_->tables = std::make_shared<StagedBuffer>(device_, table_bytes_);
+  const ContextGuard guard(device_.context());
+  auto* staged = static_cast<char*>(resources_->tables->stage());
+  std::memcpy(staged, tensors.data(), tensor_bytes);
+  std::memcpy(staged + tensor_bytes, items.data(), item_bytes);
   const auto* on_device =
-      reinterpret_cast<const WorkItem*>(static_cast<char*>(resources_->tables->address()) + tensor_bytes);
+      reinterpret_cast<const WorkItem*>(static_cast<const char*>(resources_->tables->address()) + tensor_bytes);
   for (size_t c = 0; c < configs_.size(); ++c) {
     configs_[c].block_items = on_device + firsts[c].first;
     configs_[c].warp_items = on_device + firsts[c].second;
@@ -111,10 +99,8 @@ void Step::upload_tables() {
 std::optional<Overlap> Step::set_grads(const std::vector<void*>& grads, Memories memories) {
   const auto overlap = list_.set_grads(grads);
   if (overlap) return overlap;
-  // The last launch may still read the previous gradients, if a step has uploaded their addresses.
-  if (launched_ && !new_grads_)
-    device_.retire(std::make_shared<Memories>(std::move(resources_->grad_memories)), launched_);
-  resources_->grad_memories = std::move(memories);
+  // Launches hold the previous gradients.
+  resources_->memories.grads = std::make_shared<const Memories>(std::move(memories));
   new_grads_ = true;
   return std::nullopt;
 }
@@ -141,8 +127,12 @@ void Step::begin(const StepScalars& step, const ScalarGroup* groups) {
   if (configs_.empty()) return;
   const std::lock_guard lock(device_.mutex());
   const ContextGuard guard(device_.context());
-  device_.begin_step(stream_);
+  device_.begin_step(stream_, resources_->memories);
   const size_t size = list_.size();
+  if (new_tables_) {
+    resources_->tables->upload(table_bytes_, stream_);
+    new_tables_ = false;
+  }
   if (new_grads_) {
     auto** grads = static_cast<void**>(resources_->grads->stage());
     for (size_t i = 0; i < size; ++i) grads[i] = list_.tensor(i).arrays[Role::grad];
@@ -178,7 +168,7 @@ void Step::run(size_t first, size_t last) {
   const auto finish = [&] {
     after->record(stream_);
     launched_ = after;
-    device_.end_step(stream_, std::move(after));
+    device_.end_step(stream_, std::move(after), resources_->memories);
   };
   try {
     for (const ConfigItems& items : configs_) {
@@ -210,14 +200,11 @@ void Step::launch(const ConfigItems& items, size_t first, size_t last, const std
       by_value ? nullptr : table->address(),
   };
   if (by_value) std::copy(groups.begin(), groups.end(), parameters.groups);
-  const StepTables& tables = parameters.tables;
-  constexpr unsigned warps = kBlock / kWarp;
-  const uint64_t wanted = uint64_t{tables.block_item_count} + (tables.warp_item_count + warps - 1) / warps;
-  if (wanted == 0) return;
-  const Kernel& kernel = device_.kernel(list_.rule(), items.config);
-  const auto blocks = static_cast<unsigned>(std::min<uint64_t>(wanted, kernel.resident_blocks));
+  const auto blocks = static_cast<unsigned>(block_count(parameters.tables));
+  if (blocks == 0) return;
+  FunctionHandle kernel = device_.kernel(list_.rule(), items.config);
   void* arguments[] = {&parameters};
-  FUSED_ADAMW_CUDA(cuLaunchKernel, kernel.function, blocks, 1, 1, kBlock, 1, 1, 0, stream_, arguments, nullptr);
+  FUSED_ADAMW_CUDA(cuLaunchKernel, kernel, blocks, 1, 1, kBlock, 1, 1, 0, stream_, arguments, nullptr);
 }
 
 }  // namespace fused_adamw::cuda

@@ -1,7 +1,6 @@
 // The step on a GPU: tables of the tensors in its memory, and the launches.
 #pragma once
 
-#include <array>
 #include <memory>
 #include <optional>
 #include <vector>
@@ -13,43 +12,32 @@
 
 namespace fused_adamw::cuda {
 
-/// Device memory that the host overwrites now and then through page-locked memory.
-/// There are several slots of it, so that the host can write one while the device reads another.
+/// Device memory that the host overwrites now and then through page-locked memory,
+/// from a pool at each time, so that it can write while the device reads what it wrote before.
 class StagedBuffer {
  public:
   StagedBuffer(Device& device, size_t capacity);
-  /// What uploads in flight use is kept until they are done.
-  ~StagedBuffer();
   StagedBuffer(const StagedBuffer&) = delete;
   StagedBuffer& operator=(const StagedBuffer&) = delete;
 
-  /// Where to write what the next upload() sends. Waits (blocking, not spinning)
-  /// only while the device is kSlots uploads behind.
+  // They need a current context.
+
+  /// Where to write what the next upload() sends.
   void* stage();
-  /// Needs a current context.
+  /// What it uses is kept until it is done.
   void upload(size_t bytes, StreamHandle stream);
   size_t capacity() const { return memory_->bytes(); }
   const void* address() const { return memory_->address(); }
 
  private:
-  static constexpr unsigned kSlots = 4;
-  struct Slot {
-    std::shared_ptr<PinnedMemory> memory;
-    std::shared_ptr<Memory> target;
-    std::shared_ptr<Event> read;
-    bool used = false;
-    Slot(Device& device, size_t bytes, std::shared_ptr<Memory> to)
-        : memory(device.allocate_staging(bytes)), target(std::move(to)), read(device.make_event()) {}
-  };
   Device& device_;
   std::shared_ptr<Memory> memory_;
-  std::array<std::shared_ptr<Slot>, kSlots> slots_;
-  unsigned next_ = 0;
+  std::shared_ptr<PinnedMemory> staged_;
 };
 
 class Step {
  public:
-  /// Uploads the table of the tensors. `memories` own the addresses in the list. A
+  /// Prepares the table of the tensors. `memories` own the addresses in the list. A
   /// stream other than the default one must belong to the device's primary context,
   /// else this throws std::invalid_argument.
   Step(Device& device, TensorList list, Memories memories, StreamHandle stream);
@@ -81,13 +69,13 @@ class Step {
   };
   /// What launches in flight use.
   struct Resources {
-    Memories memories, grad_memories;
-    std::shared_ptr<Memory> tables;
+    StepMemories memories;
+    std::shared_ptr<StagedBuffer> tables;
     std::shared_ptr<StagedBuffer> grads, group_of;
     std::shared_ptr<StagedBuffer> f32, f64;  // scalars of more groups than fit into the parameters
   };
 
-  void upload_tables();
+  void fill_tables();
   template <typename T>
   void make_room(std::shared_ptr<StagedBuffer>& table, size_t group_count);
   template <typename T>
@@ -103,10 +91,11 @@ class Step {
   std::shared_ptr<Resources> resources_;
   std::shared_ptr<Event> launched_;  // after the last launch; null before the first
   std::vector<ConfigItems> configs_;
+  size_t table_bytes_ = 0;
   std::vector<DeviceGroup<float>> f32_;  // scalars of the current step
   std::vector<DeviceGroup<double>> f64_;
   bool uses_f32_ = false, uses_f64_ = false;
-  bool new_grads_ = false, new_groups_ = false;
+  bool new_tables_ = true, new_grads_ = false, new_groups_ = false;
 };
 
 }  // namespace fused_adamw::cuda

@@ -1,7 +1,8 @@
 // Copies between the host and devices.
 //
 // They run on the legacy default stream, after all steps on any stream that were
-// launched before.
+// launched before; those that are started run on a stream of their own, after the
+// work that uses the same memory, and beside any other.
 #pragma once
 
 #include <memory>

@@ -84,31 +84,47 @@ struct DTypes {
       kAccess / max_of({sizeof(Weight), sizeof(Grad), sizeof(Mean), sizeof(Variance), sizeof(Master)});
 };
 
-/// Visits the work items of one thread: its block takes every `blocks`-th block
-/// item, then its warp every so many-th warp item.
-template <class Visit>
-ADAMW_INLINE void for_each_item(const StepTables& tables, unsigned block, unsigned blocks, unsigned thread,
-                                const Visit& visit) {
-  constexpr unsigned warps = kBlock / kWarp;
-  bool of_block = true;
-  for (uint32_t i = block;;) {
-    if (of_block && i >= tables.block_item_count) {
-      of_block = false;
-      i = block * warps + thread / kWarp;
-    }
-    if (!of_block && i >= tables.warp_item_count) return;
-    const WorkItem& item = of_block ? tables.block_items[i] : tables.warp_items[i];
-    visit(item, of_block ? thread : thread % kWarp, of_block ? kBlock : kWarp);
-    i += of_block ? blocks : blocks * warps;
-  }
+/// The blocks of a launch: one for each block item, then one for so many warp items.
+/// As many as there are items, and none with more than one: the device hands them out
+/// as multiprocessors become free, also where other kernels hold some of them.
+inline constexpr unsigned kWarpsOfBlock = kBlock / kWarp;
+inline uint64_t block_count(const StepTables& tables) {
+  return uint64_t{tables.block_item_count} + (tables.warp_item_count + kWarpsOfBlock - 1) / kWarpsOfBlock;
 }
 
-/// How the elements of an item are accessed: a scalar head, vector accesses of
-/// several elements each, and a scalar tail. Where the arrays are not aligned
-/// alike, all elements are in the head.
+/// The work item of a thread, and its place among the threads that share it.
+struct ThreadWork {
+  const WorkItem* item;  // null where there is none left for its warp
+  unsigned lane, lanes;
+};
+
+ADAMW_INLINE ThreadWork work_of(const StepTables& tables, unsigned block, unsigned thread) {
+  if (block < tables.block_item_count) return {tables.block_items + block, thread, kBlock};
+  const unsigned i = (block - tables.block_item_count) * kWarpsOfBlock + thread / kWarp;
+  return {i < tables.warp_item_count ? tables.warp_items + i : nullptr, thread % kWarp, kWarp};
+}
+
+/// The roles whose arrays are aligned like most, in one register.
+struct AlignedRoles {
+  uint32_t bits = 0;
+
+  ADAMW_INLINE void add(Role role, bool is_aligned) { bits |= uint32_t{is_aligned} << static_cast<int>(role); }
+  ADAMW_INLINE bool operator[](Role role) const { return bits >> static_cast<int>(role) & 1; }
+};
+/// Where all are.
+struct AllRoles {
+  ADAMW_INLINE constexpr bool operator[](Role) const { return true; }
+};
+
+/// How the elements of an item are accessed: a scalar head, vectors of several elements,
+/// and a scalar tail. A vector is one access to each array that is aligned like most;
+/// to the others it is an access for each element.
 struct AccessSplit {
-  uint32_t head;      // elements
-  uint32_t accesses;  // vector accesses
+  uint32_t head;  // elements
+  uint32_t vectors;
+  AlignedRoles aligned;
+
+  ADAMW_INLINE bool all_aligned() const { return aligned.bits == (1u << kRoles) - 1; }
 };
 
 template <class D>
@@ -121,21 +137,34 @@ ADAMW_INLINE AccessSplit split_accesses(const typename D::Weight* weight, const 
     const auto elements = static_cast<unsigned>(reinterpret_cast<uintptr_t>(array) / sizeof(*array));
     return (width - elements % width) % width;
   };
-  const uint32_t head = misaligned(weight);
-  const bool alike = misaligned(grad) == head && misaligned(mean) == head && misaligned(variance) == head &&
-                     (!D::kHasMaster || misaligned(master) == head);
-  if (!alike || head >= length) return {length, 0};
-  return {head, (length - head) / width};
+  // States are allocated like their weight, so what two of the three agree in is what most arrays do.
+  const uint32_t of_mean = misaligned(mean);
+  const uint32_t most = misaligned(variance) == of_mean ? of_mean : misaligned(weight);
+  AccessSplit split{};
+  split.aligned.add(Role::weight, misaligned(weight) == most);
+  split.aligned.add(Role::grad, misaligned(grad) == most);
+  split.aligned.add(Role::mean, of_mean == most);
+  split.aligned.add(Role::variance, misaligned(variance) == most);
+  split.aligned.add(Role::master, !D::kHasMaster || misaligned(master) == most);
+  split.head = most < length ? most : length;
+  split.vectors = (length - split.head) / width;
+  return split;
 }
 
-/// Visits the elements of an item that one of `lanes` threads updates: vector(i)
+/// Visits the elements of an item that one of `lanes` threads updates: vector(i, aligned)
 /// for elements [i, i + width), scalar(i) for one.
 template <unsigned width, class Vector, class Scalar>
 ADAMW_INLINE void for_each_element(const AccessSplit& split, uint32_t length, unsigned lane, unsigned lanes,
                                    const Vector& vector, const Scalar& scalar) {
-  const uint32_t gap = split.accesses * width;  // between the head and the tail
+  const uint32_t gap = split.vectors * width;  // between the head and the tail
   for (uint32_t i = lane; i < length - gap; i += lanes) scalar(i < split.head ? i : i + gap);
-  for (uint32_t k = lane; k < split.accesses; k += lanes) vector(split.head + k * width);
+  const auto for_each_vector = [&](const auto& aligned) {
+    for (uint32_t k = lane; k < split.vectors; k += lanes) vector(split.head + k * width, aligned);
+  };
+  if (split.all_aligned())
+    for_each_vector(AllRoles());
+  else
+    for_each_vector(split.aligned);
 }
 
 }  // namespace fused_adamw::cuda

@@ -32,6 +32,9 @@ Napi::Object init(Napi::Env env, Napi::Object exports) {
     export_cuda(env, cuda);
     export_copies(env, cuda);
     exports["cuda"] = cuda;
+    Napi::Object dlpack = Napi::Object::New(env);
+    export_dlpack(env, dlpack);
+    exports["dlpack"] = dlpack;
     return exports;
   });
 }

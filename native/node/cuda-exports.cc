@@ -86,13 +86,26 @@ void synchronize(const Napi::CallbackInfo& info) {
   Environment::of(info.Env()).in_flight->sweep();
 }
 
-/// setDeviceCode(paths): files with device code, the preferred one first, before a device is used.
-void set_device_code(const Napi::CallbackInfo& info) {
-  const Napi::Array list = info[0].As<Napi::Array>();
-  std::vector<std::string> paths;
-  for (uint32_t i = 0; i < list.Length(); ++i) paths.push_back(list.Get(i).As<Napi::String>().Utf8Value());
-  cuda::set_device_code(std::move(paths));
+/// waitEvent(device, event: bigint, stream: bigint): the stream, and asynchronous copies, wait for an event of another
+/// library. Returns null, or what the stream is instead of one of the device.
+Napi::Value wait_event(const Napi::CallbackInfo& info) {
+  bool lossless;
+  cuda::Device& device = cuda::Device::get(info[0].As<Napi::Number>().Int32Value());
+  const auto event = reinterpret_cast<cuda::EventHandle>(info[1].As<Napi::BigInt>().Uint64Value(&lossless));
+  const auto stream = reinterpret_cast<cuda::StreamHandle>(info[2].As<Napi::BigInt>().Uint64Value(&lossless));
+  const std::lock_guard lock(device.mutex());
+  const cuda::ContextGuard guard(device.context());
+  try {
+    device.expect_stream(stream);
+  } catch (const std::invalid_argument& error) {
+    return Napi::String::New(info.Env(), error.what());
+  }
+  device.wait_for(event, stream);
+  return info.Env().Null();
 }
+
+/// setDeviceCode(path): the file with the device code, empty if there is none, before a device is used.
+void set_device_code(const Napi::CallbackInfo& info) { cuda::set_device_code(info[0].As<Napi::String>().Utf8Value()); }
 
 }  // namespace
 
@@ -104,6 +117,7 @@ void export_cuda(Napi::Env env, Napi::Object exports) {
   exports["pinned"] = guarded_function<pinned>(env, "pinned");
   exports["usedDevice"] = guarded_function<used_device>(env, "usedDevice");
   exports["synchronize"] = guarded_function<synchronize>(env, "synchronize");
+  exports["waitEvent"] = guarded_function<wait_event>(env, "waitEvent");
   exports["setDeviceCode"] = guarded_function<set_device_code>(env, "setDeviceCode");
 }
 

@@ -6,15 +6,13 @@
 namespace fused_adamw {
 namespace {
 
-/// Reads arrays of one device and collects the memories that own them.
-auto reader(Napi::Env env, const cuda::Device& device, cuda::Memories& memories) {
-  return [env, &device, &memories](napi_value value, size_t element_bytes, const char* name) {
-    const DeviceMemoryObject& memory = DeviceMemoryObject::of(env, value, name);
-    if (&memory.device() != &device || memory.bytes() % element_bytes != 0)
-      throw Napi::RangeError::New(env, std::string("Expected elements in memory of one device for ") + name);
-    memories.push_back(memory.memory());
-    return View{memory.address(), memory.bytes() / element_bytes};
-  };
+/// The elements of a memory of the device, which is added to those that own the addresses.
+View take(Napi::Env env, const cuda::Device& device, cuda::Memories& memories, const DeviceMemoryObject& memory,
+          size_t element_bytes, const char* name) {
+  if (&memory.device() != &device || memory.bytes() % element_bytes != 0)
+    throw Napi::RangeError::New(env, std::string("Expected elements in memory of one device for ") + name);
+  memories.push_back(memory.memory());
+  return View{memory.address(), memory.bytes() / element_bytes};
 }
 
 class CudaSteps : public TensorSteps {
@@ -22,10 +20,19 @@ class CudaSteps : public TensorSteps {
   CudaSteps(cuda::Device& device, TensorList list, cuda::Memories memories, cuda::StreamHandle stream)
       : step_(device, std::move(list), std::move(memories), stream) {}
 
+  using TensorSteps::set_grads;
+
   const TensorList& list() const override { return step_.list(); }
-  std::optional<Overlap> set_grads(Napi::Env env, const HeldList& grads) override {
+  std::optional<Overlap> set_grads(Napi::Env env, const View& slots) override {
+    if (slots.length != list().size()) throw Napi::RangeError::New(env, "Expected a slot for each tensor for grad");
     cuda::Memories memories;
-    const auto addresses = read_grads(env, list(), grads, reader(env, step_.device(), memories));
+    memories.reserve(slots.length);
+    const DeviceMemorySlots& all = *Environment::of(env).device_memories;
+    const auto addresses = read_grads(env, list(), [&](uint32_t i, size_t element_bytes) {
+      const DeviceMemoryObject* memory = all.find(static_cast<const uint32_t*>(slots.data)[i]);
+      if (!memory || !memory->memory()) throw Napi::Error::New(env, "Expected live device memory for grad");
+      return take(env, step_.device(), memories, *memory, element_bytes, "grad");
+    });
     return step_.set_grads(addresses, std::move(memories));
   }
   void set_groups(const std::vector<uint32_t>& groups, size_t group_count) override {
@@ -50,7 +57,9 @@ class CudaSteps : public TensorSteps {
 std::unique_ptr<TensorSteps> make_cuda_steps(Napi::Env env, const TensorListArguments& arguments, cuda::Device& device,
                                              cuda::StreamHandle stream) {
   cuda::Memories memories;
-  TensorList list = read_tensors(env, arguments, reader(env, device, memories));
+  TensorList list = read_tensors(env, arguments, [&](napi_value value, size_t element_bytes, const char* name) {
+    return take(env, device, memories, DeviceMemoryObject::of(env, value, name), element_bytes, name);
+  });
   try {
     return std::make_unique<CudaSteps>(device, std::move(list), std::move(memories), stream);
   } catch (const std::invalid_argument& error) {

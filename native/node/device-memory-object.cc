@@ -1,5 +1,7 @@
 #include "device-memory-object.h"
 
+#include "dlpack.h"
+
 namespace fused_adamw {
 namespace {
 
@@ -13,6 +15,7 @@ Napi::Function DeviceMemoryObject::define(Napi::Env env) {
                          InstanceAccessor<&DeviceMemoryObject::device_ordinal>("device"),
                          InstanceAccessor<&DeviceMemoryObject::pointer>("pointer"),
                          InstanceAccessor<&DeviceMemoryObject::byte_length>("byteLength"),
+                         InstanceMethod<&DeviceMemoryObject::share>("share"),
                          InstanceMethod<&DeviceMemoryObject::dispose>("dispose"),
                      });
 }
@@ -28,7 +31,9 @@ DeviceMemoryObject::DeviceMemoryObject(const Napi::CallbackInfo& info) : Napi::O
       bool lossless;
       pointer_ = info[2].As<Napi::BigInt>().Uint64Value(&lossless);
       memory_ = std::make_shared<cuda::Memory>(device, pointer_, bytes_, false);
-      if (info[3].IsObject() || info[3].IsExternal()) owner_ = Napi::Persistent(info[3].As<Napi::Object>());
+      owner_ = dlpack::held(env, info[3]);
+      if (!owner_ && (info[3].IsObject() || info[3].IsExternal()))
+        owner_ = std::make_shared<Napi::ObjectReference>(Napi::Persistent(info[3].As<Napi::Object>()));
     } else {
       constexpr size_t kAlignment = 64;
       const size_t residue = info[2].As<Napi::Number>().Uint32Value() % kAlignment;
@@ -37,11 +42,18 @@ DeviceMemoryObject::DeviceMemoryObject(const Napi::CallbackInfo& info) : Napi::O
       external_bytes_ = static_cast<int64_t>(memory_->bytes());
       Napi::MemoryManagement::AdjustExternalMemory(env, external_bytes_);
     }
-    info.This().As<Napi::Object>().TypeTag(&kTag);
+    const Napi::Object object = info.This().As<Napi::Object>();
+    object.TypeTag(&kTag);
+    slots_ = Environment::of(env).device_memories;
+    slot_ = slots_->add(this);
+    object.DefineProperty(Napi::PropertyDescriptor::Value("slot", Napi::Number::New(env, slot_)));
   });
 }
 
-DeviceMemoryObject::~DeviceMemoryObject() { release(Env()); }
+DeviceMemoryObject::~DeviceMemoryObject() {
+  release(Env());
+  if (slots_) slots_->remove(slot_);
+}
 
 bool DeviceMemoryObject::is_instance(Napi::Env env, napi_value value) {
   bool is_tagged = false;
@@ -69,6 +81,10 @@ Napi::Value DeviceMemoryObject::byte_length(const Napi::CallbackInfo& info) {
   return Napi::Number::New(info.Env(), static_cast<double>(bytes_));
 }
 
+void DeviceMemoryObject::share(const Napi::CallbackInfo&) {
+  if (memory_) memory_->share();
+}
+
 void DeviceMemoryObject::dispose(const Napi::CallbackInfo& info) {
   guarded(info.Env(), [&] { release(info.Env()); });
 }
@@ -79,8 +95,8 @@ void DeviceMemoryObject::release(Napi::Env env) {
   const int ordinal = memory_->device().ordinal();
   memory_.reset();
   if (memory.expired())
-    owner_.Reset();
-  else if (!owner_.IsEmpty())
+    owner_.reset();
+  else if (owner_)
     in_flight_->keep(std::move(owner_), memory, ordinal);
   if (external_bytes_ != 0) Napi::MemoryManagement::AdjustExternalMemory(env, -external_bytes_);
 }

@@ -14,7 +14,7 @@ class DeviceMemoryObject : public Napi::ObjectWrap<DeviceMemoryObject> {
 
   /// new DeviceMemory(device, bytes, residue): zeroed memory whose address is `residue` modulo 64
   /// new DeviceMemory(device, bytes, pointer: bigint, owner): memory of another library, which pointerInfo() has
-  /// checked before; the owner is kept alive until nothing uses the memory
+  /// checked before; the owner (an object, or a hold of dlpack.cc) is kept until nothing uses the memory
   explicit DeviceMemoryObject(const Napi::CallbackInfo& info);
   ~DeviceMemoryObject();
 
@@ -22,6 +22,7 @@ class DeviceMemoryObject : public Napi::ObjectWrap<DeviceMemoryObject> {
   /// The object behind a value. Throws for any other value, and where the memory was disposed of.
   static DeviceMemoryObject& of(Napi::Env env, napi_value value, const char* name);
 
+  /// Null after dispose().
   const std::shared_ptr<cuda::Memory>& memory() const { return memory_; }
   cuda::Device& device() const { return memory_->device(); }
   void* address() const { return reinterpret_cast<void*>(pointer_); }
@@ -32,17 +33,20 @@ class DeviceMemoryObject : public Napi::ObjectWrap<DeviceMemoryObject> {
   Napi::Value device_ordinal(const Napi::CallbackInfo& info);
   Napi::Value pointer(const Napi::CallbackInfo& info);
   Napi::Value byte_length(const Napi::CallbackInfo& info);
+  void share(const Napi::CallbackInfo& info);
   void dispose(const Napi::CallbackInfo& info);
 
   /// Gives the memory back once nothing uses it. Calls no function of the driver.
   void release(Napi::Env env);
 
   std::shared_ptr<InFlight> in_flight_;
+  std::shared_ptr<DeviceMemorySlots> slots_;  // null where the constructor threw
+  uint32_t slot_ = 0;
   std::shared_ptr<cuda::Memory> memory_;  // null once released
   cuda::DevicePointer pointer_ = 0;
   size_t bytes_ = 0;
   int64_t external_bytes_ = 0;   // that the garbage collector knows of
-  Napi::ObjectReference owner_;  // empty without one
+  std::shared_ptr<void> owner_;  // null without one
 };
 
 }  // namespace fused_adamw

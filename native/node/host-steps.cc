@@ -24,9 +24,13 @@ class HostSteps : public TensorSteps {
  public:
   explicit HostSteps(TensorList list) : list_(std::move(list)) {}
 
+  using TensorSteps::set_grads;
+
   const TensorList& list() const override { return list_; }
   std::optional<Overlap> set_grads(Napi::Env env, const HeldList& grads) override {
-    return list_.set_grads(read_grads(env, list_, grads, reader(env)));
+    return list_.set_grads(read_grads(env, list_, [&](uint32_t i, size_t element_bytes) {
+      return read_array(env, grads[i], element_bytes, grads.name());
+    }));
   }
   void set_groups(const std::vector<uint32_t>& groups, size_t group_count) override {
     rounded_.resize(group_count);

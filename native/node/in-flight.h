@@ -10,13 +10,13 @@
 
 namespace fused_adamw {
 
-/// The owners of memory of other libraries, whose references must be dropped on
-/// the JavaScript thread, and the copies that use memory of the thread.
+/// The owners of memory of other libraries, which must be let go of on the
+/// JavaScript thread, and the copies that use memory of the thread.
 class InFlight {
  public:
   ~InFlight() { wait(); }
 
-  void keep(Napi::ObjectReference owner, std::weak_ptr<cuda::Memory> memory, int ordinal) {
+  void keep(std::shared_ptr<void> owner, std::weak_ptr<cuda::Memory> memory, int ordinal) {
     owners_.push_back({std::move(owner), std::move(memory), ordinal});
   }
   /// Drops the owners whose memory is not in use any more.
@@ -42,7 +42,7 @@ class InFlight {
 
  private:
   struct Owned {
-    Napi::ObjectReference owner;
+    std::shared_ptr<void> owner;
     std::weak_ptr<cuda::Memory> memory;
     int ordinal;
   };

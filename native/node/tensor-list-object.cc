@@ -84,6 +84,12 @@ TensorSteps& TensorListObject::steps(Napi::Env env) const {
 Napi::Value TensorListObject::set_grads(const Napi::CallbackInfo& info) {
   const Napi::Env env = info.Env();
   return guarded(env, [&]() -> Napi::Value {
+    if (info[0].IsTypedArray()) {
+      const View slots = read_view(env, info[0], napi_uint32_array, "grad");
+      if (const auto overlap = steps(env).set_grads(env, slots)) return to_javascript(env, *overlap);
+      has_grads_ = true;
+      return env.Null();
+    }
     const HeldList grads(env, info[0], steps(env).list().size(), kRoleNames[static_cast<int>(Role::grad)]);
     Napi::ObjectReference reference = grads.reference();
     // Code of the user may have run while the list was copied, hence again steps().

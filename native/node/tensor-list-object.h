@@ -24,8 +24,9 @@ class TensorListObject : public Napi::ObjectWrap<TensorListObject> {
   /// device: -1 for typed arrays, else the ordinal of the GPU of DeviceMemory objects
   /// lists: by role, each with one array for each tensor; undefined for the gradients, and for roles that no tensor has
   void assign(const Napi::CallbackInfo& info);
-  /// setGrads(list): null, or [role, tensor, role, tensor] of two arrays that share memory, the written one first. Then
-  /// the previous gradients stay.
+  /// setGrads(list): takes typed arrays or, as a Uint32Array, the slots of DeviceMemory objects. Returns null, or
+  /// [role, tensor, role, tensor] of two arrays that share memory, the written one first. Then the previous gradients
+  /// stay.
   Napi::Value set_grads(const Napi::CallbackInfo& info);
   /// setGroups(groupOf: Uint32Array, scalars: Float64Array): the group of each tensor, and the array that holds the
   /// scalars of all later steps.

@@ -17,8 +17,14 @@ class TensorSteps {
  public:
   virtual ~TensorSteps() = default;
   virtual const TensorList& list() const = 0;
-  /// As TensorList::set_grads.
-  virtual std::optional<Overlap> set_grads(Napi::Env env, const HeldList& grads) = 0;
+  /// As TensorList::set_grads, for typed arrays, which the caller keeps.
+  virtual std::optional<Overlap> set_grads(Napi::Env env, const HeldList&) {
+    throw Napi::TypeError::New(env, "Expected the slots of device memories for grad");
+  }
+  /// The same for DeviceMemory objects by their slots (uint32), whose memories it keeps.
+  virtual std::optional<Overlap> set_grads(Napi::Env env, const View&) {
+    throw Napi::TypeError::New(env, "Expected a list of arrays, one for each tensor, for grad");
+  }
   /// As TensorList::set_groups.
   virtual void set_groups(const std::vector<uint32_t>& groups, size_t group_count) = 0;
   /// Does everything of a step that may fail, before the step has changed anything.
@@ -79,16 +85,15 @@ TensorList read_tensors(Napi::Env env, const TensorListArguments& arguments, con
   return TensorList(arguments.rule, std::move(tensors));
 }
 
-/// Reads the gradients, one for each tensor and as long as its weight.
-template <typename ReadArray>
-std::vector<void*> read_grads(Napi::Env env, const TensorList& list, const HeldList& grads,
-                              const ReadArray& read_array) {
+/// Reads the gradients, one for each tensor and as long as its weight. read_grad(i, element_bytes) returns the View of
+/// one.
+template <typename ReadGrad>
+std::vector<void*> read_grads(Napi::Env env, const TensorList& list, const ReadGrad& read_grad) {
   std::vector<void*> addresses(list.size());
   for_each_tensor(env, list.size(), [&](uint32_t i) {
     const TensorArrays& tensor = list.tensor(i);
-    const View view = read_array(grads[i], role_bytes(tensor.config, Role::grad), grads.name());
-    if (view.length != tensor.length)
-      throw Napi::RangeError::New(env, std::string("Expected arrays of equal length for ") + grads.name());
+    const View view = read_grad(i, role_bytes(tensor.config, Role::grad));
+    if (view.length != tensor.length) throw Napi::RangeError::New(env, "Expected arrays of equal length for grad");
     addresses[i] = view.data;
   });
   return addresses;

@@ -179,6 +179,15 @@ class Arrays {
         }
       }
     });
+    if (random.below(4) != 0) return;
+    // Elements that have not seen any gradient yet, as rows of an embedding.
+    const size_t begin = random.below(length + 1), end = begin + random.below(length - begin + 1);
+    for (size_t i = begin; i < end; ++i) {
+      const double zero = random.below(2) ? -0.0 : 0.0;
+      write(data<Role::grad>()[i], static_cast<Arithmetic<RoleType<config, Role::grad>>>(zero));
+      write(data<Role::mean>()[i], static_cast<Arithmetic<RoleType<config, Role::mean>>>(zero));
+      write(data<Role::variance>()[i], static_cast<Arithmetic<RoleType<config, Role::variance>>>(0));
+    }
   }
 
   template <Role role>

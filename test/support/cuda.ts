@@ -55,6 +55,8 @@ export const noDriverCalls: string | null = either(noCuda, noCompiler);
 interface DriverCalls {
   createStream(): bigint;
   synchronizeStream(stream: bigint): void;
+  fill(pointer: bigint, stream: bigint): void;
+  recordEvent(stream: bigint): bigint;
   allocate(bytes: bigint): bigint;
   free(pointer: bigint): void;
   allocateElsewhere(bytes: bigint): bigint;

@@ -92,7 +92,8 @@ TEST_P(StreamCapture, ThatRecordedAnEventLeavesTheDeviceUsable) {
     const Capture capture(device(), stream, GetParam());
     const auto event = std::make_shared<Event>();
     event->record(stream);
-    device().end_step(stream, event);
+    const auto none = std::make_shared<const Memories>();
+    device().end_step(stream, event, {none, none});
     device().retire(things, event);
   }
   int value = 1;

@@ -205,6 +205,23 @@ TEST_F(Pointers, OfTheHostAreRefused) {
   EXPECT_EQ(reason(pinned.data()), "an address of no device");
 }
 
+TEST_F(Pointers, ToManagedMemoryAreAccepted) {
+  const ContextGuard guard(device().context());
+  DevicePointer pointer = 0;
+  check(testing::find<Status(DevicePointer*, size_t, unsigned)>("cuMemAllocManaged")(&pointer, 400, 1),
+        "cuMemAllocManaged");
+  EXPECT_EQ(pointer_info(pointer, 1).ordinal, 0);
+  EXPECT_GE(pointer_info(pointer, 400).bytes, 400u);
+  {
+    const auto memory = std::make_shared<Memory>(device(), pointer, 400, false);
+    const auto values = numbers(100, 3);
+    copy_from_host(memory, 0, values.data(), 400);
+    EXPECT_EQ(read(memory, 100), values);
+  }
+  device().synchronize();
+  FUSED_ADAMW_CUDA(cuMemFree_v2, pointer);
+}
+
 TEST_F(Pointers, OfAnotherContextAreRefused) {
   const testing::ForeignContext foreign(0);
   DevicePointer pointer = 0;

@@ -11,15 +11,15 @@ static void* library;
 
 static void* driver(const char* name) { return dlsym(library, name); }
 
-#define CALL(name, types, ...)                                          \
-  do {                                                                  \
-    int(*function) types = (int(*) types)driver(name);                  \
-    if (!function || function(__VA_ARGS__) != 0) {                      \
-      char text[64];                                                    \
-      snprintf(text, sizeof text, "%s failed", name);                   \
-      napi_throw_error(env, NULL, text);                                \
-      return NULL;                                                      \
-    }                                                                   \
+#define CALL(name, types, ...)                         \
+  do {                                                 \
+    int(*function) types = (int(*) types)driver(name); \
+    if (!function || function(__VA_ARGS__) != 0) {     \
+      char text[64];                                   \
+      snprintf(text, sizeof text, "%s failed", name);  \
+      napi_throw_error(env, NULL, text);               \
+      return NULL;                                     \
+    }                                                  \
   } while (0)
 
 static uint64_t argument(napi_env env, napi_callback_info info) {
@@ -141,6 +141,30 @@ static napi_value fail(napi_env env, napi_callback_info info) {
   return NULL;
 }
 
+/// fill(pointer, stream): writes bytes of 0x3c to 5,000 floats
+static napi_value fill(napi_env env, napi_callback_info info) {
+  size_t count = 2;
+  napi_value arguments[2];
+  uint64_t pointer = 0, stream = 0;
+  bool lossless;
+  napi_get_cb_info(env, info, &count, arguments, NULL, NULL);
+  napi_get_value_bigint_uint64(env, arguments[0], &pointer, &lossless);
+  napi_get_value_bigint_uint64(env, arguments[1], &stream, &lossless);
+  if (!push_primary(env)) return NULL;
+  CALL("cuMemsetD8Async", (unsigned long long, unsigned char, size_t, void*), pointer, 0x3c, 20000,
+       (void*)(uintptr_t)stream);
+  return pop(env);
+}
+
+/// recordEvent(stream): bigint, an event after the work on it
+static napi_value record_event(napi_env env, napi_callback_info info) {
+  void* event;
+  if (!push_primary(env)) return NULL;
+  CALL("cuEventCreate", (void**, unsigned), &event, 2);
+  CALL("cuEventRecord", (void*, void*), event, (void*)(uintptr_t)argument(env, info));
+  return pop(env) ? bigint(env, (uintptr_t)event) : NULL;
+}
+
 NAPI_MODULE_INIT() {
   static const struct {
     const char* name;
@@ -148,6 +172,8 @@ NAPI_MODULE_INIT() {
   } functions[] = {
       {"createStream", create_stream},
       {"synchronizeStream", synchronize_stream},
+      {"fill", fill},
+      {"recordEvent", record_event},
       {"allocate", allocate},
       {"free", release},
       {"allocateElsewhere", allocate_elsewhere},

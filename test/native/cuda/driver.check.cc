@@ -46,6 +46,10 @@ static_assert(!std::is_same_v<Passed<CUstream*>, Passed<CUevent*>>);
   static_assert(std::is_same_v<Passed<decltype(::name)>, Passed<__VA_ARGS__>>, #name " is not as in cuda.h");
 FUSED_ADAMW_DRIVER_FUNCTIONS(AGREES)
 
+static_assert(kPeerAccessAlreadyEnabled == CUDA_ERROR_PEER_ACCESS_ALREADY_ENABLED);
+static_assert(kTooManyPeers == CUDA_ERROR_TOO_MANY_PEERS);
+static_assert(kNonBlocking == CU_STREAM_NON_BLOCKING);
+static_assert(kPointerIsManaged == CU_POINTER_ATTRIBUTE_IS_MANAGED);
 static_assert(kSuccess == CUDA_SUCCESS);
 static_assert(kOutOfMemory == CUDA_ERROR_OUT_OF_MEMORY);
 static_assert(kNoDevice == CUDA_ERROR_NO_DEVICE);
@@ -54,7 +58,6 @@ static_assert(kCaptureImplicit == CUDA_ERROR_STREAM_CAPTURE_IMPLICIT);
 static_assert(kCapturedEvent == CUDA_ERROR_CAPTURED_EVENT);
 static_assert(kNotCapturing == CU_STREAM_CAPTURE_STATUS_NONE);
 static_assert(kRelaxedCapture == CU_STREAM_CAPTURE_MODE_RELAXED);
-static_assert(kMultiprocessorCount == CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT);
 static_assert(kComputeCapabilityMajor == CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR);
 static_assert(kComputeCapabilityMinor == CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR);
 static_assert(kBlockingSync == CU_EVENT_BLOCKING_SYNC);

@@ -16,14 +16,14 @@ struct HostKernel {
   DTypeConfig config;
   size_t parameter_bytes, group_bytes;
   /// Runs one block. `parameters` are the StepParameters of the configuration's arithmetic type.
-  void (*run_block)(const void* parameters, unsigned block, unsigned blocks);
+  void (*run_block)(const void* parameters, unsigned block);
 };
 
 template <Rule rule, DTypeConfig config>
-void run_block(const void* parameters, unsigned block, unsigned blocks) {
+void run_block(const void* parameters, unsigned block) {
   using Parameters = StepParameters<ArithmeticType<config>>;
   for (unsigned thread = 0; thread < kBlock; ++thread)
-    step_thread<rule, config>(*static_cast<const Parameters*>(parameters), block, blocks, thread);
+    step_thread<rule, config>(*static_cast<const Parameters*>(parameters), block, thread);
 }
 
 template <Rule rule, DTypeConfig config>

@@ -18,14 +18,16 @@
 //   DELAY           longest delay in microseconds (default 200; 0: none)
 //   DEVICES         0, 1 (default) or 2
 //   MEMORY          bytes of each device (default 256 MiB)
+//   P2P             whether devices reach each other's memory directly (default 1)
 //   DRIVER_VERSION  default 13000
 //   INIT            the status that cuInit returns (default 0; 100 without devices)
 //   MODULE          the status that cuModuleLoadData returns (default 0)
-//   FATBIN          the status that cuModuleLoadData returns for anything but PTX (default 0)
+//   KERNELS         a library whose kernels run instead of step_thread(), made by scripts/ptx-to-cc.mjs
 //   FAIL            function:call:status: that call fails, the first being 1; with "+" after the number all later
 //                   ones too. The function "callback" is the next stream callback, which receives the status
 #include "stand-in-driver.h"
 
+#include <dlfcn.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
@@ -71,7 +73,7 @@ constexpr Status kInvalidValue = 1;
 constexpr Status kNotInitialized = 3;
 constexpr Status kInvalidDevice = 101;
 constexpr Status kInvalidImage = 200;
-constexpr Status kInvalidPtx = 218;
+constexpr Status kPeerAccessUnsupported = 217;
 constexpr Status kInvalidHandle = 400;
 constexpr Status kNotFound = 500;
 constexpr Status kCaptureUnsupported = 900;
@@ -90,8 +92,9 @@ constexpr StatusText kStatusTexts[] = {
     {kInvalidDevice, "CUDA_ERROR_INVALID_DEVICE", "invalid device ordinal"},
     {kInvalidImage, "CUDA_ERROR_INVALID_IMAGE", "device kernel image is invalid"},
     {209, "CUDA_ERROR_NO_BINARY_FOR_GPU", "no kernel image is available for execution on the device"},
-    {kInvalidPtx, "CUDA_ERROR_INVALID_PTX", "a PTX JIT compilation failed"},
-    {222, "CUDA_ERROR_UNSUPPORTED_PTX_VERSION", "the provided PTX was compiled with an unsupported toolchain."},
+    {kPeerAccessUnsupported, "CUDA_ERROR_PEER_ACCESS_UNSUPPORTED",
+     "peer access is not supported between these two devices"},
+    {kPeerAccessAlreadyEnabled, "CUDA_ERROR_PEER_ACCESS_ALREADY_ENABLED", "peer access is already enabled"},
     {kInvalidHandle, "CUDA_ERROR_INVALID_HANDLE", "invalid resource handle"},
     {kNotFound, "CUDA_ERROR_NOT_FOUND", "named symbol not found"},
     {kNotReady, "CUDA_ERROR_NOT_READY", "device not ready"},
@@ -139,14 +142,14 @@ class Arena {
   }
 
   /// 0 where there is no room.
-  DevicePointer allocate(size_t bytes, ContextHandle context) {
+  DevicePointer allocate(size_t bytes, ContextHandle context, bool is_managed = false) {
     if (bytes > capacity_ - used_) return 0;
     // After the previous allocation, so that freed memory is not reused soon.
     const size_t start = find_room(next_, bytes);
     if (start == kNone) return 0;
     next_ = start + bytes;
     used_ += bytes;
-    allocations_[start] = {bytes, context};
+    allocations_[start] = {bytes, context, is_managed};
     ASAN_UNPOISON_MEMORY_REGION(seen_ + start, bytes);
     std::memset(alias_ + start, 0xb7, bytes);
     return pointer(start);
@@ -167,7 +170,7 @@ class Arena {
     const size_t start = find_room(next_, bytes);
     if (start == kNone) return 0;
     next_ = start + bytes;
-    allocations_[start] = {bytes, nullptr, true, {}};
+    allocations_[start] = {bytes, nullptr, false, true, {}};
     return pointer(start);
   }
   void map(DevicePointer address, size_t bytes) {
@@ -187,6 +190,7 @@ class Arena {
     DevicePointer start;
     size_t bytes;
     ContextHandle context;
+    bool is_managed;
   };
   /// The allocation or reserved range that holds these bytes, all of them mapped; its start is 0 where there is none.
   Allocation find(DevicePointer address, size_t bytes) const {
@@ -201,7 +205,7 @@ class Arena {
       if (range.bytes == 0) return {};
       i = range.begin + range.bytes;
     }
-    return {pointer(found->first), found->second.bytes, found->second.context};
+    return {pointer(found->first), found->second.bytes, found->second.context, found->second.is_managed};
   }
 
   /// What was mapped at once to an address; its size is 0 where nothing is.
@@ -209,7 +213,7 @@ class Arena {
     const auto found = find(address, 1).start ? containing(offset(address)) : allocations_.end();
     if (found == allocations_.end()) return {};
     const Range range = mapped(found, offset(address));
-    return {pointer(range.begin), range.bytes, found->second.context};
+    return {pointer(range.begin), range.bytes, found->second.context, found->second.is_managed};
   }
 
   /// Where the stand-in reads and writes what lies at a device's address.
@@ -223,6 +227,7 @@ class Arena {
   struct Block {
     size_t bytes;
     ContextHandle context;
+    bool is_managed = false;
     bool is_reserved = false;
     std::map<size_t, size_t> mapped{};  // bytes by start, of a reserved range
   };
@@ -314,13 +319,18 @@ struct CUctx_st {
   int device;
   CUstream_st legacy{this, false, {}, nullptr};
   std::set<CUstream_st*> streams{};  // except the legacy one; those that were destroyed, too
+  std::set<CUctx_st*> peers{};       // whose memory it reaches directly
 };
 struct CUmod_st {
   ContextHandle context;
 };
+/// One thread of a kernel that was translated from PTX.
+using TranslatedThread = void(const char* parameters, uint32_t ctaid, uint32_t nctaid, uint32_t tid);
+
 struct CUfunc_st {
   ContextHandle context;
   const HostKernel* kernel;
+  TranslatedThread* translated;  // null: the host's own kernel runs
 };
 
 namespace {
@@ -629,13 +639,31 @@ void check_launch(const Arena& arena, const HostKernel& kernel, const void* para
   check_items(tables.warp_items, tables.warp_item_count);
 }
 
-void run_kernel(const Arena& arena, const HostKernel& kernel, const std::string& parameters, unsigned blocks) {
+TranslatedThread* find_translated(const char* name) {
+  const char* path = setting("KERNELS");
+  if (!path) return nullptr;
+  static void* const library = dlopen(path, RTLD_NOW | RTLD_LOCAL);
+  if (!library) misuse(std::string("there are no kernels: ") + dlerror());
+  void* const found = dlsym(library, name);
+  if (!found) misuse(std::string(path) + " has no " + name);
+  return reinterpret_cast<TranslatedThread*>(found);
+}
+
+void run_kernel(const Arena& arena, const CUfunc_st& function, const std::string& parameters, unsigned blocks) {
+  const HostKernel& kernel = *function.kernel;
   check_launch(arena, kernel, parameters.data());
   alignas(16) char aligned[kParameterBytes];
   std::memcpy(aligned, parameters.data(), parameters.size());
   arena.open();
   const unsigned first = blocks / 3;  // no block may rely on another being done
-  for (unsigned i = 0; i < blocks; ++i) kernel.run_block(aligned, (first + i) % blocks, blocks);
+  for (unsigned i = 0; i < blocks; ++i) {
+    const unsigned block = (first + i) % blocks;
+    if (!function.translated) {
+      kernel.run_block(aligned, block);
+      continue;
+    }
+    for (unsigned thread = 0; thread < kBlock; ++thread) function.translated(aligned, block, blocks, thread);
+  }
   arena.shut();
 }
 
@@ -693,9 +721,6 @@ EXPORT Status cuDeviceGetName(char* name, int length, DeviceHandle device) {
 EXPORT Status cuDeviceGetAttribute(int* value, int attribute, DeviceHandle device) {
   CALL(cuDeviceGetAttribute);
   switch (attribute) {
-    case kMultiprocessorCount:
-      *value = 3;
-      return kSuccess;
     case kComputeCapabilityMajor:
       *value = device == 0 ? 9 : 7;
       return kSuccess;
@@ -711,6 +736,18 @@ EXPORT Status cuDeviceTotalMem_v2(size_t* bytes, DeviceHandle) {
   CALL(cuDeviceTotalMem_v2);
   *bytes = number("MEMORY", size_t{256} << 20);
   return kSuccess;
+}
+
+EXPORT Status cuDeviceCanAccessPeer(int* can_access, DeviceHandle device, DeviceHandle peer) {
+  CALL(cuDeviceCanAccessPeer);
+  *can_access = device != peer && number("P2P", 1) != 0;
+  return kSuccess;
+}
+
+EXPORT Status cuCtxEnablePeerAccess(ContextHandle peer, unsigned) {
+  CALL(cuCtxEnablePeerAccess);
+  if (number("P2P", 1) == 0) return kPeerAccessUnsupported;
+  return call.context()->peers.insert(peer).second ? kSuccess : kPeerAccessAlreadyEnabled;
 }
 
 EXPORT Status cuDevicePrimaryCtxRetain(ContextHandle* context, DeviceHandle device) {
@@ -751,18 +788,10 @@ EXPORT Status cuModuleLoadData(CUmod_st** module, const void* image) {
     uint64_t bytes;
   } header;
   if (const auto status = static_cast<Status>(number("MODULE", kSuccess))) return status;
-  std::string text;
-  std::memcpy(&header.magic, image, sizeof header.magic);
-  const bool is_fatbin = header.magic == kMagic;
-  if (is_fatbin) std::memcpy(&header, image, sizeof header);
-  const auto* begin = static_cast<const char*>(image);
-  text.assign(begin, is_fatbin ? header.header_bytes + header.bytes : std::strlen(begin));
-  const bool is_ptx = !is_fatbin && text.find(".version") != std::string::npos;
-  if (!is_ptx)
-    if (const auto status = static_cast<Status>(number("FATBIN", kSuccess))) return status;
-  if (text.find("fused-adamw device code") == std::string::npos) return kInvalidImage;
-  if (is_ptx && std::count(text.begin(), text.end(), '{') != std::count(text.begin(), text.end(), '}'))
-    return kInvalidPtx;
+  std::memcpy(&header, image, sizeof header);
+  if (header.magic != kMagic) return kInvalidImage;
+  const std::string content(static_cast<const char*>(image), header.header_bytes + header.bytes);
+  if (content.find("fused-adamw device code") == std::string::npos) return kInvalidImage;
   *module = new CUmod_st{call.context()};
   state().modules.insert(*module);
   return kSuccess;
@@ -773,7 +802,7 @@ EXPORT Status cuModuleGetFunction(FunctionHandle* function, CUmod_st* module, co
   if (!state().modules.count(module)) misuse("cuModuleGetFunction of a module that is not there");
   for (const HostKernel& kernel : kHostKernels) {
     if (kernel.name != name) continue;
-    *function = new CUfunc_st{module->context, &kernel};
+    *function = new CUfunc_st{module->context, &kernel, find_translated(name)};
     state().functions.insert(*function);
     return kSuccess;
   }
@@ -879,6 +908,7 @@ EXPORT Status cuMemcpyPeerAsync(DevicePointer to, ContextHandle to_context, Devi
     return state().gpus[static_cast<size_t>(context->device)].get() == state().gpu_of(pointer, bytes);
   };
   if (!of(to_context, to) || !of(from_context, from)) misuse("cuMemcpyPeerAsync: memory of another device");
+  ++state().calls[to_context->peers.count(from_context) ? "direct copies" : "copies through the host"];
   state().enqueue(call.stream(stream), call.function(), [=] { std::memcpy(target, source, bytes); },
                   {{to, bytes}, {from, bytes}});
   return kSuccess;
@@ -894,7 +924,10 @@ EXPORT Status cuPointerGetAttributes(unsigned count, int* attributes, void** val
         *static_cast<ContextHandle*>(values[i]) = allocation.context;
         break;
       case kPointerMemoryType:
-        *static_cast<unsigned*>(values[i]) = gpu ? kDeviceMemory : is_pinned ? 1 : 0;
+        *static_cast<unsigned*>(values[i]) = gpu && !allocation.is_managed ? kDeviceMemory : gpu || is_pinned ? 1 : 0;
+        break;
+      case kPointerIsManaged:
+        *static_cast<unsigned*>(values[i]) = allocation.is_managed;
         break;
       case kPointerDeviceOrdinal:
         *static_cast<int*>(values[i]) = gpu ? gpu->primary.device : is_pinned ? 0 : -2;
@@ -1024,13 +1057,6 @@ EXPORT Status cuStreamAddCallback(StreamHandle stream, StreamCallback callback, 
   return kSuccess;
 }
 
-EXPORT Status cuOccupancyMaxActiveBlocksPerMultiprocessor(int* blocks, FunctionHandle function, int, size_t) {
-  CALL(cuOccupancyMaxActiveBlocksPerMultiprocessor);
-  if (!state().functions.count(function)) misuse("the occupancy of a function that is not there");
-  *blocks = 2;
-  return kSuccess;
-}
-
 EXPORT Status cuLaunchKernel(FunctionHandle function, unsigned grid_x, unsigned grid_y, unsigned grid_z,
                              unsigned block_x, unsigned block_y, unsigned block_z, unsigned dynamic_memory,
                              StreamHandle stream, void** parameters, void**) {
@@ -1048,7 +1074,7 @@ EXPORT Status cuLaunchKernel(FunctionHandle function, unsigned grid_x, unsigned 
   for (const void* table : named)
     if (table) uses.push_back({reinterpret_cast<uintptr_t>(table), 1});
   const Arena& arena = state().gpus[static_cast<size_t>(function->context->device)]->arena;
-  const auto run = [=, &arena, &kernel] { run_kernel(arena, kernel, copy, grid_x); };
+  const auto run = [=, &arena] { run_kernel(arena, *function, copy, grid_x); };
   state().enqueue(call.stream(stream), call.function(), run, std::move(uses));
   return kSuccess;
 }
@@ -1074,6 +1100,14 @@ EXPORT Status cuMemGetInfo_v2(size_t* free, size_t* total) {
   *total = number("MEMORY", size_t{256} << 20);
   *free = *total - state().gpus[static_cast<size_t>(call.context()->device)]->arena.used();
   return kSuccess;
+}
+
+/// Not as on a GPU, the host cannot access it.
+EXPORT Status cuMemAllocManaged(DevicePointer* pointer, size_t bytes, unsigned) {
+  CALL(cuMemAllocManaged);
+  ContextHandle context = call.context();
+  *pointer = state().gpus[static_cast<size_t>(context->device)]->arena.allocate(bytes, context, true);
+  return *pointer ? kSuccess : kOutOfMemory;
 }
 
 /// On the first device, whatever the handles and properties say.

@@ -23,6 +23,14 @@ class DeviceArray {
     set(values, length);
   }
   void set(const T* values, size_t length) { copy_from_host(memory_, offset_, values, length * sizeof(T)); }
+  /// By an asynchronous copy.
+  void start_to_set(const T* values, size_t length) {
+    auto pinned = memory_->device().allocate_pinned(length * sizeof(T) + 1);
+    std::memcpy(pinned->data(), values, length * sizeof(T));
+    const StreamCallback done = [](StreamHandle, Status, void* context) { delete static_cast<PinnedMemory*>(context); };
+    start_copy_from_host(memory_, pinned->data(), length * sizeof(T), done, pinned.get(), offset_);
+    pinned.release();
+  }
   std::vector<T> get(size_t length) const {
     std::vector<T> values(length);
     copy_to_host(values.data(), memory_, offset_, length * sizeof(T));
@@ -46,6 +54,8 @@ class Twin {
   virtual std::shared_ptr<Memory> grad_memory() const = 0;
   /// Makes the next gradients, which change_grad() sets: in the same memory or in new memory.
   virtual void make_grad(bool in_place, Random& random) = 0;
+  /// Sets the next gradients in the same memory by an asynchronous copy.
+  virtual void start_to_change_grad() = 0;
   virtual void change_grad() = 0;
   virtual ::testing::AssertionResult is_equal() const = 0;
 };
@@ -88,6 +98,10 @@ class TwinOf : public Twin {
       grad() = std::move(next_grad_);
     else
       grad()->set(next_.data(), next_.size());
+  }
+  void start_to_change_grad() override {
+    std::copy(next_.begin(), next_.end(), host_.template data<Role::grad>());
+    grad()->start_to_set(next_.data(), next_.size());
   }
   ::testing::AssertionResult is_equal() const override {
     ::testing::AssertionResult result = ::testing::AssertionSuccess();
@@ -167,9 +181,15 @@ class Twins {
     for (const auto& twin : twins_) twin->make_grad(in_place, random_);
     in_place_ = in_place;
   }
+  std::shared_ptr<Memory> some_grad_memory() const { return twins_.front()->grad_memory(); }
   void change_grads() {
     for (const auto& twin : twins_) twin->change_grad();
     if (!in_place_) set_grads();
+  }
+  /// By asynchronous copies into the memory that they have.
+  void start_to_change_grads() {
+    make_grads(true);
+    for (const auto& twin : twins_) twin->start_to_change_grad();
   }
   /// Assigns tensor i to group i modulo count.
   void set_group_count(size_t count) {

@@ -73,7 +73,7 @@ class WhyUnavailable : public ::testing::Test {
   }
 
   /// Expects the reason that a new process gives with these variables and device code.
-  static void expect(const std::string& reason, Environment environment, const std::vector<std::string>& device_code,
+  static void expect(const std::string& reason, Environment environment, const std::string& device_code,
                      int ordinal = 0) {
     environment.set(kChild, "1");
     environment.set("ASAN_OPTIONS", kWithoutLeaks);
@@ -93,82 +93,65 @@ class WhyUnavailable : public ::testing::Test {
   }
 };
 
-TEST_F(WhyUnavailable, NoReason) { expect("usable", {}, {write_usable()}); }
+TEST_F(WhyUnavailable, NoReason) { expect("usable", {}, write_usable()); }
 
 TEST_F(WhyUnavailable, LibraryWithoutTheFunctions) {
   expect("the CUDA driver is too old: it has no cuDriverGetVersion", {{"LD_LIBRARY_PATH", EMPTY_DRIVER}},
-         {write_usable()});
+         write_usable());
 }
 
 TEST_F(WhyUnavailable, DriverThatIsTooOld) {
   expect("the CUDA driver is too old: it is for CUDA 11.8, and 12.0 or later is needed",
-         {{"FUSED_ADAMW_STAND_IN_DRIVER_VERSION", "11080"}}, {write_usable()});
+         {{"FUSED_ADAMW_STAND_IN_DRIVER_VERSION", "11080"}}, write_usable());
 }
 
 TEST_F(WhyUnavailable, DriverThatDoesNotStart) {
   expect(
       "the CUDA driver does not start: CUDA_ERROR_SYSTEM_DRIVER_MISMATCH \\(system has unsupported display driver / "
       "cuda driver combination\\)",
-      {{"FUSED_ADAMW_STAND_IN_INIT", "803"}}, {write_usable()});
+      {{"FUSED_ADAMW_STAND_IN_INIT", "803"}}, write_usable());
 }
 
 TEST_F(WhyUnavailable, NoDevice) {
-  expect("there is no CUDA device", {{"FUSED_ADAMW_STAND_IN_DEVICES", "0"}}, {write_usable()});
+  expect("there is no CUDA device", {{"FUSED_ADAMW_STAND_IN_DEVICES", "0"}}, write_usable());
   expect("there is no CUDA device", {{"FUSED_ADAMW_STAND_IN_DEVICES", "0"}, {"FUSED_ADAMW_STAND_IN_INIT", "0"}},
-         {write_usable()});
+         write_usable());
 }
 
 TEST_F(WhyUnavailable, NoSuchDevice) {
-  expect("there is no device cuda:3, the last is cuda:0", {{"FUSED_ADAMW_STAND_IN_DEVICES", "1"}}, {write_usable()}, 3);
-  expect("there is no device cuda:-1, the last is cuda:1", {{"FUSED_ADAMW_STAND_IN_DEVICES", "2"}}, {write_usable()},
-         -1);
+  expect("there is no device cuda:3, the last is cuda:0", {{"FUSED_ADAMW_STAND_IN_DEVICES", "1"}}, write_usable(), 3);
+  expect("there is no device cuda:-1, the last is cuda:1", {{"FUSED_ADAMW_STAND_IN_DEVICES", "2"}}, write_usable(), -1);
 }
 
 TEST_F(WhyUnavailable, NoDeviceCode) {
-  expect("no device code is usable: the package carries none", {}, {});
-  expect("no device code is usable: there is no device code at /nowhere/a.fatbin", {}, {"/nowhere/a.fatbin"});
+  expect("no device code is usable: the package carries none", {}, "");
+  expect("no device code is usable: there is no device code at /nowhere/a.fatbin", {}, "/nowhere/a.fatbin");
 }
 
 TEST_F(WhyUnavailable, TruncatedDeviceCode) {
   const auto truncated = write_file("truncated.fatbin", fatbin(kContent.size() + 1, kContent));
-  expect("no device code is usable: the device code at .*truncated.fatbin is truncated", {}, {truncated});
+  expect("no device code is usable: the device code at .*truncated.fatbin is truncated", {}, truncated);
   const auto empty = write_file("empty.fatbin", "");
-  expect("no device code is usable: the device code at .*empty.fatbin is truncated", {}, {empty});
-  expect("usable", {}, {truncated, empty, write_usable()});
+  expect("no device code is usable: the device code at .*empty.fatbin is truncated", {}, empty);
 }
 
 TEST_F(WhyUnavailable, DeviceCodeThatTheDriverRefuses) {
   expect(
       "no device code is usable: CUDA failed in cuModuleLoadData: CUDA_ERROR_NO_BINARY_FOR_GPU \\(no kernel image is "
       "available for execution on the device\\)",
-      {{"FUSED_ADAMW_STAND_IN_MODULE", "209"}}, {write_usable()});
+      {{"FUSED_ADAMW_STAND_IN_MODULE", "209"}}, write_usable());
   expect(
       "no device code is usable: CUDA failed in cuModuleLoadData: CUDA_ERROR_INVALID_IMAGE \\(device kernel image is "
       "invalid\\)",
-      {}, {write_file("noise.fatbin", "this is not device code, it is only some text")});
-}
-
-TEST_F(WhyUnavailable, TruncatedPtx) {
-  const auto ptx = write_file("cut.ptx", "// " + kContent + "\n.version 7.7\n.visible .entry adamw() {\n");
-  expect(
-      "no device code is usable: CUDA failed in cuModuleLoadData: CUDA_ERROR_INVALID_PTX \\(a PTX JIT compilation "
-      "failed\\)",
-      {}, {ptx});
-}
-
-TEST_F(WhyUnavailable, OlderDriverAcceptsThePtx) {
-  const auto ptx = write_file("whole.ptx", "// " + kContent + "\n.version 7.7\n.visible .entry adamw() {}\n");
-  expect("usable", {{"FUSED_ADAMW_STAND_IN_FATBIN", "222"}}, {write_usable(), ptx});
+      {}, write_file("noise.fatbin", "this is not device code, it is only some text"));
 }
 
 TEST_F(WhyUnavailable, DeviceCodeOfTheBuildIsAccepted) {
-  for (const std::string file : {"fused_adamw.fatbin", "fused_adamw.ptx"}) {
-    const std::string path = PREBUILDS "/" + file;
-    if (read_file(path).empty()) GTEST_SKIP() << "npm run build:cuda makes " << path;
-    expect("usable", {}, {path});
-    const std::string image = read_file(path);
-    expect("no device code is usable: .*", {}, {write_file("half." + file, image.substr(0, image.size() / 2))});
-  }
+  const std::string path = PREBUILDS "/fused_adamw.fatbin";
+  const std::string image = read_file(path);
+  if (image.empty()) GTEST_SKIP() << "npm run build:cuda makes " << path;
+  expect("usable", {}, path);
+  expect("no device code is usable: .*", {}, write_file("half.fatbin", image.substr(0, image.size() / 2)));
 }
 
 class DeviceInUse : public WhyUnavailable {};
@@ -176,7 +159,7 @@ class DeviceInUse : public WhyUnavailable {};
 TEST_F(DeviceInUse, IsOneThatIsReadyAndNoOtherIsMadeReady) {
   Environment environment{{kChild, "1"}, {"ASAN_OPTIONS", kWithoutLeaks}, {"FUSED_ADAMW_STAND_IN_DEVICES", "2"}};
   const auto print = [] {
-    set_device_code({write_usable()});
+    set_device_code(write_usable());
     const bool is_none = Device::in_use() == nullptr;
     Device::get(1);
     const auto memory = Device::in_use()->allocate_pinned(100);
@@ -212,8 +195,8 @@ TEST_F(WithoutDriver, ReportsTheReasonOfTheLoader) {
 int main(int argc, char** argv) {
   namespace cuda = fused_adamw::cuda;
   ::testing::InitGoogleTest(&argc, argv);
-  std::vector<std::string> paths{PREBUILDS "/fused_adamw.fatbin", PREBUILDS "/fused_adamw.ptx"};
-  if (cuda::testing::is_stand_in()) paths.push_back(cuda::write_usable());
-  cuda::set_device_code(paths);
+  std::string path = PREBUILDS "/fused_adamw.fatbin";
+  if (cuda::read_file(path).empty() && cuda::testing::is_stand_in()) path = cuda::write_usable();
+  cuda::set_device_code(path);
   return RUN_ALL_TESTS();
 }
