@@ -2,10 +2,11 @@
 
 #include <algorithm>
 #include <cstring>
-#include <fstream>
-#include <iterator>
 #include <mutex>
+#include <optional>
+#include <utility>
 
+#include "../platform/platform.h"
 #include "kernels.h"
 #include "work.h"
 
@@ -28,9 +29,9 @@ std::vector<std::string> device_code_paths() {
 
 /// The file's bytes. c_str() ends them with a zero, which PTX needs as it is text.
 std::string read_file(const std::string& path) {
-  std::ifstream file(path, std::ios::binary);
-  if (!file) throw Unavailable("there is no device code at " + path);
-  return {std::istreambuf_iterator<char>(file), std::istreambuf_iterator<char>()};
+  std::optional<std::string> content = platform::read_file(path);
+  if (!content) throw Unavailable("there is no device code at " + path);
+  return *std::move(content);
 }
 
 /// The header of a file of machine code gives its length, and the driver reads
