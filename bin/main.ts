@@ -1,5 +1,6 @@
 #!/usr/bin/env node
 /** The command `fused-adamw`, of which each subcommand is a module. */
+import * as build from './build.js';
 import * as doctor from './doctor.js';
 
 interface Command {
@@ -9,7 +10,7 @@ interface Command {
   main(args: readonly string[]): Promise<number>;
 }
 
-const COMMANDS: ReadonlyMap<string, Command> = new Map(Object.entries({ doctor }));
+const COMMANDS: ReadonlyMap<string, Command> = new Map(Object.entries({ build, doctor }));
 
 function usage(): string {
   const lines = [...COMMANDS].map(([name, { summary }]) => `  ${name.padEnd(10)}${summary}`);

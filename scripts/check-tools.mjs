@@ -1,5 +1,5 @@
 // Uses the packed package as a user would, in an empty project for each tool: package managers, run times,
-// test runners, TypeScript, bundlers. Packs what was built last (npm run build).
+// test runners, TypeScript, bundlers. Packs what was built last (npm run compile).
 //
 //   node scripts/check-tools.mjs [GROUP...]    all groups, or some; fails if the table of docs/tools.md differs
 //   node scripts/check-tools.mjs --write       writes the table

@@ -14,6 +14,7 @@ import {
 } from 'node:fs';
 import { dirname, join } from 'node:path';
 import { expect } from 'chai';
+import { platformName } from '../lib/backend/binary.js';
 import { loadBackend } from '../lib/backend/index.js';
 import { copyPackage, expectExit, expectedDigest, reportOf, repository, temporaryFolder } from './support/child.js';
 import { either, itUnless, noCompiler, noNative } from './support/conditions.js';
@@ -33,7 +34,7 @@ describe('the build', () => {
   /** The repository as it is cloned, but for what the build does not need, with its dependencies installed. */
   const clone = (name: string): string => {
     const root = join(folder.path, name);
-    const taken = ['bin', 'lib', 'native', 'scripts', 'test/support', 'package.json', 'tsconfig.json', 'binding.gyp'];
+    const taken = ['bin', 'lib', 'native', 'scripts', 'test/support', 'package.json', 'tsconfig.json'];
     for (const path of taken) cpSync(join(repository, path), join(root, path), { recursive: true });
     symlinkSync(join(repository, 'node_modules'), join(root, 'node_modules'));
     return root;
@@ -60,7 +61,7 @@ describe('the build', () => {
       report({ backend, reason, digest: exampleDigest(library, ${JSON.stringify(EXAMPLE)}) });`;
     expect(reportOf(source, { root, env: { FUSED_ADAMW_BACKEND: '' } })).to.deep.equal({
       backend: 'javascript',
-      reason: `there is no binary for ${process.platform}-${process.arch}`,
+      reason: `there is no binary for ${platformName()}`,
       digest: expectedDigest(EXAMPLE),
     });
   };
@@ -94,7 +95,7 @@ describe('the build', () => {
     expectLine(result, NOT_BUILT);
     expect(NOT_BUILT.exec(result.stdout.trim())?.[1]).to.match(/nonexistent|make|compiler/);
     expectTypeScript(root);
-    expect(filesIn(join(root, 'build')).filter((file) => file.endsWith('.node'))).to.deep.equal([]);
+    expect(filesIn(join(root, 'native')).filter((file) => file.endsWith('.node'))).to.deep.equal([]);
   });
 
   it('should say in one line that FUSED_ADAMW_SKIP_ADDON asks for no addon', () => {
@@ -135,6 +136,44 @@ describe('the build', () => {
     expect(rejected.stderr).to.match(/dtypes\.h:.* error: .*planted\.h/);
     expectLine(build(root, {}, '--install'), NOT_BUILT);
     expectTypeScript(root);
+  });
+
+  describe('of an installed package', () => {
+    const run = (root: string, env: Record<string, string>): SpawnSyncReturns<string> =>
+      spawnSync(process.execPath, ['dist/bin/main.js', 'build'], {
+        cwd: root,
+        encoding: 'utf8',
+        env: { ...process.env, ...env },
+      });
+
+    /** The package as it is installed, without a binary. */
+    const install = (name: string): string => {
+      const root = copyPackage(join(folder.path, name));
+      for (const path of ['dist/bin', 'dist/include', 'native', 'scripts/addon.mjs'])
+        cpSync(join(repository, path), join(root, path), { recursive: true });
+      rmSync(join(root, 'native/build'), { recursive: true, force: true });
+      return root;
+    };
+
+    itUnless(either(isWindows, noHeaders, noCompiler), 'should be compiled in place by `fused-adamw build`', () => {
+      const root = install('in-place');
+      expectLine(run(root, {}), /^fused-adamw: the addon was built$/);
+      const source = `
+        const { backend, native: { path, build } } = (await import(libraryUrl)).backendInfo();
+        report({ backend, path, build });`;
+      expect(reportOf(source, { root, env: { FUSED_ADAMW_BACKEND: '', FUSED_ADAMW_BINARY: '' } })).to.deep.equal({
+        backend: 'native',
+        path: join(root, 'build/Release/fused_adamw.node'),
+        build: 'node-gyp',
+      });
+    });
+
+    itUnless(either(isWindows, noHeaders), 'should be told in one line that the compiler does not exist', () => {
+      const result = run(install('in-place-no-compiler'), { CC: '/nonexistent/cc', CXX: '/nonexistent/c++' });
+      expectExit(result, 1);
+      expect(result.stdout).to.match(/^fused-adamw: the addon was not built \(.*(nonexistent|make|compiler).*\)\n$/);
+      expect(result.stderr).to.equal('');
+    });
   });
 
   itUnless(noNative, 'should be loaded from where FUSED_ADAMW_BINARY says', () => {

@@ -34,9 +34,9 @@ describe('fused-adamw', () => {
 
   describe('wrong arguments', () => {
     const rows: readonly (readonly [what: string, args: readonly string[], message: RegExp])[] = [
-      ['no command', [], /^Expected doctor for COMMAND but received nothing$/m],
-      ['an unknown command', ['cure'], /^Expected doctor for COMMAND but received "cure"$/m],
-      ['the name of a property', ['constructor'], /^Expected doctor for COMMAND but received "constructor"$/m],
+      ['no command', [], /^Expected build or doctor for COMMAND but received nothing$/m],
+      ['an unknown command', ['cure'], /^Expected build or doctor for COMMAND but received "cure"$/m],
+      ['the name of a property', ['constructor'], /^Expected build or doctor for COMMAND but received "constructor"$/m],
       ['an unknown option', ['doctor', '--jsom'], /^Unknown option '--jsom'/m],
       ['an argument', ['doctor', 'now'], /^Unexpected argument 'now'/m],
       [

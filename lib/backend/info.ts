@@ -17,7 +17,7 @@ export interface BackendInfo {
         readonly available: true;
         /** The binary that was loaded. */
         readonly path: string;
-        /** 'node-gyp' or 'cmake'. */
+        /** 'prebuild' for a binary that the package carries, 'node-gyp' or 'cmake'. */
         readonly build: string;
         /** Version of the compiler. */
         readonly compiler: string;

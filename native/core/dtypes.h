@@ -39,7 +39,7 @@ struct DTypeInfo {
   size_t bytes;  // of an element
 };
 template <typename T>
-inline constexpr DTypeInfo kDTypeInfo;
+inline constexpr DTypeInfo kDTypeInfo{};
 template <>
 inline constexpr DTypeInfo kDTypeInfo<float> = {"float32", sizeof(float)};
 template <>

@@ -8,10 +8,6 @@
 // shares and then steals: chunk-shares.h does.
 #include "openmp.h"
 
-#include <dlfcn.h>
-#include <sched.h>
-#include <unistd.h>
-
 #include <algorithm>
 #include <atomic>
 #include <chrono>
@@ -24,9 +20,12 @@
 #include <vector>
 
 #if defined(__linux__)
+#include <sched.h>
 #include <sys/syscall.h>
+#include <unistd.h>
 #endif
 
+#include "../platform/platform.h"
 #include "processors.h"
 
 namespace fused_adamw::cpu::openmp {
@@ -48,13 +47,15 @@ struct Library {
 #if defined(__APPLE__)
 constexpr const char* kNames[] = {"libomp.dylib", "/opt/homebrew/opt/libomp/lib/libomp.dylib",
                                   "/usr/local/opt/libomp/lib/libomp.dylib"};
+#elif defined(_WIN32)
+constexpr const char* kNames[] = {"libgomp-1.dll"};  // LLVM's has no GOMP_parallel there
 #else
 constexpr const char* kNames[] = {"libgomp.so.1", "libomp.so.5", "libomp.so", "libiomp5.so"};
 #endif
 
 template <typename Function>
 bool find(void* handle, const char* name, Function* function) {
-  *function = reinterpret_cast<Function>(dlsym(handle, name));
+  *function = reinterpret_cast<Function>(platform::symbol_of(handle, name));
   return *function != nullptr;
 }
 
@@ -69,10 +70,10 @@ bool is_waiting_told() {
 /// OMP_WAIT_POLICY=passive puts threads to sleep and wakes them at each step.
 /// This is what passes between steps in a loop (docs/performance.md). Those of
 /// libomp spin for 200 ms by default, and for 1 at least.
-constexpr std::chrono::microseconds kSpin{15};
 constexpr int kSpinOfLibomp = 1;  // ms
-
 #if defined(__linux__)
+constexpr std::chrono::microseconds kSpin{15};
+
 /// Iterations of libgomp's loop of waiting that take so long.
 long long iterations_in(std::chrono::nanoseconds time) {
   constexpr long long kIterations = 200;
@@ -128,12 +129,12 @@ class AddedVariable {
 #endif
 
 /// Opens a library that is not there yet.
-void* load(const char* name) {
+void* load(const char* name, std::string* reason) {
 #if defined(__linux__)
   std::optional<AddedVariable> spin;
   if (!is_waiting_told()) spin.emplace("GOMP_SPINCOUNT", std::to_string(iterations_in(kSpin)));
 #endif
-  return dlopen(name, RTLD_NOW | RTLD_LOCAL);
+  return platform::open_library(name, reason);
 }
 
 Library open() {
@@ -144,10 +145,10 @@ Library open() {
   // None is ever closed: its idle threads would run code that is no longer there.
   for (const bool only_loaded : {true, false})
     for (const char* name : kNames) {
-      void* handle = only_loaded ? dlopen(name, RTLD_NOW | RTLD_LOCAL | RTLD_NOLOAD) : load(name);
+      std::string reason;
+      void* handle = only_loaded ? platform::loaded_library(name) : load(name, &reason);
       if (!handle) {
-        const char* error = dlerror();
-        if (library.problem.empty() && !only_loaded) library.problem = error ? error : name;
+        if (library.problem.empty()) library.problem = reason;
         continue;
       }
       if (!find(handle, "GOMP_parallel", &library.parallel) ||
@@ -160,9 +161,8 @@ Library open() {
         continue;
       }
       find(handle, "kmp_set_blocktime", &library.set_blocktime);
-      Dl_info info;
-      const bool found = dladdr(reinterpret_cast<void*>(library.parallel), &info) && info.dli_fname;
-      library.path = found ? info.dli_fname : name;
+      library.path = platform::file_of(reinterpret_cast<const void*>(library.parallel));
+      if (library.path.empty()) library.path = name;
       library.problem.clear();
       return library;
     }
@@ -286,7 +286,7 @@ void run(int threads, ThreadBody body, const void* context) {
   const FixedSize fixed;
   Region region{body, context};
   if (threads > team_size) {
-    const SignalsBlocked blocked;
+    const platform::SignalsBlocked blocked;
     threads = grow(threads);
     if (opened().set_blocktime && !opened().waits_as_told) opened().set_blocktime(kSpinOfLibomp);
     opened().parallel(enter, &region, threads, 0);

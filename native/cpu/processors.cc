@@ -2,13 +2,15 @@
 
 #include <algorithm>
 #include <cmath>
-#include <fstream>
+#include <cstdio>
 #include <string>
 #include <thread>
 
 #if defined(__linux__)
 #include <sched.h>
 #endif
+
+#include "../platform/platform.h"
 
 namespace fused_adamw::cpu {
 namespace {
@@ -22,8 +24,11 @@ double cgroup_processors() {
   const auto consider = [&least](double quota, double period) {
     if (quota > 0 && period > 0) least = std::min(least, quota / period);
   };
-  std::ifstream groups("/proc/self/cgroup");
-  for (std::string line; std::getline(groups, line);) {  // hierarchy:controllers:path
+  const auto read = [](const std::string& path) { return platform::read_file(path).value_or(""); };
+  const std::string groups = read("/proc/self/cgroup");
+  for (size_t at = 0; at < groups.size();) {
+    const std::string line = groups.substr(at, groups.find('\n', at) - at);  // hierarchy:controllers:path
+    at += line.size() + 1;
     const size_t first = line.find(':');
     const size_t second = line.find(':', first + 1);
     if (second == std::string::npos) continue;
@@ -34,11 +39,12 @@ double cgroup_processors() {
       const std::string folder = (unified ? "/sys/fs/cgroup" : "/sys/fs/cgroup/cpu") + path + "/";
       double quota = 0, period = 0;
       if (unified) {
-        std::ifstream file(folder + "cpu.max");  // "max 100000" has no number to read
-        if (file >> quota >> period) consider(quota, period);
+        // "max 100000" has no number to read
+        if (std::sscanf(read(folder + "cpu.max").c_str(), "%lf %lf", &quota, &period) == 2) consider(quota, period);
       } else {
-        std::ifstream quota_file(folder + "cpu.cfs_quota_us"), period_file(folder + "cpu.cfs_period_us");
-        if (quota_file >> quota && period_file >> period) consider(quota, period);
+        if (std::sscanf(read(folder + "cpu.cfs_quota_us").c_str(), "%lf", &quota) == 1 &&
+            std::sscanf(read(folder + "cpu.cfs_period_us").c_str(), "%lf", &period) == 1)
+          consider(quota, period);
       }
       if (path.empty() || path == "/") break;
       path.resize(path.rfind('/'));

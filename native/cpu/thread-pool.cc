@@ -9,6 +9,8 @@
 #include <immintrin.h>
 #endif
 
+#include "../platform/platform.h"
+
 namespace fused_adamw::cpu {
 namespace {
 
@@ -76,7 +78,7 @@ void ThreadPool::run(int threads, ThreadBody body, const void* context) {
 int ThreadPool::grow(int wanted) {
   const int size = static_cast<int>(helpers_.size());
   if (size >= wanted || !shortage::may_ask()) return size;
-  const SignalsBlocked blocked;
+  const platform::SignalsBlocked blocked;
   for (int thread = size + 1; thread <= wanted; ++thread) {
     try {
       Helper& helper = helpers_.emplace_back();

@@ -1,30 +1,10 @@
 // What both runtimes run, and what they need to start threads.
 #pragma once
 
-#include <pthread.h>
-#include <signal.h>
-
 namespace fused_adamw::cpu {
 
 /// What each thread of a call does, 0 being the calling one; returns whether there was work for it.
 using ThreadBody = bool (*)(const void* context, int thread);
-
-/// Blocks all signals on this thread while it lives. New threads inherit the
-/// mask: the process's signals are Node's to handle.
-class SignalsBlocked {
- public:
-  SignalsBlocked() {
-    sigset_t all;
-    sigfillset(&all);
-    pthread_sigmask(SIG_SETMASK, &all, &saved_);
-  }
-  ~SignalsBlocked() { pthread_sigmask(SIG_SETMASK, &saved_, nullptr); }
-  SignalsBlocked(const SignalsBlocked&) = delete;
-  SignalsBlocked& operator=(const SignalsBlocked&) = delete;
-
- private:
-  sigset_t saved_;
-};
 
 /// What the system last said to new threads. A refusal (EAGAIN) is often a
 /// matter of the moment, but asking again at every step would cost too much: the

@@ -1,11 +1,10 @@
 #include "threads.h"
 
-#include <pthread.h>
-
 #include <algorithm>
 #include <atomic>
 #include <cstdlib>
 
+#include "../platform/platform.h"
 #include "chunk-shares.h"
 #include "float-environment.h"
 #include "openmp.h"
@@ -47,7 +46,7 @@ Shared& the_shared() {
   static const bool made = [] {
     shared = new Shared;
     // In the child of a fork the threads are gone, and what they held is held for ever.
-    pthread_atfork(nullptr, nullptr, [] {
+    platform::on_fork([] {
       shared = new Shared;
       openmp::forked();
     });

@@ -1,14 +1,14 @@
 #include "driver.h"
 
-#include <dlfcn.h>
-
-#include <memory>
+#include "../platform/platform.h"
 
 namespace fused_adamw::cuda {
 namespace {
 
 #if defined(__linux__)
 constexpr const char* kLibrary = "libcuda.so.1";
+#elif defined(_WIN32)
+constexpr const char* kLibrary = "nvcuda.dll";
 #else
 constexpr const char* kLibrary = nullptr;
 #endif
@@ -25,17 +25,17 @@ struct Opened {
 
   Opened() {
     if (!kLibrary) {
-      reason = "CUDA needs Linux";
+      reason = "CUDA needs Linux or Windows";
       return;
     }
-    void* library = dlopen(kLibrary, RTLD_NOW | RTLD_LOCAL);
+    std::string error;
+    void* library = platform::open_library(kLibrary, &error);
     if (!library) {
-      const char* error = dlerror();
-      reason = "there is no CUDA driver: " + std::string(error ? error : kLibrary);
+      reason = "there is no CUDA driver: " + error;
       return;
     }
-#define LOOK_UP(name, ...)                                                                   \
-  functions.name = reinterpret_cast<std::add_pointer_t<__VA_ARGS__>>(dlsym(library, #name)); \
+#define LOOK_UP(name, ...)                                                                                 \
+  functions.name = reinterpret_cast<std::add_pointer_t<__VA_ARGS__>>(platform::symbol_of(library, #name)); \
   if (!functions.name && reason.empty()) reason = "the CUDA driver is too old: it has no " #name;
     FUSED_ADAMW_DRIVER_FUNCTIONS(LOOK_UP)
 #undef LOOK_UP

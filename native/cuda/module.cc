@@ -1,10 +1,11 @@
 #include "module.h"
 
 #include <cstring>
-#include <fstream>
-#include <iterator>
 #include <mutex>
+#include <optional>
+#include <utility>
 
+#include "../platform/platform.h"
 #include "kernels.h"
 #include "work.h"
 
@@ -26,9 +27,9 @@ std::string device_code_path() {
 }
 
 std::string read_file(const std::string& path) {
-  std::ifstream file(path, std::ios::binary);
-  if (!file) throw Unavailable("there is no device code at " + path);
-  return {std::istreambuf_iterator<char>(file), std::istreambuf_iterator<char>()};
+  std::optional<std::string> content = platform::read_file(path);
+  if (!content) throw Unavailable("there is no device code at " + path);
+  return *std::move(content);
 }
 
 /// The header of the file gives its length, and the driver reads that far without

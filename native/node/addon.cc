@@ -1,4 +1,5 @@
 // The module: what each thread of JavaScript gets when it loads the addon.
+#include "../platform/platform.h"
 #include "abi.h"
 #include "environment.h"
 #include "exports.h"
@@ -21,6 +22,7 @@ void make_environment(Napi::Env env) {
 
 Napi::Object init(Napi::Env env, Napi::Object exports) {
   return guarded(env, [&] {
+    platform::stay_loaded();
     make_environment(env);
     exports["abi"] = make_abi(env);
     exports["build"] = FUSED_ADAMW_BUILD;

@@ -132,15 +132,28 @@ bool always() { return true; }
 DEFINE_VARIANT(Avx2, TARGET_AVX2)
 DEFINE_VARIANT(Avx512, TARGET_AVX512)
 
-bool has_f16c() {
-  unsigned eax, ebx, ecx, edx;
-  return __get_cpuid(1, &eax, &ebx, &ecx, &edx) && (ecx & bit_F16C);
-}
-bool has_avx2() { return __builtin_cpu_supports("avx2") && has_f16c(); }
-bool has_avx512() {
-  return has_avx2() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-         __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
-}
+/// What the processor has and the system saves. Not by __builtin_cpu_supports(),
+/// which is a stub in some compilers' libraries.
+struct Processor {
+  bool avx2 = false, avx512 = false;
+
+  Processor() {
+    constexpr unsigned kOsxsaveAvxF16c = 1u << 27 | 1u << 28 | 1u << 29, kAvx2 = 1u << 5;
+    constexpr unsigned kAvx512 = 1u << 16 | 1u << 17 | 1u << 30 | 1u << 31;  // F, DQ, BW, VL
+    constexpr unsigned kYmm = 0x06, kZmm = 0xe6;
+    unsigned eax, ebx, ecx, edx, saved, high;
+    if (!__get_cpuid(1, &eax, &ebx, &ecx, &edx) || (ecx & kOsxsaveAvxF16c) != kOsxsaveAvxF16c) return;
+    asm volatile("xgetbv" : "=a"(saved), "=d"(high) : "c"(0));
+    if (!__get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx)) return;
+#if defined(__APPLE__)
+    saved |= kZmm;  // macOS turns them on at their first use
+#endif
+    avx2 = (saved & kYmm) == kYmm && (ebx & kAvx2) != 0;
+    avx512 = avx2 && (saved & kZmm) == kZmm && (ebx & kAvx512) == kAvx512;
+  }
+};
+bool has_avx2() { return Processor().avx2; }
+bool has_avx512() { return Processor().avx512; }
 #endif
 
 constexpr auto kEveryKernel = std::make_integer_sequence<int, kKernels>{};
