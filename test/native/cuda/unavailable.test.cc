@@ -15,7 +15,7 @@ namespace fused_adamw::cuda {
 namespace {
 
 /// For processes of single tests: LeakSanitizer's tracer sometimes crashes in one that ends beside threads of the
-/// driver. The leaks of all tests are looked for when the process of the tests ends.
+/// driver.
 constexpr const char* kWithoutLeaks = "detect_leaks=0";
 
 /// Environment variables for the processes started in its scope.
