@@ -18,6 +18,7 @@ export function synchronize(device: Device | 'auto' = 'auto'): void {
   if (resolved !== 'cpu') cudaAddon().synchronize(ordinalOf(resolved));
 }
 
+/** Options of waitEvent(). */
 export interface WaitEventOptions {
   /** The GPU that waits. Default 'cuda'. */
   readonly device?: Device;
