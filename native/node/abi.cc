@@ -9,7 +9,7 @@ namespace fused_adamw {
 namespace {
 
 /// Changes with whatever the names do not show, such as the arguments of a function.
-constexpr int kVersion = 1;
+constexpr int kVersion = 2;
 
 template <typename Names>
 Napi::Array to_array(Napi::Env env, const Names& names) {
