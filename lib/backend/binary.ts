@@ -64,9 +64,7 @@ function openCarried(): Binary | null {
     return typeof exports === 'string' ? open(placeInBundle(exports)) : { exports, path: file };
   }
   const path = join(__dirname, '../../..', file);
-  if (!existsSync(path)) return null;
-  checkWhole(path);
-  return { exports: requireCarried(platform), path };
+  return existsSync(path) ? open(path) : null;
 }
 
 /** Bundlers that copy a file, such as webpack's asset/resource, give its place: a file URL, or a path from the bundle. */
@@ -81,8 +79,8 @@ function open(path: string): Binary {
 }
 
 /**
- * Each by a literal, which is what bundlers and tracers find, and in a `try`,
- * where they pass over those that were removed. null for other platforms.
+ * Of a bundle. Each by a literal, which is what bundlers and tracers find, and in a
+ * `try`, where they pass over those that were removed. null for other platforms.
  */
 function requireCarried(platform: string): unknown {
   try {
@@ -108,7 +106,7 @@ function requireCarried(platform: string): unknown {
     }
   } catch (error) {
     const { code, message } = error as NodeJS.ErrnoException;
-    if (!isBundled() || code?.startsWith('ERR_DLOPEN')) throw error;
+    if (code?.startsWith('ERR_DLOPEN')) throw error;
     throw new Error(
       `this bundle cannot load prebuilds/${platform}/fused_adamw.node (${message.replace(/\s+/g, ' ').trim()}); ` +
         'mark fused-adamw as external, or have the file copied as docs/tools.md says',
