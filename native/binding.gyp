@@ -17,6 +17,7 @@
         'node/host-memory.cc',
         'node/host-steps.cc',
         'node/tensor-list-object.cc',
+        'platform/files.cc',
         'platform/posix.cc',
         'core/tensor-list.cc',
         'cpu/isa/kernels.cc',

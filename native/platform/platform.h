@@ -1,6 +1,7 @@
 // What differs between operating systems: posix.cc for Linux and macOS, windows.cc for Windows.
 #pragma once
 
+#include <cstdio>
 #include <optional>
 #include <string>
 
@@ -26,7 +27,10 @@ std::string file_of(const void* address);
 /// Keeps this binary loaded to the end of the process: its threads outlive the worker that opened it.
 void stay_loaded();
 
-/// The bytes of a file whose path is UTF-8. Not by an ifstream, which brings all
+/// Opens a file to read it, by a path that is UTF-8; null where it does not open.
+FILE* open_file(const std::string& path);
+
+/// The bytes of a file (files.cc). Not by an ifstream, which brings all
 /// of a C++ library's locales where that is linked statically.
 std::optional<std::string> read_file(const std::string& path);
 

@@ -1,9 +1,6 @@
 #include <dlfcn.h>
 #include <pthread.h>
 
-#include <cstdio>
-#include <memory>
-
 #include "platform.h"
 
 namespace fused_adamw::platform {
@@ -31,14 +28,7 @@ void stay_loaded() {
   dlopen(file.c_str(), RTLD_NOW | RTLD_LOCAL | RTLD_NOLOAD | RTLD_NODELETE);
 }
 
-std::optional<std::string> read_file(const std::string& path) {
-  const std::unique_ptr<FILE, int (*)(FILE*)> file(std::fopen(path.c_str(), "rbe"), std::fclose);
-  if (!file) return std::nullopt;
-  std::string content;
-  char buffer[16 * 1024];
-  for (size_t bytes; (bytes = std::fread(buffer, 1, sizeof buffer, file.get())) > 0;) content.append(buffer, bytes);
-  return content;
-}
+FILE* open_file(const std::string& path) { return std::fopen(path.c_str(), "rbe"); }
 
 void on_fork(void (*handler)()) { pthread_atfork(nullptr, nullptr, handler); }
 

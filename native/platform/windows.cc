@@ -2,9 +2,6 @@
 #define NOMINMAX
 #include <windows.h>
 
-#include <cstdio>
-#include <memory>
-
 #include "platform.h"
 
 namespace fused_adamw::platform {
@@ -53,14 +50,7 @@ std::string file_of(const void* address) {
 
 void stay_loaded() { module_of(reinterpret_cast<const void*>(&stay_loaded), GET_MODULE_HANDLE_EX_FLAG_PIN); }
 
-std::optional<std::string> read_file(const std::string& path) {
-  const std::unique_ptr<FILE, int (*)(FILE*)> file(_wfopen(to_wide(path).c_str(), L"rb"), std::fclose);
-  if (!file) return std::nullopt;
-  std::string content;
-  char buffer[16 * 1024];
-  for (size_t bytes; (bytes = std::fread(buffer, 1, sizeof buffer, file.get())) > 0;) content.append(buffer, bytes);
-  return content;
-}
+FILE* open_file(const std::string& path) { return _wfopen(to_wide(path).c_str(), L"rb"); }
 
 // Windows has neither forks nor signals of threads.
 
