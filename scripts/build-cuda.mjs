@@ -9,6 +9,7 @@
 // machine code of CUDA 13's assembler.
 import { mkdirSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs';
 import { dirname, join, relative } from 'node:path';
+import { root, run } from './commands.mjs';
 import {
   ARCHITECTURES,
   describe,
@@ -17,8 +18,6 @@ import {
   FLAGS,
   PTX_VERSION,
   ptxOf,
-  root,
-  run,
   SHIPPED_PTX,
   SOURCE,
   sourceHash,

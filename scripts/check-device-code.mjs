@@ -11,6 +11,7 @@
 // It fails if something cannot be checked. The tools are installed from PyPI into .cuda/.
 import { readdirSync, readFileSync } from 'node:fs';
 import { relative } from 'node:path';
+import { root, run } from './commands.mjs';
 import {
   ARCHITECTURES,
   descriptionsIn,
@@ -18,8 +19,6 @@ import {
   imagesIn,
   PTX_VERSION,
   ptxOf,
-  root,
-  run,
   SHIPPED_PTX,
   sourceHash,
   toolOf,

@@ -12,7 +12,8 @@
 // The bounds have no headroom, since the compiler is pinned. The tools are installed from PyPI into .cuda/.
 import { readFileSync, writeFileSync } from 'node:fs';
 import { dirname, join } from 'node:path';
-import { FATBIN, root, run, toolOf } from './device-code.mjs';
+import { root, run } from './commands.mjs';
+import { FATBIN, toolOf } from './device-code.mjs';
 import { dtypeConfigs, ruleNames } from './tables.mjs';
 
 const ARCHITECTURE = 'sm_90';

@@ -1,12 +1,10 @@
 // What build-cuda.mjs and check-device-code.mjs share: the files of the device
 // code, what they are made from and by, and the compilers from PyPI.
-import { spawnSync } from 'node:child_process';
 import { createHash } from 'node:crypto';
-import { existsSync, mkdirSync, readdirSync, readFileSync, renameSync, rmSync } from 'node:fs';
+import { existsSync, readFileSync } from 'node:fs';
 import { dirname, join, relative } from 'node:path';
-import { fileURLToPath } from 'node:url';
+import { root, sitePackages } from './commands.mjs';
 
-export const root = fileURLToPath(new URL('..', import.meta.url));
 export const SOURCE = join(root, 'native/cuda/kernels.cu');
 export const FATBIN = join(root, 'prebuilds/fused_adamw.fatbin');
 
@@ -49,33 +47,11 @@ export const TOOLS = {
   'ptxas-12.9': ['nvidia-cuda-nvcc-cu12==12.9.86'],
 };
 
-export function run(command, args) {
-  const result = spawnSync(command, args, { cwd: root, encoding: 'utf8', maxBuffer: 1 << 30 });
-  const output = `${result.stdout ?? ''}${result.stderr ?? ''}`;
-  if (result.error) throw new Error(`${command} does not start (${result.error.message})`);
-  if (result.status !== 0) {
-    const lines = output.split('\n').filter((line) => line.trim() !== '');
-    const telling = lines.find((line) => /error|not found/i.test(line)) ?? lines.at(-1) ?? `status ${result.status}`;
-    throw new Error(`${relative(root, command) || command}: ${telling.trim()}`);
-  }
-  return result.stdout;
-}
-
 /** A file of an environment, which is created if it does not exist yet. Throws if it cannot be. */
 export function toolOf(environment, path) {
   const folder = join(root, '.cuda', environment);
-  if (!existsSync(folder)) {
-    const unfinished = `${folder}.unfinished`;
-    mkdirSync(dirname(folder), { recursive: true });
-    rmSync(unfinished, { recursive: true, force: true });
-    run('python3', ['-m', 'venv', unfinished]);
-    run(join(unfinished, 'bin/python'), ['-m', 'pip', 'install', '--quiet', ...TOOLS[environment]]);
-    renameSync(unfinished, folder);
-  }
-  const found = readdirSync(join(folder, 'lib'))
-    .map((python) => join(folder, 'lib', python, 'site-packages/nvidia', path))
-    .find(existsSync);
-  if (!found) throw new Error(`there is no ${path} in ${relative(root, folder)}`);
+  const found = join(sitePackages(folder, TOOLS[environment]), 'nvidia', path);
+  if (!existsSync(found)) throw new Error(`there is no ${path} in ${relative(root, folder)}`);
   return found;
 }
 

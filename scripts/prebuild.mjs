@@ -12,10 +12,10 @@ import { availableParallelism } from 'node:os';
 import { basename, dirname, join, relative } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { promisify } from 'node:util';
+import { failure, root, run, sitePackages } from './commands.mjs';
 
 const require = createRequire(import.meta.url);
 const execute = promisify(execFile);
-const root = fileURLToPath(new URL('..', import.meta.url));
 const work = join(root, 'build/prebuild');
 const required = process.argv.includes('--required');
 const force = process.argv.includes('--force');
@@ -91,28 +91,13 @@ function inputs() {
   return hash.digest('hex');
 }
 
-async function run(command, args, options = {}) {
+/** As run(), but beside others. */
+async function start(command, args, options) {
   try {
     return await execute(command, args, { cwd: root, maxBuffer: 1 << 28, ...options });
   } catch (error) {
-    const lines = `${error.stderr ?? ''}`.split('\n').filter((line) => line.trim() !== '');
-    const telling = lines.find((line) => /error|not found/i.test(line)) ?? lines.at(-1) ?? error.message;
-    throw new Error(`${relative(root, command) || command}: ${telling.trim()}`);
+    throw failure(command, `${error.stderr ?? ''}`, error.message);
   }
-}
-
-/** zig's folder, in an environment of its own, which is created if it does not exist yet. */
-async function installZig() {
-  const folder = join(root, '.zig', ZIG);
-  if (!existsSync(folder)) {
-    const unfinished = `${folder}.unfinished`;
-    rmSync(unfinished, { recursive: true, force: true });
-    await run('python3', ['-m', 'venv', unfinished]);
-    await run(join(unfinished, 'bin/python'), ['-m', 'pip', 'install', '--quiet', ZIG]);
-    renameSync(unfinished, folder);
-  }
-  const python = readdirSync(join(folder, 'lib')).find((name) => name.startsWith('python'));
-  return join(folder, 'lib', python, 'site-packages/ziglang');
 }
 
 /** Node-API as windows-node-api.cc and the linkers want it listed. */
@@ -174,7 +159,7 @@ async function linkForMacos(zig, target, objects, output) {
   writeFileSync(system, known.replace(/arm64e\.x1-\w+(?:, )?/g, ''));
   const architecture = target === 'darwin-x64' ? 'x86_64' : 'arm64';
   const options = ['-bundle', '-undefined', 'dynamic_lookup', '-dead_strip', '-x', '-S', '-adhoc_codesign'];
-  await run(MACOS_LINKER, [
+  run(MACOS_LINKER, [
     ...['-arch', architecture, '-platform_version', 'macos', LEAST_MACOS, '14.0'],
     ...options,
     ...['-exported_symbols_list', join(work, 'exports.txt')],
@@ -201,13 +186,13 @@ async function build() {
   for (const name of names) rmSync(binaryOf(name), { force: true });
   rmSync(stamp, { force: true });
 
-  const folder = await installZig();
-  await run(MACOS_LINKER, ['--version']);
+  const folder = join(sitePackages(join(root, '.zig', ZIG), [ZIG]), 'ziglang');
+  run(MACOS_LINKER, ['--version']);
   const cache = join(root, '.zig/cache');
   const environment = { ...process.env, ZIG_GLOBAL_CACHE_DIR: cache, ZIG_LOCAL_CACHE_DIR: cache };
   const zig = {
     folder,
-    run: (args, env = {}) => run(join(folder, 'zig'), args, { env: { ...environment, ...env } }),
+    run: (args, env = {}) => start(join(folder, 'zig'), args, { env: { ...environment, ...env } }),
   };
   writeLists();
   const objectsOf = (target) =>
