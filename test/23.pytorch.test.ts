@@ -177,18 +177,20 @@ describe("Rules 'mxnet' and 'pytorch'", () => {
   interface Run {
     readonly steps?: number;
     readonly weight?: number;
-    readonly grad: number;
+    /** At each step, or what gives it. */
+    readonly grad: number | (() => number);
     readonly options?: AdamWOptions;
   }
 
   /** How far apart they leave a float32 weight, in learning rates. */
   function distance({ steps = 1, weight = 0, grad, options }: Run): number {
     const learningRate = 0.001;
+    const grads = Array.from({ length: steps }, () => Float32Array.of(typeof grad === 'number' ? grad : grad()));
     const [mxnet, pytorch] = (['mxnet', 'pytorch'] as const).map((rule) => {
       const optimizer = new AdamW({ rule, learningRate, epsilon: 1e-6, wd: 0, ...options });
       const weights = Float32Array.of(weight);
       const state = { mean: new Float32Array(1), variance: new Float32Array(1) };
-      for (let step = 0; step < steps; step++) optimizer.fusedStep([0], [weights], [Float32Array.of(grad)], [state]);
+      for (const each of grads) optimizer.fusedStep([0], [weights], [each], [state]);
       return weights[0];
     });
     return Math.abs(mxnet - pytorch) / learningRate;
@@ -207,6 +209,18 @@ describe("Rules 'mxnet' and 'pytorch'", () => {
     for (const [run, figure] of figures) {
       expect(distance(run), JSON.stringify(run)).to.be.closeTo(figure, 0.02 * figure);
     }
+  });
+
+  it('should differ by as little as docs/differences.md says where neither epsilon nor decay counts', () => {
+    const random = randomFrom(200);
+    const gradient = (): number => 10 ** (9 * random() - 7);
+    let most = 0;
+    for (let round = 0; round < 100; round++) {
+      const [same, options] = [gradient(), { epsilon: 1e-30 }];
+      most = Math.max(most, distance({ grad: () => gradient(), steps: 200, options }));
+      most = Math.max(most, distance({ grad: () => same, steps: 200, options }));
+    }
+    expect(most).to.be.within(1e-3, 2e-3);
   });
 
   for (const environment of environments()) {
