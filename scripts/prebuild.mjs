@@ -154,7 +154,7 @@ async function linkForMacos(zig, target, objects, output) {
   rmSync(probe, { force: true });
   const libraries = [...new Set(stderr.match(/\S+\/lib(c\+\+|c\+\+abi|compiler_rt)\.a/g))].sort();
   if (libraries.length !== 3) throw new Error(`Expected three libraries of zig but received ${libraries.join(', ')}`);
-  const system = join(work, 'libSystem.tbd');
+  const system = join(work, target, 'libSystem.tbd');
   const known = readFileSync(join(zig.folder, 'lib/libc/darwin/libSystem.tbd'), 'utf8');
   writeFileSync(system, known.replace(/arm64e\.x1-\w+(?:, )?/g, ''));
   const architecture = target === 'darwin-x64' ? 'x86_64' : 'arm64';
@@ -208,16 +208,14 @@ async function build() {
     );
   });
   await inParallel(compilations);
-  for (const target of names) {
-    const output = join(work, target, 'fused_adamw.node');
-    await link(
-      zig,
-      target,
-      objectsOf(target).map(([, object]) => object),
-      output,
-    );
-    renameSync(output, binaryOf(target));
-  }
+  await inParallel(
+    names.map((target) => async () => {
+      const output = join(work, target, 'fused_adamw.node');
+      const objects = objectsOf(target).map(([, object]) => object);
+      await link(zig, target, objects, output); // the first time it builds the platform's libraries, on one processor
+      renameSync(output, binaryOf(target));
+    }),
+  );
   writeFileSync(stamp, digest);
   return `${names.map((name) => `prebuilds/${name}`).join(', ')} were built by ${ZIG}`;
 }
