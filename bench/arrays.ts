@@ -41,7 +41,7 @@ export function plainArrays({ lengths, layout }: Case): Arrays {
   };
   const dtype = dtypeOf(layout);
   const hasMaster = layout.endsWith('+master');
-  const stateDType = hasMaster ? 'float32' : dtype;
+  const stateDType = hasMaster ? 'float32' : hasBfloat16States(layout) ? 'bfloat16' : dtype;
   const filled = (which: 0 | 1) => lengths.map((length, i) => fill(zeros(length, dtype), patternOf(length, i, which)));
   const weights = filled(0);
   const grads = filled(1);
@@ -54,13 +54,17 @@ export function plainArrays({ lengths, layout }: Case): Arrays {
 }
 
 function dtypeOf(layout: Layout): 'float32' | 'float64' | 'bfloat16' | 'float16' {
-  return layout === 'float16+master' ? 'float16' : layout === 'bfloat16+master' ? 'bfloat16' : layout;
+  return layout.split('+')[0] as 'float32' | 'float64' | 'bfloat16' | 'float16';
+}
+
+function hasBfloat16States(layout: Layout): boolean {
+  return layout === 'bfloat16' || layout === 'float32+bfloat16 states';
 }
 
 function statesOf(layout: Layout, weights: readonly TensorLike[]): AdamWState[] {
   const optimizer = new AdamW({
     multiPrecision: layout.endsWith('+master'),
-    stateDtype: layout === 'bfloat16' ? 'bfloat16' : null,
+    stateDtype: hasBfloat16States(layout) ? 'bfloat16' : null,
   });
   const states = weights.map((weight, i) => optimizer.createState(i, weight));
   for (const { mean, variance } of states) {

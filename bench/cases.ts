@@ -1,6 +1,6 @@
 /** What is measured: lists of tensors, in each dtype configuration. */
 
-export const LAYOUTS = ['float32', 'bfloat16', 'float16+master', 'float64'] as const;
+export const LAYOUTS = ['float32', 'float32+bfloat16 states', 'bfloat16', 'float16+master', 'float64'] as const;
 export type Layout = (typeof LAYOUTS)[number] | 'bfloat16+master';
 
 export interface Case {
@@ -10,7 +10,7 @@ export interface Case {
   readonly title: string;
   /** Elements of each tensor. */
   readonly lengths: readonly number[];
-  /** Dtype configuration: bfloat16 has bfloat16 states, '+master' float32 states and masters. */
+  /** Dtype configuration: bfloat16 has bfloat16 states, '+master' float32 states and masters. Peers take the nearest. */
   readonly layout: Layout;
   /** Whether it runs when no cases are named. */
   readonly byDefault: boolean;
@@ -29,13 +29,16 @@ const LISTS: readonly { name: string; title: string; lengths: readonly number[];
   { name: '4096', title: '1 x 4,096', lengths: [4096] },
 ];
 
-const DEFAULT_NAMES = ['64Mi-bfloat16', '16Mi-float16+master', '16Mi-float64'];
+const DEFAULT_NAMES = ['64Mi-float32+bfloat16-states', '64Mi-bfloat16', '16Mi-float16+master', '16Mi-float64'];
 
 export const CASES: readonly Case[] = LAYOUTS.flatMap((layout) =>
-  LISTS.map((list) => ({
-    ...caseOf(list, layout),
-    byDefault: (layout === 'float32' && (list.byDefault ?? true)) || DEFAULT_NAMES.includes(`${list.name}-${layout}`),
-  })),
+  LISTS.map((list) => {
+    const of = caseOf(list, layout);
+    return {
+      ...of,
+      byDefault: (layout === 'float32' && (list.byDefault ?? true)) || DEFAULT_NAMES.includes(of.name),
+    };
+  }),
 );
 
 /** The cases of npm run bench:cuda. */
@@ -47,7 +50,7 @@ export const CUDA_CASES: readonly Case[] = (['float32', 'bfloat16+master', 'bflo
 );
 
 function caseOf({ name, title, lengths }: (typeof LISTS)[number], layout: Layout): Case {
-  return { name: `${name}-${layout}`, title: `${title} ${layout}`, lengths, layout, byDefault: true };
+  return { name: `${name}-${layout.replace(' ', '-')}`, title: `${title} ${layout}`, lengths, layout, byDefault: true };
 }
 
 /** Bytes that a step moves per element: all arrays are read, and all but the gradient are written. */
@@ -55,6 +58,8 @@ export function bytesPerElement(layout: Layout): number {
   switch (layout) {
     case 'float32':
       return 4 * 4 + 3 * 4;
+    case 'float32+bfloat16 states':
+      return 2 * 4 + 2 * 2 + (4 + 2 * 2);
     case 'bfloat16':
       return 4 * 2 + 3 * 2;
     case 'float16+master':

@@ -447,6 +447,6 @@ describe('An update that is skipped', () => {
 
 describe('The dtype configurations of a step', () => {
   it('should all be tested', () => {
-    expect([...DTYPE_CONFIGS]).to.have.lengthOf(8);
+    expect([...DTYPE_CONFIGS]).to.have.lengthOf(9);
   });
 });

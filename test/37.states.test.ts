@@ -66,7 +66,9 @@ describe('createState', () => {
     ['bfloat16', undefined, 'float32'],
     ['bfloat16', 'bfloat16', 'bfloat16'],
     ['bfloat16', 'float32', 'float32'],
+    ['float32', undefined, 'float32'],
     ['float32', 'float16', 'float32'],
+    ['float32', 'bfloat16', 'bfloat16'],
     ['float64', 'bfloat16', 'float64'],
   ];
   for (const [config, stateDtype, expected] of dtypes) {

@@ -221,7 +221,10 @@ const ofDTypes: Row[] = [
         lists.states[i].mean = zeros(dtype);
       },
       error: TypeError,
-      message: (i) => `Expected float32 for states[${i}].mean but received ${dtype}`,
+      message: (i) =>
+        dtype === 'bfloat16'
+          ? `Expected bfloat16 for states[${i}].variance but received float32`
+          : `Expected float32 or bfloat16 for states[${i}].mean but received ${dtype}`,
     },
     {
       title: `a ${dtype} variance with a float32 mean`,

@@ -71,7 +71,7 @@ const ofMulti: MultiRow[] = [
       title: `an entry of ${name} of another dtype`,
       spoil: (args) => ({ [name]: withLast(args[name], new Float64Array(LENGTH)) }),
       error: TypeError,
-      message: `Expected float32 for ${name}[2] but received float64`,
+      message: `Expected float32${name === 'means' ? ' or bfloat16' : ''} for ${name}[2] but received float64`,
     },
   ]),
   {

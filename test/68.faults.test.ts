@@ -312,19 +312,23 @@ describe('the end of the process in the middle of a step', () => {
       ['a scheduler', '{ lrScheduler: new Ending({ baseLr: 0.1 }) }'],
       ['a parameter', '{ paramDict: { 0: { get lrMult() { process.exit(7); } } } }'],
     ] as const) {
-      it(`should be what code of the user asks for, in ${where}: ${backend}`, () => {
-        const child = runChild(
-          `
+      itUnless(
+        backend === 'native' ? noNative : null,
+        `should be what code of the user asks for, in ${where}: ${backend}`,
+        () => {
+          const child = runChild(
+            `
           const { AdamW, LRScheduler } = await import(libraryUrl);
           class Ending extends LRScheduler { afterWarmup() { process.exit(7); } }
           const weights = [new Float32Array(70000), new Float32Array(3)];
           const optimizer = new AdamW(${options});
           const states = weights.map((weight, i) => optimizer.createState(i, weight));
           optimizer.fusedStep([0, 1], weights, weights.map((weight) => weight.slice()), states);`,
-          { env: { FUSED_ADAMW_BACKEND: backend } },
-        );
-        expectExit(child, 7);
-      });
+            { env: { FUSED_ADAMW_BACKEND: backend } },
+          );
+          expectExit(child, 7);
+        },
+      );
     }
   }
 });

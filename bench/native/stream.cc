@@ -55,20 +55,27 @@ ADAMW_INLINE void stream_bytes(char* w, const char* g, char* m, char* v, size_t 
   }
 }
 
-/// Half-precision weights with float32 states, with or without masters.
-template <bool has_master>
-ADAMW_INLINE void stream_mixed(uint16_t* __restrict w, const uint16_t* __restrict g, uint32_t* __restrict m,
-                               uint32_t* __restrict v, uint32_t* __restrict master, size_t length) {
+/// Arrays of different dtypes, with float32 masters or without.
+template <bool has_master, typename Weight, typename Grad, typename State>
+ADAMW_INLINE void stream_mixed(Weight* __restrict w, const Grad* __restrict g, State* __restrict m, State* __restrict v,
+                               uint32_t* __restrict master, size_t length) {
   for (size_t i = 0; i < length; ++i) {
-    m[i] += g[i];
-    v[i] -= g[i];
+    m[i] = static_cast<State>(m[i] + g[i]);
+    v[i] = static_cast<State>(v[i] - g[i]);
     if constexpr (has_master) {
       master[i] += m[i] - v[i];
-      w[i] = static_cast<uint16_t>(w[i] + master[i]);
+      w[i] = static_cast<Weight>(w[i] + master[i]);
     } else {
-      w[i] = static_cast<uint16_t>(w[i] + m[i] - v[i]);
+      w[i] = static_cast<Weight>(w[i] + m[i] - v[i]);
     }
   }
+}
+
+/// Calls visit with a null pointer to an integer of that size.
+template <typename Visit>
+ADAMW_INLINE void with_integer(size_t bytes, const Visit& visit) {
+  if (bytes == sizeof(uint16_t)) return visit(static_cast<uint16_t*>(nullptr));
+  visit(static_cast<uint32_t*>(nullptr));
 }
 
 bool is_aligned(const cpu::Span& span) {
@@ -82,19 +89,29 @@ template <bool nontemporal, bool prefetch>
 ADAMW_INLINE void stream_span(const cpu::Span& span, DTypeConfig config) {
   void *w = span.arrays[Role::weight], *g = span.arrays[Role::grad];
   void *m = span.arrays[Role::mean], *v = span.arrays[Role::variance];
-  const size_t weight_bytes = role_bytes(config, Role::weight);
-  if (weight_bytes == role_bytes(config, Role::mean)) {
+  const size_t weight_bytes = role_bytes(config, Role::weight), grad_bytes = role_bytes(config, Role::grad);
+  const size_t state_bytes = role_bytes(config, Role::mean);
+  if (weight_bytes == grad_bytes && weight_bytes == state_bytes) {
     stream_bytes<nontemporal, prefetch>(static_cast<char*>(w), static_cast<const char*>(g), static_cast<char*>(m),
                                         static_cast<char*>(v), span.length * weight_bytes);
     return;
   }
-  auto *w16 = static_cast<uint16_t*>(w), *g16 = static_cast<uint16_t*>(g);
-  auto *m32 = static_cast<uint32_t*>(m), *v32 = static_cast<uint32_t*>(v);
   auto* master = static_cast<uint32_t*>(span.arrays[Role::master]);
-  if (master)
-    stream_mixed<true>(w16, g16, m32, v32, master, span.length);
-  else
-    stream_mixed<false>(w16, g16, m32, v32, nullptr, span.length);
+  with_integer(weight_bytes, [&](auto* weight) {
+    with_integer(grad_bytes, [&](auto* grad) {
+      with_integer(state_bytes, [&](auto* state) {
+        using Weight = decltype(weight);
+        using Grad = decltype(grad);
+        using State = decltype(state);
+        if (master)
+          stream_mixed<true>(static_cast<Weight>(w), static_cast<Grad>(g), static_cast<State>(m), static_cast<State>(v),
+                             master, span.length);
+        else
+          stream_mixed<false>(static_cast<Weight>(w), static_cast<Grad>(g), static_cast<State>(m),
+                              static_cast<State>(v), master, span.length);
+      });
+    });
+  });
 }
 
 using Kernel = void (*)(const cpu::Span&, DTypeConfig);

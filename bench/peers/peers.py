@@ -74,7 +74,7 @@ class Torch:
             reason = "PyTorch keeps no masters of float16 weights"
             return {name: reason for name in contenders}
         halves = dtype == "bfloat16+master"
-        kind = "float32" if halves else dtype
+        kind = "float32" if halves or dtype == "float32+bfloat16 states" else dtype  # it has no smaller states
         self.weights = [self._tensor(values(n, i, 0), kind) for i, n in enumerate(lengths)]
         for i, weight in enumerate(self.weights):
             weight.grad = self._tensor(values(lengths[i], i, 1), kind)
@@ -163,7 +163,7 @@ class MXNet:
         self.versions = {"mxnet": mxnet.__version__}
 
     def setup(self, lengths, dtype, device, threads, contenders):
-        if dtype in ("bfloat16", "float64"):
+        if dtype in ("bfloat16", "float64", "float32+bfloat16 states"):
             return {"fused": f"MXNet's fused step has no {dtype}"}
         half = dtype == "float16+master"
         self.optimizer = self.mx.optimizer.create(

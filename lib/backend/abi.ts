@@ -32,6 +32,7 @@ export type DTypeConfig = { readonly name: string } & Readonly<Record<EveryRole,
 /** The combinations of dtypes that a step takes (native/core/dtype-configs.def). */
 export const DTYPE_CONFIGS = [
   { name: 'float32', weight: 'float32', grad: 'float32', mean: 'float32', variance: 'float32' },
+  { name: 'float32+bfloat16 states', weight: 'float32', grad: 'float32', mean: 'bfloat16', variance: 'bfloat16' },
   { name: 'float64', weight: 'float64', grad: 'float64', mean: 'float64', variance: 'float64' },
   { name: 'float16', weight: 'float16', grad: 'float16', mean: 'float16', variance: 'float16' },
   { name: 'float16+float32 states', weight: 'float16', grad: 'float16', mean: 'float32', variance: 'float32' },

@@ -172,7 +172,7 @@ class JavascriptTensorList implements BackendTensorList<Storage> {
     const length = typedArrayLength(weight);
     const e: Element = { weight: 0, mean: 0, variance: 0 };
 
-    if (config.weight === 'float32' || isFloat64) {
+    if (config.name === 'float32' || isFloat64) {
       for (let k = 0; k < length; k++) {
         e.weight = weight[k];
         e.mean = mean[k];

@@ -39,7 +39,7 @@ import { type OneOrMany, type StepArguments, toLists } from './step-arguments.js
 
 /** The moments of one weight, and its float32 master where it has one. A step uses what is there. */
 export interface AdamWState {
-  /** First moment: length of the weight; float32 beside a master, else the weight's dtype or float32. */
+  /** First moment: length of the weight; float32 beside a master, else the weight's dtype, float32, or bfloat16 beside float32. */
   readonly mean: TensorLike;
   /** Second moment: as the mean. */
   readonly variance: TensorLike;
@@ -77,7 +77,10 @@ export interface AdamWOptions extends OptimizerOptions {
    * `correct_bias=False`. Needs correctBias: false. Default false.
    */
   readonly coupledWeightDecay?: boolean;
-  /** dtype of new states of half-precision weights without masters. Default: float32. */
+  /**
+   * dtype of new states of weights without masters: float32 (default), float16 for float16 weights, bfloat16 for
+   * float32 and bfloat16 weights. float64 weights always have float64 states.
+   */
   readonly stateDtype?: 'float32' | 'float16' | 'bfloat16' | null;
   /** Of the stochastic rounding of bfloat16 variances; a whole number below 2**32. Default 0. */
   readonly seed?: number;
@@ -224,7 +227,7 @@ export class AdamW extends Optimizer<AdamWState> {
     return this.#coupledWeightDecay;
   }
 
-  /** dtype of new states of half-precision weights without masters; null for the default. */
+  /** dtype of new states of weights without masters; null for the default. */
   get stateDtype(): DType | null {
     return this.#stateDtype;
   }
@@ -484,8 +487,8 @@ export class AdamW extends Optimizer<AdamWState> {
   }
 
   #stateDTypeOf(weight: DType): DType {
-    if (!isHalf(weight)) return weight;
     const wanted = this.#stateDtype ?? 'float32';
+    if (!isHalf(weight)) return weight === 'float32' && wanted === 'bfloat16' ? wanted : weight;
     if (wanted !== 'float32' && wanted !== weight) {
       throw outOfRangeIn(`float32 or ${weight} beside a ${weight} weight`, 'stateDtype', wanted);
     }

@@ -238,8 +238,10 @@ function configOf(lists: StepLists, i: number, weight: DType, mean: DType): numb
     const masters = lists.master as NamedList;
     throw wrongKind(`no master beside a ${weight} weight`, nameOf(masters, i), masters.values[i]);
   }
-  const expected = hasMaster ? 'float32' : isHalf(weight) ? `${weight} or float32` : weight;
-  throw wrongKindIn(expected, nameOf(lists.mean, i), mean);
+  const possible = DTYPE_CONFIGS.filter(
+    (config: DTypeConfig) => config.weight === weight && (config.master !== undefined) === hasMaster,
+  );
+  throw wrongKindIn(possible.map((config) => config.mean).join(' or '), nameOf(lists.mean, i), mean);
 }
 
 /** The memory of element i of a list, which must have a dtype, and lie on a device and be as long as the weight. */

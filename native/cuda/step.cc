@@ -80,14 +80,14 @@ void Step::fill_tables() {
   }
 
   if (configs_.empty()) return;
-  const size_t tensor_bytes = tensors.size() * sizeof(DeviceTensor), item_bytes = items.size() * sizeof(WorkItem);
+  const size_t tensor_bytes = tensors.size() * sizeof(DeviceTensor);
   static_assert(sizeof(DeviceTensor) % alignof(WorkItem) == 0);
-  table_bytes_ = tensor_bytes + item_bytes;
+  table_bytes_ = tensor_bytes + items.size() * sizeof(WorkItem);
   resources_->tables = std::make_shared<StagedBuffer>(device_, table_bytes_);
   const ContextGuard guard(device_.context());
   auto* staged = static_cast<char*>(resources_->tables->stage());
-  std::memcpy(staged, tensors.data(), tensor_bytes);
-  std::memcpy(staged + tensor_bytes, items.data(), item_bytes);
+  std::copy(tensors.begin(), tensors.end(), reinterpret_cast<DeviceTensor*>(staged));
+  std::copy(items.begin(), items.end(), reinterpret_cast<WorkItem*>(staged + tensor_bytes));  // none if all are empty
   const auto* on_device =
       reinterpret_cast<const WorkItem*>(static_cast<const char*>(resources_->tables->address()) + tensor_bytes);
   for (size_t c = 0; c < configs_.size(); ++c) {

@@ -85,11 +85,6 @@ ADAMW_INLINE void store(const float* from, BFloat16* to, size_t length) {
   for (size_t i = 0; i < length; ++i) to[i] = to_bfloat16(from[i]);
 }
 
-ADAMW_INLINE void store_stochastic(const float* from, BFloat16* to, size_t length, RandomKey key, uint32_t index) {
-  for (size_t i = 0; i < length; ++i)
-    to[i] = to_bfloat16_stochastic(from[i], random_bits(key, index + static_cast<uint32_t>(i)));
-}
-
 /// bfloat16 weights need no blocks: the conversions are integer arithmetic that
 /// the compiler vectorises together with the rule, so that all values stay in
 /// registers.
@@ -106,9 +101,26 @@ ADAMW_INLINE void update_bfloat16(BFloat16* __restrict weight, const BFloat16* _
   }
 }
 
-/// Two bfloat16 values in one word, the first in its lower half. Each is widened
+/// Two adjacent elements. Of bfloat16 they are one word, the first in its lower half: each is widened
 /// by one operation, whereas vectors of halves would have to be unpacked.
-struct Pair {
+template <typename T>
+struct Pair;
+
+template <>
+struct Pair<float> {
+  float values[2];
+
+  ADAMW_INLINE static Pair load(const float* from) { return {{from[0], from[1]}}; }
+  ADAMW_INLINE float first() const { return values[0]; }
+  ADAMW_INLINE float second() const { return values[1]; }
+  ADAMW_INLINE static void store(float* to, float first, float second) {
+    to[0] = first;
+    to[1] = second;
+  }
+};
+
+template <>
+struct Pair<BFloat16> {
   uint32_t word;
 
   ADAMW_INLINE static Pair load(const BFloat16* from) {
@@ -118,39 +130,46 @@ struct Pair {
   }
   ADAMW_INLINE float first() const { return float_of(word << 16); }
   ADAMW_INLINE float second() const { return float_of(word & 0xffff0000u); }
+  ADAMW_INLINE static void store(BFloat16* to, float first, float second) {
+    store_halves(to, round_to_upper_half(first), round_to_upper_half(second));
+  }
+  ADAMW_INLINE static void store_stochastic(BFloat16* to, float first, float second, RandomPair random) {
+    store_halves(to, round_to_upper_half_stochastic(first, random.first),
+                 round_to_upper_half_stochastic(second, random.second));
+  }
+
+ private:
   /// Of two values in the upper halves of words.
-  ADAMW_INLINE static void store(BFloat16* to, uint32_t first, uint32_t second) {
+  ADAMW_INLINE static void store_halves(BFloat16* to, uint32_t first, uint32_t second) {
     const Pair pair{first >> 16 | (second & 0xffff0000u)};
     std::memcpy(to, &pair, sizeof pair);
   }
 };
 static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__);
 
-/// bfloat16 weights and states, pair by pair. `index` is the lower half of the
-/// first element's index: even, because the elements of a pair share a random word.
-template <Rule rule>
-ADAMW_INLINE void update_pairs(BFloat16* __restrict weight, const BFloat16* __restrict grad, BFloat16* __restrict mean,
+/// float32 or bfloat16 weights with bfloat16 states, pair by pair. `index` is the lower half of
+/// the first element's index: even, because the elements of a pair share a random word.
+template <Rule rule, typename T>
+ADAMW_INLINE void update_pairs(T* __restrict weight, const T* __restrict grad, BFloat16* __restrict mean,
                                BFloat16* __restrict variance, size_t pairs, const Scalars<float>& s, RandomKey key,
                                uint32_t index) {
   uint32_t counter = random_counter(key, index / 2);
   for (size_t i = 0; i < pairs; ++i, counter += kCounterStep) {
-    const Pair w = Pair::load(weight + 2 * i), g = Pair::load(grad + 2 * i);
-    const Pair m = Pair::load(mean + 2 * i), v = Pair::load(variance + 2 * i);
+    const auto w = Pair<T>::load(weight + 2 * i), g = Pair<T>::load(grad + 2 * i);
+    const auto m = Pair<BFloat16>::load(mean + 2 * i), v = Pair<BFloat16>::load(variance + 2 * i);
     float w0 = w.first(), w1 = w.second(), m0 = m.first(), m1 = m.second(), v0 = v.first(), v1 = v.second();
     adamw<rule>(w0, g.first(), m0, v0, s);
     adamw<rule>(w1, g.second(), m1, v1, s);
-    Pair::store(weight + 2 * i, round_to_upper_half(w0), round_to_upper_half(w1));
-    Pair::store(mean + 2 * i, round_to_upper_half(m0), round_to_upper_half(m1));
-    const RandomPair random = random_pair(key, counter);
-    Pair::store(variance + 2 * i, round_to_upper_half_stochastic(v0, random.first),
-                round_to_upper_half_stochastic(v1, random.second));
+    Pair<T>::store(weight + 2 * i, w0, w1);
+    Pair<BFloat16>::store(mean + 2 * i, m0, m1);
+    Pair<BFloat16>::store_stochastic(variance + 2 * i, v0, v1, random_pair(key, counter));
   }
 }
 
-template <Rule rule>
-ADAMW_INLINE void update_bfloat16_states(BFloat16* __restrict weight, const BFloat16* __restrict grad,
-                                         BFloat16* __restrict mean, BFloat16* __restrict variance, size_t length,
-                                         const Scalars<float>& scalars, RandomKey key, uint32_t index) {
+template <Rule rule, typename T>
+ADAMW_INLINE void update_bfloat16_states(T* __restrict weight, const T* __restrict grad, BFloat16* __restrict mean,
+                                         BFloat16* __restrict variance, size_t length, const Scalars<float>& scalars,
+                                         RandomKey key, uint32_t index) {
   Scalars<float> s = scalars;
   if (s.rescale == 1 && s.clip == INFINITY && s.lr == 1) {
     // Most steps. The loop is bound by arithmetic, and the compiler drops the operations that these constants void.
@@ -162,12 +181,13 @@ ADAMW_INLINE void update_bfloat16_states(BFloat16* __restrict weight, const BFlo
     update_pairs<rule>(weight, grad, mean, variance, length / 2, s, key, index);
   }
   if (length % 2 == 0) return;
-  const size_t i = length - 1;
-  float w = to_float(weight[i]), m = to_float(mean[i]), v = to_float(variance[i]);
-  adamw<rule>(w, to_float(grad[i]), m, v, s);
-  weight[i] = to_bfloat16(w);
-  mean[i] = to_bfloat16(m);
-  variance[i] = to_bfloat16_stochastic(v, random_bits(key, index + static_cast<uint32_t>(i)));
+  const size_t i = length - 1;  // the first of a pair that has no second
+  T w[2] = {weight[i]}, g[2] = {grad[i]};
+  BFloat16 m[2] = {mean[i]}, v[2] = {variance[i]};
+  update_pairs<rule>(w, g, m, v, 1, s, key, index + static_cast<uint32_t>(i));
+  weight[i] = w[0];
+  mean[i] = m[0];
+  variance[i] = v[0];
 }
 
 /// Converts to float32 arrays a block at a time. For every combination of dtypes
@@ -176,6 +196,7 @@ template <class Isa, Rule rule, DTypeConfig config>
 ADAMW_INLINE void update_blocks(const Span& span, const Scalars<float>& scalars) {
   constexpr Role source = kHasRole<config, Role::master> ? Role::master : Role::weight;  // of the weights' values
   static_assert(std::is_same_v<ArithmeticType<config>, float>);
+  static_assert(!std::is_same_v<RoleType<config, Role::variance>, BFloat16>, "which are rounded stochastically");
   auto* weight = array_of<config, Role::weight>(span);
   const auto* grad = array_of<config, Role::grad>(span);
   auto* mean = array_of<config, Role::mean>(span);
@@ -192,13 +213,7 @@ ADAMW_INLINE void update_blocks(const Span& span, const Scalars<float>& scalars)
     if constexpr (kHasRole<config, Role::master>) store<Isa>(w, values + at, length);
     store<Isa>(w, weight + at, length);
     store<Isa>(m, mean + at, length);
-    if constexpr (std::is_same_v<RoleType<config, Role::variance>, BFloat16>) {
-      const uint64_t first = span.first + at;
-      store_stochastic(v, variance + at, length, random_key(span.key, span.count, static_cast<uint32_t>(first >> 32)),
-                       static_cast<uint32_t>(first));
-    } else {
-      store<Isa>(v, variance + at, length);
-    }
+    store<Isa>(v, variance + at, length);
   }
 }
 
@@ -212,6 +227,8 @@ ADAMW_INLINE void update_span(const Span& span, const GroupScalars& group) {
   constexpr bool has_master = kHasRole<config, Role::master>;
   constexpr bool has_one_dtype =
       std::is_same_v<Weight, Grad> && std::is_same_v<Weight, Mean> && std::is_same_v<Weight, Variance> && !has_master;
+  constexpr bool has_bfloat16_states = std::is_same_v<Weight, Grad> && std::is_same_v<Mean, BFloat16> &&
+                                       std::is_same_v<Variance, BFloat16> && !has_master;
   const Scalars<T>& scalars = group.of<T>();
   auto* weight = array_of<config, Role::weight>(span);
   const auto* grad = array_of<config, Role::grad>(span);
@@ -219,7 +236,7 @@ ADAMW_INLINE void update_span(const Span& span, const GroupScalars& group) {
   auto* variance = array_of<config, Role::variance>(span);
   if constexpr (has_one_dtype && std::is_same_v<Weight, T>) {
     update_array<rule>(weight, grad, mean, variance, span.length, scalars);
-  } else if constexpr (has_one_dtype && std::is_same_v<Weight, BFloat16>) {
+  } else if constexpr (has_bfloat16_states) {
     for (size_t at = 0; at < span.length;) {
       const uint64_t first = span.first + at;
       // Up to where the upper half of the element's index changes, which is part of the key.
