@@ -131,7 +131,7 @@ describe('A step that throws', () => {
       'a mean of another dtype',
       ({ states }) => Object.assign(states[0], { mean: new Float64Array(4) }),
       TypeError,
-      'Expected float32 for states[0].mean but received float64',
+      'Expected float32 or bfloat16 for states[0].mean but received float64',
     ],
     [
       'a variance of another dtype',
