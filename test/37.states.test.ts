@@ -170,6 +170,17 @@ describe('The warning of half precision', () => {
     expect(quietly(() => walked('float32'))).to.be.closeTo(1, 0.01);
   });
 
+  it('should be about variances that gradients below 0.0055 add nothing to', () => {
+    const variances = [0.0054, 0.0056].map((value) => {
+      const weight = Tensor.zeros(1, { dtype: 'float16' });
+      const optimizer = new AdamW({ stateDtype: 'float16' });
+      const state = quietly(() => optimizer.createState(0, weight));
+      quietly(() => optimizer.update(0, weight, Tensor.zeros(1, { dtype: 'float16' }).set([value]), state));
+      return state.variance.toArray()[0];
+    });
+    expect(variances).to.deep.equal([0, 2 ** -24]);
+  });
+
   it('should not be emitted for weights with masters or wider dtypes', () => {
     const configs: readonly DTypeConfig[] = ['float32', 'float64', 'float16+master', 'bfloat16+master'];
     const model = makeModel(
