@@ -360,7 +360,7 @@ const REQUESTS = ['memory', 'a thread', 'a call of Node-API'] as const;
 const faulty = (library: string): string => `
   import { writeSync } from 'node:fs';
   process.removeAllListeners('warning');
-  const { AdamW, Tensor, multiAdamwUpdate, backendInfo, setNumThreads } = await import(libraryUrl);
+  const { AdamW, Tensor, multiAdamwUpdate, backendInfo, setNumThreads, setThreading } = await import(libraryUrl);
   const module = { exports: {} };
   process.dlopen(module, ${JSON.stringify(library)});
   const { install, arm, disarm } = module.exports;
@@ -463,6 +463,12 @@ const faulty = (library: string): string => `
     'Tensor.zeros()': { act: () => [Tensor.zeros(3), Tensor.zeros(2000), Tensor.zeros(2e6)] },
     'backendInfo()': { act: () => backendInfo() },
     'setNumThreads()': { act: () => setNumThreads(2) },
+    'setThreading()': { act: () => { setThreading('team'); setThreading(null); } },
+    'toDlpack()': { act: () => Tensor.zeros(3).toDlpack() },
+    'Tensor.fromDlpack()': {
+      prepare: (scene) => { scene.capsule = Tensor.from(scene.weights[0]).toDlpack(); },
+      act: ({ capsule }) => Tensor.fromDlpack(capsule), // after a fault once more: nothing was taken
+    },
   };
 `;
 
