@@ -12,8 +12,8 @@ export interface StepScalars {
   readonly clip: number;
   readonly beta1: number;
   readonly beta2: number;
-  /** Whether the gradients are cleared. Default false. */
-  readonly zeroGrads?: boolean;
+  /** Whether the gradients are cleared. */
+  readonly zeroGrads: boolean;
 }
 
 /** What the tensors of a group share; native/core/adamw.h says what each rule makes of it. */
@@ -45,7 +45,7 @@ export class ScalarTable {
     return this.values[PROGRESS];
   }
 
-  writeStep({ rescale, clip, beta1, beta2, zeroGrads = false }: StepScalars): void {
+  writeStep({ rescale, clip, beta1, beta2, zeroGrads }: StepScalars): void {
     const { values } = this;
     values[RESCALE] = rescale;
     values[CLIP] = clip;
@@ -78,7 +78,7 @@ export class ScalarTable {
 }
 
 /** The scalars that all tensors share, from the array of a table. */
-export function readStep(values: Float64Array): Required<StepScalars> {
+export function readStep(values: Float64Array): StepScalars {
   return {
     rescale: values[RESCALE],
     clip: values[CLIP],

@@ -14,7 +14,6 @@ import {
   wrongKindIn,
 } from '../errors.js';
 import type { LossScaler } from '../gradients/loss-scaler.js';
-import { clipFactor, normOf } from '../gradients/norm.js';
 import {
   checkMaxGradNorm,
   type ReadStepOptions,
@@ -29,7 +28,8 @@ import { tensorKey } from '../numerics/stochastic-rounding.js';
 import { readOptions } from '../options.js';
 import { BoundStep } from '../step/bound-step.js';
 import { checkIndex, type Index } from '../step/indices.js';
-import { type Measured, runStep, type StepResult } from '../step/run-step.js';
+import { Measurement } from '../step/measurement.js';
+import { runStep, type StepResult } from '../step/run-step.js';
 import {
   type ArithmeticTypes,
   checkBeta,
@@ -474,31 +474,22 @@ export class AdamW extends Optimizer<AdamWState> {
     const maxGradNorm = options.maxGradNorm === undefined ? this.#maxGradNorm : options.maxGradNorm;
     const isRepeated = this.multipliers.hasUnmet && groups.counters.some(({ count }) => count > this.counts.begin);
     const { counts } = this;
-    let areFinite: boolean | undefined;
-    const measure = (): Measured => {
-      const { rescale } = groups.table;
-      const { sums, finite } = tensors.sumsOfSquares();
-      areFinite = finite;
-      const norm = normOf(sums, rescale);
-      if (maxGradNorm === null || !finite) return { norm, skips: !finite };
-      if (!(norm < Infinity)) return { norm, skips: true };
-      groups.table.writeRescale(rescale * clipFactor(norm, maxGradNorm));
-      return { norm, skips: false };
-    };
+    const measurement =
+      lossScaler === null && maxGradNorm === null ? undefined : new Measurement(tensors, groups.table, maxGradNorm);
     let hasBegun = false;
     try {
       const result = runStep(bound.tensors, {
         skips,
         aggregateNum,
         zeroGrads,
-        measure: lossScaler !== null || maxGradNorm !== null ? () => withSubnormals(measure) : undefined,
+        measure: measurement && (() => withSubnormals(() => measurement.take())),
         begin: () => {
           counts.announce(groups.counters, tensors.size, groups.table);
           hasBegun = true;
         },
       });
       counts.settle();
-      if (areFinite !== undefined) lossScaler?.update(areFinite);
+      if (measurement?.finite !== undefined) lossScaler?.update(measurement.finite);
       if (isRepeated) this.multipliers.tellUnmet();
       return result;
     } catch (error) {
@@ -509,7 +500,7 @@ export class AdamW extends Optimizer<AdamWState> {
   }
 
   /** The scalars that all groups share, as they are now. */
-  #scalars(types: ArithmeticTypes): StepScalars & { readonly epsilon: number; readonly wd: number } {
+  #scalars(types: ArithmeticTypes): Omit<StepScalars, 'zeroGrads'> & { readonly epsilon: number; readonly wd: number } {
     const { beta1, beta2, epsilon, clipGradient, rescaleGrad, wd } = this;
     checkBeta(beta1, 'beta1', types);
     checkBeta(beta2, 'beta2', types);
@@ -527,9 +518,10 @@ export class AdamW extends Optimizer<AdamWState> {
     zeroGrads: boolean,
   ): boolean {
     const scalars = this.#scalars(types);
+    const { beta1, beta2, clip } = scalars;
     const rescale = scalars.rescale / scale;
     if (isSkipped(rescale, types)) return false;
-    table.writeStep({ ...scalars, rescale, zeroGrads });
+    table.writeStep({ rescale, clip, beta1, beta2, zeroGrads });
     const { epsilon } = scalars;
     const isPytorch = this.#rule === 'pytorch';
     for (let i = 0; i < groups.length; i++) {
