@@ -1,7 +1,7 @@
 /** The arrays of a case: the same numbers for every contender, also in Python (peers/peers.py). */
 import { createHash } from 'node:crypto';
 import { AdamW, type AdamWState, type Device, Tensor, type TensorLike } from '../lib/index.js';
-import type { Case, Layout } from './cases.js';
+import type { Case, Config } from './cases.js';
 
 export interface Arrays {
   readonly weights: readonly TensorLike[];
@@ -23,25 +23,25 @@ function patternOf(length: number, tensor: number, which: 0 | 1): Float32Array {
 }
 
 /** Memory of this package on a device, as Tensor.zeros() and createState() place it. */
-export function tensorArrays({ lengths, layout }: Case, device: Device | 'auto' = 'cpu'): Arrays {
-  const dtype = dtypeOf(layout);
+export function tensorArrays({ lengths, config }: Case, device: Device | 'auto' = 'cpu'): Arrays {
+  const dtype = dtypeOf(config);
   const filled = (which: 0 | 1) =>
     lengths.map((length, i) => fill(Tensor.zeros(length, { dtype }), patternOf(length, i, which)).to(device));
   const weights = filled(0);
   const grads = filled(1);
-  return { weights, grads, states: statesOf(layout, weights) };
+  return { weights, grads, states: statesOf(config, weights) };
 }
 
 /** Arrays where the engine and malloc place them; half-precision ones are Tensors over Uint16Arrays. */
-export function plainArrays({ lengths, layout }: Case): Arrays {
+export function plainArrays({ lengths, config }: Case): Arrays {
   const zeros = (length: number, dtype: 'float32' | 'float64' | 'bfloat16' | 'float16'): TensorLike => {
     if (dtype === 'float32') return new Float32Array(length);
     if (dtype === 'float64') return new Float64Array(length);
     return Tensor.from(new Uint16Array(length), { dtype });
   };
-  const dtype = dtypeOf(layout);
-  const hasMaster = layout.endsWith('+master');
-  const stateDType = hasMaster ? 'float32' : hasBfloat16States(layout) ? 'bfloat16' : dtype;
+  const dtype = dtypeOf(config);
+  const hasMaster = config.endsWith('+master');
+  const stateDType = hasMaster ? 'float32' : hasBfloat16States(config) ? 'bfloat16' : dtype;
   const filled = (which: 0 | 1) => lengths.map((length, i) => fill(zeros(length, dtype), patternOf(length, i, which)));
   const weights = filled(0);
   const grads = filled(1);
@@ -53,18 +53,18 @@ export function plainArrays({ lengths, layout }: Case): Arrays {
   return { weights, grads, states };
 }
 
-function dtypeOf(layout: Layout): 'float32' | 'float64' | 'bfloat16' | 'float16' {
-  return layout.split('+')[0] as 'float32' | 'float64' | 'bfloat16' | 'float16';
+function dtypeOf(config: Config): 'float32' | 'float64' | 'bfloat16' | 'float16' {
+  return config.split('+')[0] as 'float32' | 'float64' | 'bfloat16' | 'float16';
 }
 
-function hasBfloat16States(layout: Layout): boolean {
-  return layout === 'bfloat16' || layout === 'float32+bfloat16 states';
+function hasBfloat16States(config: Config): boolean {
+  return config === 'bfloat16' || config === 'float32+bfloat16 states';
 }
 
-function statesOf(layout: Layout, weights: readonly TensorLike[]): AdamWState[] {
+function statesOf(config: Config, weights: readonly TensorLike[]): AdamWState[] {
   const optimizer = new AdamW({
-    multiPrecision: layout.endsWith('+master'),
-    stateDtype: hasBfloat16States(layout) ? 'bfloat16' : null,
+    multiPrecision: config.endsWith('+master'),
+    stateDtype: hasBfloat16States(config) ? 'bfloat16' : null,
   });
   const states = weights.map((weight, i) => optimizer.createState(i, weight));
   for (const { mean, variance } of states) {

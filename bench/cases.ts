@@ -1,7 +1,7 @@
 /** What is measured: lists of tensors, in each dtype configuration. */
 
-export const LAYOUTS = ['float32', 'float32+bfloat16 states', 'bfloat16', 'float16+master', 'float64'] as const;
-export type Layout = (typeof LAYOUTS)[number] | 'bfloat16+master';
+export const CONFIGS = ['float32', 'float32+bfloat16 states', 'bfloat16', 'float16+master', 'float64'] as const;
+export type Config = (typeof CONFIGS)[number] | 'bfloat16+master';
 
 export interface Case {
   /** On the command line: '10000x64-float32'. */
@@ -11,7 +11,7 @@ export interface Case {
   /** Elements of each tensor. */
   readonly lengths: readonly number[];
   /** Dtype configuration: bfloat16 has bfloat16 states, '+master' float32 states and masters. Peers take the nearest. */
-  readonly layout: Layout;
+  readonly config: Config;
   /** Whether it runs when no cases are named. */
   readonly byDefault: boolean;
 }
@@ -35,31 +35,31 @@ const LISTS: readonly { name: string; title: string; lengths: readonly number[];
 
 const DEFAULT_NAMES = ['64Mi-float32+bfloat16-states', '64Mi-bfloat16', '16Mi-float16+master', '16Mi-float64'];
 
-export const CASES: readonly Case[] = LAYOUTS.flatMap((layout) =>
+export const CASES: readonly Case[] = CONFIGS.flatMap((config) =>
   LISTS.map((list) => {
-    const of = caseOf(list, layout);
+    const of = caseOf(list, config);
     return {
       ...of,
-      byDefault: (layout === 'float32' && (list.byDefault ?? true)) || DEFAULT_NAMES.includes(of.name),
+      byDefault: (config === 'float32' && (list.byDefault ?? true)) || DEFAULT_NAMES.includes(of.name),
     };
   }),
 );
 
 /** The cases of npm run bench:cuda. */
-export const CUDA_CASES: readonly Case[] = (['float32', 'bfloat16+master', 'bfloat16'] as const).flatMap((layout) =>
+export const CUDA_CASES: readonly Case[] = (['float32', 'bfloat16+master', 'bfloat16'] as const).flatMap((config) =>
   [
     { name: '256Mi', title: '1 x 256 Mi', lengths: [256 * Mi] },
     ...LISTS.filter(({ name }) => ['gpt2', '1000x1024', '10000x64'].includes(name)),
-  ].map((list) => caseOf(list, layout)),
+  ].map((list) => caseOf(list, config)),
 );
 
-function caseOf({ name, title, lengths }: (typeof LISTS)[number], layout: Layout): Case {
-  return { name: `${name}-${layout.replace(' ', '-')}`, title: `${title} ${layout}`, lengths, layout, byDefault: true };
+function caseOf({ name, title, lengths }: (typeof LISTS)[number], config: Config): Case {
+  return { name: `${name}-${config.replace(' ', '-')}`, title: `${title} ${config}`, lengths, config, byDefault: true };
 }
 
 /** Bytes that a step moves per element: all arrays are read, and all but the gradient are written. */
-export function bytesPerElement(layout: Layout): number {
-  switch (layout) {
+export function bytesPerElement(config: Config): number {
+  switch (config) {
     case 'float32':
       return 4 * 4 + 3 * 4;
     case 'float32+bfloat16 states':

@@ -64,7 +64,7 @@ export function reportCase(result: CaseResult): CaseReport {
       name,
       kind,
       time,
-      bytesPerSecond: (elements * bytesPerElement(of.layout)) / (time.median / 1e9),
+      bytesPerSecond: (elements * bytesPerElement(of.config)) / (time.median / 1e9),
       ...(reference ? { ratio: summariseRatio(rounds, reference.rounds) } : {}),
       ...(sameBits === undefined ? {} : { sameBits }),
     };

@@ -26,7 +26,7 @@ const { threads, threading } = backendInfo();
 /** A step of each list, ready to run. */
 const steps = LISTS.map(({ lengths }, i) => {
   const name = `${i}`;
-  const { weights, grads, states } = tensorArrays({ name, title: name, lengths, layout: 'float32', byDefault: true });
+  const { weights, grads, states } = tensorArrays({ name, title: name, lengths, config: 'float32', byDefault: true });
   const indices = weights.map((_, tensor) => tensor);
   return new AdamW(OPTIONS).bind(indices, weights, grads, states);
 });

@@ -11,7 +11,8 @@ export type Synonyms = Readonly<Record<string, string>>;
  * another value the next time.
  *
  * @param known the names of all options
- * @throws TypeError for anything but an object, and for an unknown option, with the nearest known one
+ * @throws TypeError for anything but an object (a Map's entries would be ignored), and for an unknown option, with the
+ *   nearest known one
  */
 export function readOptions<T extends object, K extends keyof T & string>(
   options: T,
@@ -19,9 +20,10 @@ export function readOptions<T extends object, K extends keyof T & string>(
   known: readonly K[],
   synonyms: Synonyms = {},
 ): Pick<T, K> {
-  if (typeof options !== 'object' || options === null || Array.isArray(options)) {
+  if (typeof options !== 'object' || options === null || Symbol.iterator in options) {
     throw wrongKind('an object', name, options);
   }
+  if (!(Array.isArray as (value: unknown) => boolean)(known)) throw wrongKind('a list of names', 'known', known);
   for (const key in options) {
     if (!(known as readonly string[]).includes(key)) throw unknownOption(key, name, known, synonyms);
   }
@@ -32,10 +34,31 @@ export function readOptions<T extends object, K extends keyof T & string>(
 
 /** The error for an option that is not known. */
 export function unknownOption(key: string, name: string, known: readonly string[], synonyms: Synonyms): TypeError {
-  const synonym = Object.keys(synonyms).find((other) => letters(other) === letters(key));
-  const meant = synonym === undefined ? nearest(key, known) : synonyms[synonym];
+  const meant = meantBy(key, synonyms) ?? nearest(key, known);
   const hint = meant === undefined ? `known are ${known.join(', ')}` : `did you mean ${meant}?`;
   return wrongKindIn('a known option', name, `${JSON.stringify(key)}; ${hint}`);
+}
+
+/** What to use in place of a name from elsewhere. */
+export function meantBy(key: string, synonyms: Synonyms): string | undefined {
+  const synonym = Object.keys(synonyms).find((other) => letters(other) === letters(key));
+  return synonym === undefined ? undefined : synonyms[synonym];
+}
+
+/** Makes an assignment to a property throw, in sloppy mode too, where the engine ignores it without a word. */
+export function refuseAssignment(prototype: object, name: string, refusal: () => TypeError): void {
+  Object.defineProperty(prototype, name, {
+    configurable: true,
+    get: Object.getOwnPropertyDescriptor(prototype, name)?.get,
+    set() {
+      throw refusal();
+    },
+  });
+}
+
+/** The error for an assignment to what only the constructor takes. */
+export function fixedOption(name: string): TypeError {
+  return wrongKindIn('an option of the constructor', name, 'an assignment, which cannot change it');
 }
 
 /** The name that another one was probably meant to be: a few slips away, or a longer form of it. */

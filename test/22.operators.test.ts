@@ -320,7 +320,7 @@ describe('multiAdamwUpdate', () => {
       'means of another dtype',
       () => multiAdamwUpdate(one(), one(), wide(), one(), lists),
       TypeError,
-      'Expected float32 for means[0] but received float64',
+      'Expected float32 or bfloat16 for means[0] but received float64',
     ],
     [
       'variances of another length',

@@ -177,18 +177,20 @@ describe("Rules 'mxnet' and 'pytorch'", () => {
   interface Run {
     readonly steps?: number;
     readonly weight?: number;
-    readonly grad: number;
+    /** At each step, or what gives it. */
+    readonly grad: number | (() => number);
     readonly options?: AdamWOptions;
   }
 
   /** How far apart they leave a float32 weight, in learning rates. */
   function distance({ steps = 1, weight = 0, grad, options }: Run): number {
     const learningRate = 0.001;
+    const grads = Array.from({ length: steps }, () => Float32Array.of(typeof grad === 'number' ? grad : grad()));
     const [mxnet, pytorch] = (['mxnet', 'pytorch'] as const).map((rule) => {
       const optimizer = new AdamW({ rule, learningRate, epsilon: 1e-6, wd: 0, ...options });
       const weights = Float32Array.of(weight);
       const state = { mean: new Float32Array(1), variance: new Float32Array(1) };
-      for (let step = 0; step < steps; step++) optimizer.fusedStep([0], [weights], [Float32Array.of(grad)], [state]);
+      for (const each of grads) optimizer.fusedStep([0], [weights], [each], [state]);
       return weights[0];
     });
     return Math.abs(mxnet - pytorch) / learningRate;
@@ -209,12 +211,58 @@ describe("Rules 'mxnet' and 'pytorch'", () => {
     }
   });
 
+  it('should differ by as little as docs/differences.md says where neither epsilon nor decay counts', () => {
+    const random = randomFrom(200);
+    const gradient = (): number => 10 ** (9 * random() - 7);
+    let most = 0;
+    for (let round = 0; round < 100; round++) {
+      const [same, options] = [gradient(), { epsilon: 1e-30 }];
+      most = Math.max(most, distance({ grad: () => gradient(), steps: 200, options }));
+      most = Math.max(most, distance({ grad: () => same, steps: 200, options }));
+    }
+    expect(most).to.be.within(1e-3, 2e-3);
+  });
+
+  it('should decay, and weigh epsilon, in the shares that docs/differences.md gives', () => {
+    const changeOf = (rule: 'mxnet' | 'pytorch', t: number, options: AdamWOptions, grad: number): number => {
+      const weight = Float64Array.of(1);
+      const state = { mean: Float64Array.of(0), variance: Float64Array.of(0) };
+      const optimizer = new AdamW({ rule, beginNumUpdate: t - 1, epsilon: 1, ...options });
+      optimizer.update(0, weight, Float64Array.of(grad), state);
+      return weight[0] - 1;
+    };
+    for (const [t, share] of [
+      [1, 0.32],
+      [12, 0.15],
+      [1000, 0.8],
+    ]) {
+      const [mxnet, pytorch] = (['mxnet', 'pytorch'] as const).map((rule) => changeOf(rule, t, { wd: 0.1 }, 0));
+      expect(mxnet / pytorch, `decay of step ${t}`).to.be.closeTo(share, 0.005);
+    }
+    // Where epsilon is far above the root of the variance, the step is in inverse proportion to it.
+    const [mxnet, pytorch] = (['mxnet', 'pytorch'] as const).map((rule) => changeOf(rule, 1, { wd: 0 }, 1e-6));
+    expect(pytorch / mxnet).to.be.closeTo(32, 0.5);
+  });
+
+  it('should make float64 NaN from 2 ** 512 on, by the rule of MXNet', () => {
+    for (const [grad, overflows] of [
+      [2 ** 511, false],
+      [2 ** 512, true],
+    ] as const) {
+      const weight = Float64Array.of(1);
+      const state = { mean: Float64Array.of(0), variance: Float64Array.of(0) };
+      new AdamW().update(0, weight, Float64Array.of(grad), state);
+      expect([Number.isNaN(weight[0]), Number.isNaN(state.variance[0])]).to.deep.equal([overflows, overflows]);
+    }
+  });
+
   for (const environment of environments()) {
     it(`should treat float32 gradients above 2 ** 64 differently: ${environment.name}`, () => {
       inEnvironment(environment, () => {
         for (const [grad, variance] of [
           [2 ** 64, Math.fround(2 ** 128 * 0.001)],
           [2 ** 66, Math.fround(2 ** 132 * 0.001)],
+          [5.8e20, Math.fround(5.8e20 * 5.8e20 * 0.001)],
           [2 ** 69, Infinity],
         ]) {
           const step = (options: AdamWOptions): [number, number] => {

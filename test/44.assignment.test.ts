@@ -1,8 +1,8 @@
 /** Options that are assigned between steps: a step after it is that of an optimizer made with them. */
 import { expect } from 'chai';
-import { AdamW, type AdamWOptions } from '../lib/index.js';
+import { ADAMW_OPTIONS, AdamW, type AdamWOptions, FactorScheduler, Tensor } from '../lib/index.js';
 import { environments, inEnvironment } from './support/environments.js';
-import { type ErrorRow, itRefuses } from './support/errors.js';
+import { type ErrorRow, expectError, itRefuses } from './support/errors.js';
 import { cloneModel, expectSameModel } from './support/model.js';
 import { gradsOf, start } from './support/small-model.js';
 import { CALLS, stepper } from './support/steps.js';
@@ -104,11 +104,100 @@ describe('assignment of options', () => {
     expect(optimizer.aggregateNum).to.equal(1);
   });
 
-  for (const name of ['rule', 'seed', 'stream', 'stateDtype', 'coupledWeightDecay']) {
-    it(`should throw for ${name}, which is fixed`, () => {
-      expect(() => Object.assign(adamw, { [name]: null })).to.throw(TypeError);
+  it('should refuse undefined and null, which the constructor takes for the default', () => {
+    for (const name of ['learningRate', 'beta1', 'beta2', 'epsilon', 'wd', 'correctBias', 'rescaleGrad'] as const) {
+      for (const value of [undefined, null]) {
+        const before = adamw[name];
+        expect(() => Object.assign(adamw, { [name]: value }), name).to.throw(TypeError, ` for ${name} but received`);
+        expect(adamw[name]).to.equal(before);
+      }
+    }
+  });
+
+  it('should set the learning rate as setLearningRate() does, and refuse it beside a scheduler', () => {
+    const optimizer = new AdamW();
+    optimizer.learningRate = 0.25;
+    expect([optimizer.learningRate, optimizer.stateDict().learningRate]).to.deep.equal([0.25, 0.25]);
+    const scheduled = new AdamW({ lrScheduler: new FactorScheduler({ step: 1 }) });
+    expectError(
+      () => {
+        scheduled.learningRate = 0.1;
+      },
+      Error,
+      'Expected no lrScheduler for setLearningRate but received one: the scheduler sets the rate',
+    );
+  });
+});
+
+describe('assignment of what is fixed', () => {
+  const make = () => new AdamW({ paramDict: { 0: { lrMult: 0.5 } }, beginNumUpdate: 3, lrScheduler: null });
+  // In sloppy mode, as in a script without 'use strict', the engine itself would say nothing.
+  const assign = new Function('object', 'name', 'value', 'object[name] = value') as (
+    object: object,
+    name: string,
+    value: unknown,
+  ) => void;
+  const assignable = Object.keys({ ...VALUES[0], learningRate: 0, multiPrecision: true, useFusedStep: true });
+  const fixed = [
+    ...ADAMW_OPTIONS.filter((name) => !assignable.includes(name)).map((name): [string, string] => [
+      name,
+      `Expected an option of the constructor for ${name} but received an assignment, which cannot change it`,
+    ]),
+    [
+      'numUpdate',
+      'Expected what loadStateDict() restores for numUpdate but received an assignment, which cannot change it',
+    ],
+    ...Object.entries({ lr: 'learningRate', betas: 'beta1 and beta2', eps: 'epsilon', weightDecay: 'wd' }).map(
+      ([name, meant]): [string, string] => [
+        name,
+        `Expected a known option for this but received "${name}"; did you mean ${meant}?`,
+      ],
+    ),
+  ] as const;
+  for (const [name, message] of fixed) {
+    it(`should throw for ${name}, and leave it`, () => {
+      const optimizer = make();
+      const before = Reflect.get(optimizer, name);
+      for (const value of [before, null, 'pytorch', 1]) {
+        expectError(() => assign(optimizer, name, value), TypeError, message);
+        expectError(() => Object.assign(optimizer, { [name]: value }), TypeError, message);
+      }
+      expect(Reflect.get(optimizer, name)).to.equal(before);
     });
   }
+
+  it('should be all options that are fixed', () => {
+    expect(fixed.slice(0, -5).map(([name]) => name)).to.have.members([
+      'rule',
+      'coupledWeightDecay',
+      'stateDtype',
+      'seed',
+      'stream',
+      'lrScheduler',
+      'beginNumUpdate',
+      'paramIdx2name',
+      'paramDict',
+    ]);
+  });
+
+  it('should throw for the data of a Tensor', () => {
+    const tensor = Tensor.zeros(2);
+    expectError(
+      () => assign(tensor, 'data', new Float32Array(2)),
+      TypeError,
+      'Expected values by set() or copyFrom() for data but received an assignment, which cannot change it',
+    );
+  });
+
+  it('should leave a subclass its own fields, methods and spies', () => {
+    class Mine extends AdamW {
+      readonly lr = 5;
+    }
+    expect(new Mine()).to.include({ lr: 5 });
+    const optimizer = make();
+    Object.assign(optimizer, { update: () => 'spied', label: 'mine' });
+    expect(optimizer).to.include({ label: 'mine' });
+  });
 });
 
 describe("the defaults of rule 'pytorch'", () => {

@@ -75,6 +75,26 @@ describe('readOptions', () => {
       'Expected a known option for options but received "momentum"; known are dtype, device',
     ],
     ['an array', () => read([1]), TypeError, 'Expected an object for options but received an array of length 1'],
+    ['a Map', () => read(new Map([['lr', 1]])), TypeError, 'Expected an object for options but received a Map'],
+    ['a Set', () => read(new Set([1])), TypeError, 'Expected an object for options but received a Set'],
+    [
+      'what a generator yields',
+      () => read((function* () {})()),
+      TypeError,
+      'Expected an object for options but received an object',
+    ],
+    [
+      'a typed array',
+      () => read(new Float32Array(1)),
+      TypeError,
+      'Expected an object for options but received a Float32Array',
+    ],
+    [
+      'options where their names belong',
+      () => read({}, { lr: 1 } as never),
+      TypeError,
+      'Expected a list of names for known but received an object',
+    ],
     ['null', () => read(null as never), TypeError, 'Expected an object for options but received null'],
   ]);
 });

@@ -71,6 +71,30 @@ describe('options that are not known', () => {
       TypeError,
       unknown('wd_mult', 'wdMult', 'paramDict["a"]'),
     ],
+    [
+      'weightDecay of a parameter, as of a parameter group of PyTorch',
+      () => new AdamW({ paramDict: { a: { weight_decay: 0 } } as never }),
+      TypeError,
+      unknown('weight_decay', 'wdMult', 'paramDict["a"]'),
+    ],
+    [
+      'learningRate of a parameter',
+      () => new AdamW({ paramDict: { a: { learningRate: 0 } } as never }),
+      TypeError,
+      unknown('learningRate', 'lrMult', 'paramDict["a"]'),
+    ],
+    [
+      'options after the parameters',
+      () => new AdamW({}, { lr: 0.1 } as never),
+      TypeError,
+      'Expected a list of names for known but received an object',
+    ],
+    [
+      'parameters by name',
+      () => new AdamW(new Map([['weight', new Float32Array(1)]]) as object),
+      TypeError,
+      'Expected an object for options but received a Map',
+    ],
   ]);
 
   it('should name all options where none is near', () => {
@@ -83,7 +107,7 @@ describe('options that are not known', () => {
   });
 
   it('should leave what else an object of paramDict holds', () => {
-    const parameter = { lrMult: 0.5, data: new Float32Array(1), gradient: null };
+    const parameter = { lrMult: 0.5, weight: null, name: 'fc', data: new Float32Array(1), gradient: null };
     expect(() => new AdamW({ paramDict: { 0: parameter } })).not.to.throw();
   });
 

@@ -84,6 +84,28 @@ describe('a library linked with -ffast-math', () => {
       expect(found).to.deep.equal({ found: threads.map(() => expected), flushesSubnormals: true });
     });
 
+    itUnless(either(noNative, noCompiler, notLinux), `should leave subnormal products of scalars (${name})`, () => {
+      const found = reportOf(
+        `${source()}
+        const { AdamW } = await import(libraryUrl);
+        const one = (value) => Float64Array.of(value);
+        const plain = { beta1: 0, beta2: 0, epsilon: 0, correctBias: false };
+        const weights = [one(0), one(1)];
+        const states = weights.map(() => ({ mean: one(0), variance: one(0) }));
+        const rated = new AdamW({ ...plain, learningRate: 1e-200 });
+        rated.setLrMult({ 0: 1e-110 });
+        rated.update(0, weights[0], one(1), states[0]);
+        const decayed = new AdamW({ ...plain, coupledWeightDecay: true, learningRate: 0, epsilon: 1, wd: 1e-200 });
+        decayed.setWdMult({ 1: 1e-110 });
+        decayed.update(1, weights[1], one(0), states[1]);
+        // As bits: this thread cannot convert subnormals to text.
+        report([weights[0], states[1].mean].map(({ buffer }) => String(new BigUint64Array(buffer)[0])));`,
+        { env: { ...env(), ...NATIVE } },
+      );
+      const bitsOf = (value: number): string => String(new BigUint64Array(Float64Array.of(value).buffer)[0]);
+      expect(found).to.deep.equal([-1e-310, 1e-310].map(bitsOf));
+    });
+
     itUnless(either(noCompiler, notLinux), `should be reported where TypeScript runs (${name})`, () => {
       const env_ = { ...env(), FUSED_ADAMW_BACKEND: 'javascript' };
       const { found, flushesSubnormals } = reportOf(`${source()}${digests([1])}`, { env: env_ }) as {

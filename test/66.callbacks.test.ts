@@ -147,6 +147,27 @@ for (const environment of environments()) {
         });
       }
 
+      it('should be refused to count an update, from a subclass', () => {
+        class Counting extends AdamW {
+          count(): void {
+            this.advanceCounts([0]);
+          }
+        }
+        let calls = 0;
+        let inside: Callback = () => {};
+        const optimizer = new Counting(optionsOf(() => inside()));
+        const step = stepper(optimizer, cloneModel(start), 'fusedStep()');
+        inside = () => {
+          calls++;
+          expectError(() => optimizer.count(), RangeError, NESTED);
+        };
+        step(gradsOf[0]);
+        expect(calls).to.be.greaterThan(0);
+        expect(optimizer.updateCount(0)).to.equal(1);
+        optimizer.count();
+        expect(optimizer.updateCount(0)).to.equal(2);
+      });
+
       it('should not be asked for a step that is skipped', () => {
         let calls = 0;
         const optimizer = new AdamW(

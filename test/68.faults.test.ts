@@ -11,7 +11,13 @@ import {
   AdamW,
   type AdamWState,
   type BoundStep,
+  backendInfo,
+  CosineScheduler,
+  createOptimizer,
+  FactorScheduler,
   multiAdamwUpdate,
+  register,
+  setNumThreads,
   syncMaster,
   Tensor,
   type TensorLike,
@@ -116,6 +122,7 @@ const CALLS: Readonly<Record<string, (ground: Ground) => () => unknown>> = {
   'setLearningRate() and assignments': ({ optimizer }) => {
     return () => {
       optimizer.setLearningRate(0.001);
+      optimizer.learningRate = 0.001;
       Object.assign(optimizer, { wd: 0, beta1: 0.9, beta2: 0.999, epsilon: 1e-6, rescaleGrad: 1, clipGradient: null });
       Object.assign(optimizer, { aggregateNum: null, correctBias: true, useFusedStep: false, multiPrecision: false });
     };
@@ -129,6 +136,16 @@ const CALLS: Readonly<Record<string, (ground: Ground) => () => unknown>> = {
   'recover()':
     ({ optimizer, bound }) =>
     () => [bound.step(), optimizer.recover()],
+  'createOptimizer() and register()': () => () => [createOptimizer('adamw', { wd: 0.1 }), register(AdamW)],
+  'learningRateAt()': () => {
+    const schedules = [new FactorScheduler({ step: 3, factor: 0.5 }), new CosineScheduler({ maxUpdate: 9 })];
+    const expected = schedules.map((schedule) => [1, 5, 30].map((update) => schedule.learningRateAt(update)));
+    return () => {
+      const rates = schedules.map((schedule) => [1, 5, 30].map((update) => schedule.learningRateAt(update)));
+      if (String(rates) !== String(expected)) throw new Error(`Expected ${expected} but received ${rates}`);
+    };
+  },
+  'backendInfo() and setNumThreads()': () => () => [setNumThreads(null), backendInfo()],
   'Tensor.zeros()': () => () => [Tensor.zeros([3, 4]), Tensor.zeros(2000, { dtype: 'float64' })],
   'Tensor.from()': () => {
     const buffer = new ArrayBuffer(64);

@@ -46,3 +46,47 @@ describe('The charts', () => {
     });
   }
 });
+
+describe('The figures of the documents', () => {
+  const { cases }: Report = JSON.parse(read('performance.json'));
+  const readme = readFileSync(join(repository, 'README.md'), 'utf8');
+  const peers = /^(PyTorch|DeepSpeed|MXNet|tf\.js)/;
+  const ratioOf = (name: string, contender: RegExp): number => {
+    const found = cases.find((each) => each.name === name)?.rows.find((row) => contender.test(row.name));
+    if (found?.ratio === undefined) throw new Error(`Expected ${contender} in the case ${name}`);
+    return found.ratio.median;
+  };
+
+  it('should be those of performance.json in the README', () => {
+    const small = cases
+      .filter(({ elements }) => elements < 2 ** 23)
+      .flatMap(({ rows }) => rows.filter(({ name }) => peers.test(name)).map(({ ratio }) => ratio?.median ?? NaN));
+    const [least, most] = [
+      Math.min(...small).toFixed(1),
+      (Math.round(Math.max(...small) / 100) * 100).toLocaleString('en'),
+    ];
+    expect(readme).to.include(`PyTorch, DeepSpeed, MXNet and tf.js take ${least} to ${most} times as long`);
+    expect(ratioOf('64Mi-float32', /^best stream/)).to.be.within(0.95, 1.05);
+    expect(readme).to.include(`at ${ratioOf('64Mi-bfloat16', /^best stream/).toFixed(1)} of that speed`);
+  });
+
+  // Rows of docs/performance.md, by the words that they begin with: what is measured in which case.
+  const targets: readonly (readonly [string, string, RegExp, number])[] = [
+    ['1 x 64 Mi float32, in our own memory', '64Mi-float32', /^best stream/, 2],
+    ['the same  ', '64Mi-float32', /^PyTorch fused/, 2],
+    ['GPT-2 small, 148 tensors, float32', 'gpt2-float32', /^PyTorch fused/, 2],
+    ['1,000 x 1,024 float32', '1000x1024-float32', /^PyTorch fused/, 0],
+    ['10,000 x 64 float32, `bound.step()`', '10000x64-float32', /^PyTorch fused/, 0],
+    ['1 x 64 Mi bfloat16', '64Mi-bfloat16', /^PyTorch fused/, 2],
+    ['1 x 4 Mi float32', '4Mi-float32', /^tf\.js cpu/, 0],
+  ];
+  for (const [start, name, contender, digits] of targets) {
+    it(`should be those of performance.json in the row ${start.trim()}`, () => {
+      const row = read('performance.md')
+        .split('\n')
+        .find((line) => line.startsWith(`| ${start}`));
+      const measured = row?.split('|').at(-2)?.trim().split(':')[0];
+      expect(measured).to.equal(ratioOf(name, contender).toFixed(digits));
+    });
+  }
+});

@@ -32,7 +32,7 @@ const deviceCopy: Contender = {
   kind: 'roof',
   byDefault: true,
   async open({ case: of }) {
-    const elements = Math.ceil((elementsOf(of) * bytesPerElement(of.layout)) / 2 / Float32Array.BYTES_PER_ELEMENT);
+    const elements = Math.ceil((elementsOf(of) * bytesPerElement(of.config)) / 2 / Float32Array.BYTES_PER_ELEMENT);
     const [from, to] = [0, 1].map(() => Tensor.zeros(elements, { device: 'cuda' }));
     return onDevice(
       () => to.copyFrom(from),

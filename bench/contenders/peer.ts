@@ -47,13 +47,13 @@ class Peer {
     const { file, remedy } = this.#requirement;
     if (!existsSync(file)) return remedy;
     if (this.#users.size === 0) {
-      const { lengths, layout } = context.case;
+      const { lengths, config } = context.case;
       this.#start(context.threads);
       const hello = await this.#request({ do: 'hello' });
       if (hello.error) return hello.error;
       this.#versions = hello.versions ?? {};
       const device = this.#device;
-      const request = { do: 'setup', lengths, dtype: layout, device, threads: context.threads, contenders: [name] };
+      const request = { do: 'setup', lengths, dtype: config, device, threads: context.threads, contenders: [name] };
       const setup = await this.#request(request);
       if (setup.error) return setup.error;
       this.#absent = setup.absent ?? {};

@@ -5,7 +5,7 @@ import { fileURLToPath } from 'node:url';
 import { loadBackend } from '../../lib/backend/index.js';
 import type { TensorLike } from '../../lib/index.js';
 import { type Arrays, dataOf } from '../arrays.js';
-import { elementsOf, LARGE, type Layout, ONLY_LARGE } from '../cases.js';
+import { type Config, elementsOf, LARGE, ONLY_LARGE } from '../cases.js';
 import { type CaseContext, type Contender, type Runner, timed } from './contender.js';
 
 type Data = ReturnType<typeof dataOf>;
@@ -21,7 +21,7 @@ interface RoofArrays {
 interface Roof {
   readonly variants: readonly string[];
   readonly Arrays: new (
-    layout: string,
+    config: string,
     weights: Data[],
     grads: Data[],
     means: Data[],
@@ -71,10 +71,10 @@ function contender(name: string, open: (roof: Roof, context: CaseContext) => Run
   };
 }
 
-function arraysOf(roof: Roof, layout: Layout, { weights, grads, states }: Arrays): RoofArrays {
+function arraysOf(roof: Roof, config: Config, { weights, grads, states }: Arrays): RoofArrays {
   const list = (arrays: readonly TensorLike[]) => arrays.map(dataOf);
   return new roof.Arrays(
-    layout,
+    config,
     list(weights),
     list(grads),
     list(states.map((state) => state.mean)),
@@ -87,7 +87,7 @@ function stream(variant: number): Contender {
   return contender(VARIANTS[variant], (roof, context) => {
     if (variant > 0 && context.case.lengths.length > 1) return 'only over single tensors';
     if (variant > 0 && context.case.lengths[0] < 2 ** 20) return 'only over large tensors';
-    const arrays = arraysOf(roof, context.case.layout, context.tensors());
+    const arrays = arraysOf(roof, context.case.config, context.tensors());
     return {
       run: (steps) => timed(steps, () => arrays.stream(variant, context.threads)),
       close: () => arrays.dispose(),
@@ -100,7 +100,7 @@ const bareLoop = contender(BARE_LOOP, (roof, context) => {
   if (context.case.lengths.length !== 1 || context.case.lengths[0] > 2 ** 16) return 'only for 1 x 4,096';
   const { addon, reason } = loadBackend();
   if (!addon) return `the addon does not load: ${reason}`;
-  const arrays = arraysOf(roof, context.case.layout, context.tensors());
+  const arrays = arraysOf(roof, context.case.config, context.tensors());
   return { run: (steps) => arrays.loop(addon.isa(), steps), close: () => arrays.dispose() };
 });
 
@@ -112,7 +112,7 @@ const emptyCall = contender(EMPTY_CALL, (roof, context) => {
 /** What gradientStats() cannot be faster than. */
 const read = contender('read of the gradients', (roof, context) => {
   if (elementsOf(context.case) < LARGE) return ONLY_LARGE;
-  const arrays = arraysOf(roof, context.case.layout, context.tensors());
+  const arrays = arraysOf(roof, context.case.config, context.tensors());
   return { run: (steps) => timed(steps, () => arrays.readGrads(context.threads)), close: () => arrays.dispose() };
 });
 

@@ -149,8 +149,8 @@ export const OURS: readonly Contender[] = [
     async open(context) {
       const { addon, reason } = loadBackend();
       if (!addon) return `the addon does not load: ${reason}`;
-      const { layout } = context.case;
-      if (layout !== 'float32' && layout !== 'float64') return 'gradients of halves are Tensors, not plain arrays';
+      const { config } = context.case;
+      if (config !== 'float32' && config !== 'float64') return 'gradients of halves are Tensors, not plain arrays';
       return withFreshGradients(context.plain());
     },
   },

@@ -18,8 +18,7 @@ interface Range {
 }
 
 /**
- * The first two arrays that share memory of which one is written, buffer by
- * buffer. Two SharedArrayBuffers may be one memory; that two ArrayBuffers are,
+ * The first two arrays that share memory of which one is written. Two SharedArrayBuffers may be one memory; that two ArrayBuffers are,
  * which only native code can make, goes unseen here.
  */
 export function findOverlap(
@@ -47,12 +46,18 @@ export function findOverlap(
       else written.set(memory, [range]);
     });
   });
+  // Of several overlaps the one that comes first in the lists, as in native/core/tensor-list.cc.
+  const overlaps: (readonly [Range, Range])[] = [];
   for (const ranges of written.values()) {
     ranges.sort((a, b) => a.begin - b.begin);
     for (let i = 1; i < ranges.length; i++) {
-      if (ranges[i].begin < ranges[i - 1].end) return overlapOf(ranges[i], ranges[i - 1]);
+      if (ranges[i].begin < ranges[i - 1].end) overlaps.push([ranges[i], ranges[i - 1]]);
     }
   }
+  const position = ([{ role, tensor }]: readonly [Range, Range]): number =>
+    ROLES.findIndex(({ name }) => name === role) * grads.length + tensor;
+  overlaps.sort((a, b) => position(a) - position(b));
+  if (overlaps.length > 0) return overlapOf(...overlaps[0]);
   for (let i = 0; i < grads.length; i++) {
     if (typedArrayLength(grads[i]) === 0) continue;
     const grad = rangeOf(grads[i], 'grad', i);

@@ -25,7 +25,7 @@ import { copyList, filledList } from '../lists.js';
 import { type DType, isHalf } from '../numerics/dtype.js';
 import { Powers } from '../numerics/power.js';
 import { tensorKey } from '../numerics/stochastic-rounding.js';
-import { readOptions } from '../options.js';
+import { fixedOption, readOptions, refuseAssignment, unknownOption } from '../options.js';
 import { BoundStep } from '../step/bound-step.js';
 import { checkIndex, type Index } from '../step/indices.js';
 import { Measurement } from '../step/measurement.js';
@@ -564,6 +564,13 @@ export class AdamW extends Optimizer<AdamWState> {
 }
 
 register(AdamW);
+
+for (const name of ['rule', 'coupledWeightDecay', 'stateDtype', 'seed', 'stream']) {
+  refuseAssignment(AdamW.prototype, name, () => fixedOption(name));
+}
+for (const name of Object.keys(OPTION_SYNONYMS)) {
+  refuseAssignment(AdamW.prototype, name, () => unknownOption(name, 'this', ADAMW_OPTIONS, OPTION_SYNONYMS));
+}
 
 const STATE_DTYPES = ['float32', 'float16', 'bfloat16'] as const;
 

@@ -3,10 +3,10 @@
  * The interface is that of MXNet's `mxnet.optimizer.Optimizer`.
  */
 
-import { checkBoolean, checkInteger, checkNumber, outOfRange, wrongKind } from '../errors.js';
+import { checkBoolean, checkInteger, checkNumber, outOfRange, wrongKind, wrongKindIn } from '../errors.js';
 import type { StepOptions } from '../gradients/step-options.js';
 import { copyList } from '../lists.js';
-import { readOptions } from '../options.js';
+import { fixedOption, readOptions, refuseAssignment } from '../options.js';
 import { Exclusive } from '../step/exclusive.js';
 import { checkIndex, type Index } from '../step/indices.js';
 import {
@@ -47,6 +47,9 @@ export interface OptimizerOptions {
   /** Whether update() calls fusedStep() rather than step(). */
   readonly useFusedStep?: boolean;
 }
+
+/** As of Tensor: a copy of an optimizer's properties would have no counts. */
+const NOT_CLONEABLE = Symbol('an optimizer, which cannot be cloned: send its stateDict()');
 
 type OptimizerClass = new (options: never) => Optimizer;
 
@@ -95,15 +98,15 @@ export interface OptimizerStateDict {
  * A subclass has createState() and step().
  */
 export abstract class Optimizer<State = unknown> {
-  /** What gives the learning rate, or null. */
-  readonly lrScheduler: LRScheduler | null;
-
+  /** @internal */
+  readonly cloning = NOT_CLONEABLE;
   /** @internal */
   protected readonly counts: UpdateCounts;
   /** @internal */
   protected readonly multipliers: Multipliers;
   /** @internal */
   protected readonly exclusive = new Exclusive();
+  readonly #lrScheduler: LRScheduler | null;
   #rescaleGrad: number;
   #wd: number;
   #clipGradient: number | null;
@@ -125,7 +128,7 @@ export abstract class Optimizer<State = unknown> {
     if (lrScheduler !== undefined && lrScheduler !== null && !(lrScheduler instanceof LRScheduler)) {
       throw wrongKind('an LRScheduler', 'lrScheduler', lrScheduler);
     }
-    this.lrScheduler = lrScheduler ?? null;
+    this.#lrScheduler = lrScheduler ?? null;
     this.#wd = checkNumber(given.wd ?? 0, 'wd');
     this.#clipGradient = checkClipGradient(given.clipGradient);
     this.#multiPrecision = checkBoolean(given.multiPrecision ?? false, 'multiPrecision');
@@ -196,9 +199,21 @@ export abstract class Optimizer<State = unknown> {
     return this.update(indices, weights, grads, states, options);
   }
 
-  /** The learning rate now, before multipliers: the scheduler's at numUpdate, where there is one. */
+  /** What gives the learning rate, or null. */
+  get lrScheduler(): LRScheduler | null {
+    return this.#lrScheduler;
+  }
+
+  /**
+   * The learning rate now, before multipliers: the scheduler's at numUpdate, where there is one. It may be assigned
+   * between steps, as setLearningRate() does it.
+   */
   get learningRate(): number {
     return this.learningRateAt(this.numUpdate);
+  }
+
+  set learningRate(value: number) {
+    this.setLearningRate(value);
   }
 
   /** @throws Error where there is a scheduler, RangeError for a rate that is negative or not finite */
@@ -400,6 +415,13 @@ export abstract class Optimizer<State = unknown> {
     return new optimizer(options as never);
   }
 }
+
+for (const name of ['lrScheduler', 'beginNumUpdate', 'paramIdx2name', 'paramDict']) {
+  refuseAssignment(Optimizer.prototype, name, () => fixedOption(name));
+}
+refuseAssignment(Optimizer.prototype, 'numUpdate', () =>
+  wrongKindIn('what loadStateDict() restores', 'numUpdate', 'an assignment, which cannot change it'),
+);
 
 /** Makes a class known to createOptimizer(). */
 export const register: typeof Optimizer.register = (optimizer, name) => Optimizer.register(optimizer, name);

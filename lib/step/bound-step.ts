@@ -8,6 +8,9 @@ import type { StepResult } from './run-step.js';
 import type { ScalarGroups } from './scalar-groups.js';
 import type { NamedList, TensorList } from './tensor-list.js';
 
+/** As of Tensor: a copy of its properties would hold nothing. */
+const NOT_CLONEABLE = Symbol('a BoundStep, which cannot be cloned: bind again where it is needed');
+
 /**
  * Made by `AdamW.bind()`. Holds its arrays until `dispose()`.
  *
@@ -15,6 +18,8 @@ import type { NamedList, TensorList } from './tensor-list.js';
  * memory is still there.
  */
 export class BoundStep {
+  /** @internal */
+  readonly cloning = NOT_CLONEABLE;
   #tensors: TensorList | null;
   readonly #groups: ScalarGroups;
   readonly #exclusive: Exclusive;

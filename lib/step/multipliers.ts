@@ -6,7 +6,7 @@
  */
 import { types } from 'node:util';
 import { checkNumber, outOfRangeIn, wrongKind } from '../errors.js';
-import { nearest, unknownOption } from '../options.js';
+import { meantBy, nearest, unknownOption } from '../options.js';
 import { checkIndex, type Index, indexOfKey } from './indices.js';
 
 /** By index or by name; a key that is a whole number is an index, whether it is a number or a string. */
@@ -24,6 +24,9 @@ export interface ParameterMultipliers {
 }
 
 const PARAMETER_KEYS = ['lrMult', 'wdMult'] as const;
+
+/** What parameter groups of PyTorch have: values there, not multipliers. */
+const PARAMETER_SYNONYMS = { learningRate: 'lrMult', weightDecay: 'wdMult' };
 
 /** Values by index or name, then by pattern, in order. */
 interface Table<T> {
@@ -73,7 +76,9 @@ function checkParameter(value: unknown, name: string): ParameterMultipliers {
   // It may be an object of the caller's with more in it, but not with one of ours misspelt.
   for (const key in value) {
     if ((PARAMETER_KEYS as readonly string[]).includes(key)) continue;
-    if (nearest(key, PARAMETER_KEYS) !== undefined) throw unknownOption(key, name, PARAMETER_KEYS, {});
+    if ((meantBy(key, PARAMETER_SYNONYMS) ?? nearest(key, PARAMETER_KEYS)) !== undefined) {
+      throw unknownOption(key, name, PARAMETER_KEYS, PARAMETER_SYNONYMS);
+    }
   }
   return value;
 }

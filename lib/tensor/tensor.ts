@@ -32,7 +32,7 @@ import {
   typedArrayByteOffset,
   typedArrayLength,
 } from '../numerics/typed-arrays.js';
-import { readOptions } from '../options.js';
+import { readOptions, refuseAssignment } from '../options.js';
 import { allocate, allocateOn, allocatePinned, firstTouch, newStorage } from './allocator.js';
 import { cudaDevice, type ResolvedDevice, resolveDevice } from './device.js';
 import { type DlpackCapsule, makeCapsule, takeDlpack } from './dlpack.js';
@@ -374,6 +374,21 @@ export class Tensor<D extends DType = DType> {
   }
 
   /**
+   * Not indexed: code that takes a Tensor for an array, as `array.set(tensor)` and `Buffer.from(tensor)` do, would read
+   * undefined and make NaN or 0 of it without a word.
+   *
+   * @internal
+   */
+  get 0(): never {
+    throw wrongKindIn('tensor.data or tensor.toArray()', 'an element by its index', 'the Tensor itself');
+  }
+
+  /** @internal */
+  set 0(_: never) {
+    void this[0];
+  }
+
+  /**
    * dtype, shape and all values, for JSON.stringify() and Tensor.fromJSON().
    * Values keep their bits: NaN, the infinities and -0, which JSON lacks, are
    * strings. Of a NaN the sign and the payload are not kept.
@@ -530,6 +545,10 @@ export class Tensor<D extends DType = DType> {
     if (source.length !== this.length) throw outOfRangeIn(`length ${this.length}`, 'source', `length ${source.length}`);
   }
 }
+
+refuseAssignment(Tensor.prototype, 'data', () =>
+  wrongKindIn('values by set() or copyFrom()', 'data', 'an assignment, which cannot change it'),
+);
 
 /** The bits of numbers; a copy, as the numbers may lie in the memory that they are to be set to. */
 function encodeAll(numbers: ArrayLike<number>, encode: (value: number) => number): Uint16Array {

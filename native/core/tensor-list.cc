@@ -1,6 +1,7 @@
 #include "tensor-list.h"
 
 #include <algorithm>
+#include <utility>
 
 namespace fused_adamw {
 
@@ -41,7 +42,7 @@ void TensorList::sort_runs(std::vector<Range>& ranges) {
   for (size_t i = 1; i < ranges.size(); ++i)
     if (by_begin(ranges[i], ranges[i - 1])) starts.push_back(i);
   if (starts.size() > kMostRuns) {
-    std::sort(ranges.begin(), ranges.end(), by_begin);
+    std::stable_sort(ranges.begin(), ranges.end(), by_begin);
     return;
   }
   starts.push_back(ranges.size());
@@ -67,10 +68,15 @@ std::optional<Overlap> TensorList::find_written_ranges() {
       if (range.begin < range.end) ranges.push_back(range);
     }
   sort_runs(ranges);
+  // Of several overlaps the one that comes first in the lists, not in memory: TypeScript tells the same.
+  const auto position = [](const Overlap& overlap) { return std::pair(overlap.written_role, overlap.written_tensor); };
+  std::optional<Overlap> first;
   for (size_t i = 1; i < ranges.size(); ++i) {
     const Range &a = ranges[i - 1], &b = ranges[i];
-    if (b.begin < a.end) return Overlap{b.role, b.tensor, a.role, a.tensor};
+    const Overlap overlap{b.role, b.tensor, a.role, a.tensor};
+    if (b.begin < a.end && (!first || position(overlap) < position(*first))) first = overlap;
   }
+  if (first) return first;
   written_ = std::move(ranges);
   return std::nullopt;
 }

@@ -506,8 +506,9 @@ export class Reference {
       const t = counts[k];
       const root = optimizer.correctBias ? Math.sqrt(1 - nearlyExactPower(beta2, t)) : 1;
       const mean = optimizer.correctBias ? 1 - nearlyExactPower(beta1, t) : 1;
-      const lr = learningRate * optimizer.multiplierOf(index, 'lr');
-      const wd = optimizer.wd * optimizer.multiplierOf(index, 'wd');
+      // A multiplier of -0 is 0.
+      const lr = learningRate * (optimizer.multiplierOf(index, 'lr') + 0);
+      const wd = optimizer.wd * (optimizer.multiplierOf(index, 'wd') + 0);
       const shared = { rule: plan.kind, rescale: rescaleGrad, clip: clipGradient, beta1, beta2, epsilon, wd, root };
       return plan.kind === 'pytorch'
         ? { ...shared, lr, eta: lr / mean }

@@ -1,6 +1,6 @@
 /** The golden data in test/fixtures. */
 import { readFileSync } from 'node:fs';
-import { type DType, Tensor } from '../../lib/index.js';
+import type { DType } from '../../lib/index.js';
 
 // This file is dist/test/support/fixtures.js.
 const folder = new URL('../../../test/fixtures/', import.meta.url);
@@ -78,9 +78,4 @@ export function decode(text: string, dtype: DType): Float32Array | Float64Array 
   new Uint8Array(buffer).set(bytes);
   if (dtype === 'float32') return new Float32Array(buffer);
   return dtype === 'float64' ? new Float64Array(buffer) : new Uint16Array(buffer);
-}
-
-/** The values of a base64 string as a Tensor. */
-export function decodeTensor(text: string, dtype: DType, shape: readonly number[]): Tensor {
-  return Tensor.from(decode(text, dtype).buffer as ArrayBuffer, { dtype, shape });
 }
