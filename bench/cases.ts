@@ -18,6 +18,10 @@ export interface Case {
 
 const Mi = 2 ** 20;
 
+/** What is done around a step is measured where memory bounds it: over at least so many elements. */
+export const LARGE = 4 * Mi;
+export const ONLY_LARGE = 'only over at least 4 Mi elements';
+
 const LISTS: readonly { name: string; title: string; lengths: readonly number[]; byDefault?: boolean }[] = [
   { name: '64Mi', title: '1 x 64 Mi', lengths: [64 * Mi] },
   { name: '16Mi', title: '1 x 16 Mi', lengths: [16 * Mi] },

@@ -7,6 +7,10 @@
 export type { CudaInfo } from './backend/cuda.js';
 export { type BackendInfo, backendInfo, setNumThreads, setThreading, type ThreadingInfo } from './backend/info.js';
 export type { Threading } from './backend/threading.js';
+export { type AccumulateOptions, accumulate } from './gradients/accumulate.js';
+export { type GradientStats, type GradientStatsOptions, gradientStats } from './gradients/gradient-stats.js';
+export { LossScaler, type LossScalerOptions, type LossScalerStateDict } from './gradients/loss-scaler.js';
+export type { StepOptions } from './gradients/step-options.js';
 export type { DataOf, Device, DType, Float16ArrayLike } from './numerics/dtype.js';
 export {
   ADAMW_OPTIONS,

@@ -136,6 +136,17 @@ const rows: readonly Row[] = [
   { option: 'stateDtype', outcomes: ofNoNumbers(DTYPE, null), wrong: [['float32'], DTYPE, 'an array of length 1'] },
   { option: 'seed', outcomes: ofNumbers(WHOLE, 0), wrong: [1n, WHOLE, '1n'] },
   {
+    option: 'maxGradNorm',
+    outcomes: (name) => ({
+      ...ofNumbers(CLIP, 0)(name),
+      undefined: gives(null),
+      null: gives(null),
+      0: rangeError(CLIP, name, '0'),
+      Infinity: gives(Infinity),
+    }),
+    wrong: aString(CLIP),
+  },
+  {
     option: 'stream',
     outcomes: ofNumbers(WHOLE, 0),
     wrong: aString('an address of at most 64 bits'),
@@ -192,6 +203,7 @@ describe('Options', () => {
       coupledWeightDecay: true,
       stateDtype: true,
       seed: true,
+      maxGradNorm: true,
       stream: true,
     };
     expect(new Set(rows.map(({ option }) => option))).to.deep.equal(new Set(Object.keys(all)));
@@ -214,6 +226,7 @@ describe('Options', () => {
       coupledWeightDecay: true,
       stateDtype: 'bfloat16',
       seed: 2 ** 32 - 1,
+      maxGradNorm: 1.5,
     };
     expect(new AdamW(options)).to.include(options);
     expect(new AdamW({ rule: 'pytorch', beta1: 1 - 2 ** -53, clipGradient: 5e-324 })).to.include({

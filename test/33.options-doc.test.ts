@@ -66,6 +66,7 @@ const ofAdamW: Options<AdamWOptions> = {
   coupledWeightDecay: true,
   stateDtype: true,
   seed: true,
+  maxGradNorm: true,
   stream: true,
 };
 const ofScheduler = { baseLr: true, warmupSteps: true, warmupBeginLr: true, warmupMode: true } as const;

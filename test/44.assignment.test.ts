@@ -9,7 +9,7 @@ import { CALLS, stepper } from './support/steps.js';
 
 type Assignable = Pick<
   AdamWOptions,
-  'beta1' | 'beta2' | 'epsilon' | 'wd' | 'correctBias' | 'clipGradient' | 'aggregateNum' | 'rescaleGrad'
+  'beta1' | 'beta2' | 'epsilon' | 'wd' | 'correctBias' | 'clipGradient' | 'maxGradNorm' | 'aggregateNum' | 'rescaleGrad'
 >;
 
 const VALUES: readonly Required<Assignable>[] = [
@@ -20,6 +20,7 @@ const VALUES: readonly Required<Assignable>[] = [
     wd: 0.25,
     correctBias: false,
     clipGradient: 0.125,
+    maxGradNorm: 0.5,
     aggregateNum: 2,
     rescaleGrad: 0.5,
   },
@@ -30,6 +31,7 @@ const VALUES: readonly Required<Assignable>[] = [
     wd: 0,
     correctBias: true,
     clipGradient: null,
+    maxGradNorm: null,
     aggregateNum: null,
     rescaleGrad: -2,
   },
@@ -75,6 +77,7 @@ describe('assignment of options', () => {
     ['epsilon', -1, RangeError, 'Expected a finite number of at least 0 for epsilon but received -1'],
     ['wd', '0.1', TypeError, 'Expected a finite number of at least 0 for wd but received "0.1"'],
     ['clipGradient', 0, RangeError, 'Expected a positive number, or null for none, for clipGradient but received 0'],
+    ['maxGradNorm', 0, RangeError, 'Expected a positive number, or null for none, for maxGradNorm but received 0'],
     ['aggregateNum', NaN, RangeError, 'Expected an integer of at least 0 for aggregateNum but received NaN'],
     ['aggregateNum', -1, RangeError, 'Expected an integer of at least 0 for aggregateNum but received -1'],
     ['correctBias', 0, TypeError, 'Expected a boolean for correctBias but received 0'],

@@ -5,7 +5,7 @@ import { existsSync } from 'node:fs';
 import { delimiter, dirname, join } from 'node:path';
 import { createInterface, type Interface } from 'node:readline';
 import { fileURLToPath } from 'node:url';
-import { elementsOf } from '../cases.js';
+import { elementsOf, LARGE, ONLY_LARGE } from '../cases.js';
 import { type CaseContext, type Contender, HASHED_STEPS, type Runner } from './contender.js';
 
 interface Answer {
@@ -119,15 +119,25 @@ interface PeerContender {
   /** Whether its weights must equal those of this package bit for bit. */
   readonly hasSameBits?: boolean;
   readonly mostElements?: number;
+  readonly leastElements?: number;
 }
 
-function contender({ name, peer, contender, byDefault, hasSameBits, mostElements }: PeerContender): Contender {
+function contender({
+  name,
+  peer,
+  contender,
+  byDefault,
+  hasSameBits,
+  mostElements,
+  leastElements = 0,
+}: PeerContender): Contender {
   return {
     name,
     kind: 'peer',
     byDefault: byDefault ?? true,
     async open(context) {
       if (mostElements !== undefined && elementsOf(context.case) > mostElements) return 'a step takes minutes';
+      if (elementsOf(context.case) < leastElements) return ONLY_LARGE;
       const runner = await peer.open(contender, context);
       if (typeof runner === 'string' || !hasSameBits) return runner;
       return { ...runner, hash: await peer.hashAfter(contender, HASHED_STEPS) };
@@ -166,6 +176,7 @@ export const PYTORCH_FUSED = 'PyTorch fused';
 
 export const PEERS: readonly Contender[] = [
   contender({ name: PYTORCH_FUSED, peer: torch, contender: 'fused' }),
+  contender({ name: 'PyTorch fused, clipped, cleared', peer: torch, contender: 'around', leastElements: LARGE }),
   contender({ name: 'PyTorch foreach', peer: torch, contender: 'foreach' }),
   contender({ name: 'DeepSpeed CPUAdam', peer: deepspeed, contender: 'CPUAdam' }),
   contender({ name: 'MXNet fused', peer: mxnet, contender: 'fused', hasSameBits: true }),

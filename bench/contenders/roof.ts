@@ -5,13 +5,14 @@ import { fileURLToPath } from 'node:url';
 import { loadBackend } from '../../lib/backend/index.js';
 import type { TensorLike } from '../../lib/index.js';
 import { type Arrays, dataOf } from '../arrays.js';
-import type { Config } from '../cases.js';
+import { type Config, elementsOf, LARGE, ONLY_LARGE } from '../cases.js';
 import { type CaseContext, type Contender, type Runner, timed } from './contender.js';
 
 type Data = ReturnType<typeof dataOf>;
 
 interface RoofArrays {
   stream(variant: number, threads: number): void;
+  readGrads(threads: number): void;
   loop(isa: string, passes: number): number;
   dispose(): void;
 }
@@ -108,4 +109,11 @@ const emptyCall = contender(EMPTY_CALL, (roof, context) => {
   return { run: (steps) => timed(steps, () => roof.nothing()) };
 });
 
-export const ROOF: readonly Contender[] = [...VARIANTS.map((_, i) => stream(i)), bareLoop, emptyCall];
+/** What gradientStats() cannot be faster than. */
+const read = contender('read of the gradients', (roof, context) => {
+  if (elementsOf(context.case) < LARGE) return ONLY_LARGE;
+  const arrays = arraysOf(roof, context.case.config, context.tensors());
+  return { run: (steps) => timed(steps, () => arrays.readGrads(context.threads)), close: () => arrays.dispose() };
+});
+
+export const ROOF: readonly Contender[] = [...VARIANTS.map((_, i) => stream(i)), read, bareLoop, emptyCall];

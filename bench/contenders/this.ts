@@ -1,8 +1,17 @@
 /** This package, through each of its ways to make a step. */
 import { loadBackend, switchBackend } from '../../lib/backend/index.js';
-import { AdamW, backendInfo, multiAdamwUpdate, setThreading } from '../../lib/index.js';
+import {
+  AdamW,
+  backendInfo,
+  gradientStats,
+  LossScaler,
+  multiAdamwUpdate,
+  setThreading,
+  Tensor,
+  type TensorLike,
+} from '../../lib/index.js';
 import { type Arrays, dataOf, OPTIONS } from '../arrays.js';
-import { elementsOf } from '../cases.js';
+import { elementsOf, LARGE, ONLY_LARGE } from '../cases.js';
 import { type CaseContext, type Contender, type Runner, timed } from './contender.js';
 
 // With more elements than this, the TypeScript backend takes seconds per step.
@@ -18,6 +27,15 @@ function native(name: string, byDefault: boolean, open: (context: CaseContext) =
       const { addon, reason } = loadBackend();
       return addon ? open(context) : `the addon does not load: ${reason}`;
     },
+  };
+}
+
+/** As native(), where memory bounds what is measured. */
+function onlyLarge(name: string, open: (context: CaseContext) => Runner): Contender {
+  const contender = native(name, true, open);
+  return {
+    ...contender,
+    open: async (context) => (elementsOf(context.case) < LARGE ? ONLY_LARGE : contender.open(context)),
   };
 }
 
@@ -84,6 +102,30 @@ function withMultiAdamwUpdate({ weights, grads, states }: Arrays): Runner {
   };
 }
 
+/** A step that unscales, looks for infinities, clips by the norm and clears the gradients. */
+function withEverythingAround(arrays: Arrays): Runner {
+  const { weights, states } = arrays;
+  // Its own, since it clears them.
+  const grads = arrays.grads.map((grad) => tensorLike(grad));
+  const optimizer = new AdamW({ ...OPTIONS, maxGradNorm: 1 });
+  const bound = optimizer.bind(
+    weights.map((_, i) => i),
+    weights,
+    grads,
+    states,
+  );
+  const lossScaler = new LossScaler();
+  return {
+    run: (steps) => timed(steps, () => bound.step({ lossScaler, zeroGrads: true })),
+    close: () => bound.dispose(),
+  };
+}
+
+function tensorLike(array: TensorLike): TensorLike {
+  const tensor = array instanceof Tensor ? array : Tensor.from(array);
+  return Tensor.zeros(tensor.length, { dtype: tensor.dtype }).copyFrom(tensor);
+}
+
 export const BOUND_STEP = 'bound.step()';
 
 export const OURS: readonly Contender[] = [
@@ -113,6 +155,11 @@ export const OURS: readonly Contender[] = [
     },
   },
   native('step(lists), tensor by tensor', true, (context) => withLists('step', context.tensors())),
+  onlyLarge('bound.step(), unscaled, clipped, cleared', (context) => withEverythingAround(context.tensors())),
+  onlyLarge('gradientStats', ({ tensors }) => {
+    const { grads } = tensors();
+    return { run: (steps) => timed(steps, () => gradientStats(grads)) };
+  }),
   native('multiAdamwUpdate, fresh lists', true, (context) => withMultiAdamwUpdate(context.tensors())),
   {
     name: 'TypeScript',

@@ -18,8 +18,8 @@ class Arrays : public Napi::ObjectWrap<Arrays> {
  public:
   static Napi::Function Define(Napi::Env env) {
     return DefineClass(env, "Arrays",
-                       {InstanceMethod<&Arrays::Stream>("stream"), InstanceMethod<&Arrays::Loop>("loop"),
-                        InstanceMethod<&Arrays::Dispose>("dispose")});
+                       {InstanceMethod<&Arrays::Stream>("stream"), InstanceMethod<&Arrays::ReadGrads>("readGrads"),
+                        InstanceMethod<&Arrays::Loop>("loop"), InstanceMethod<&Arrays::Dispose>("dispose")});
   }
 
   /// new Arrays(config: string, weights, grads, means, variances, masters: typed arrays[]), the lists by role
@@ -66,6 +66,9 @@ class Arrays : public Napi::ObjectWrap<Arrays> {
   void Stream(const Napi::CallbackInfo& info) {
     stream(list_, kStreamVariants[info[0].As<Napi::Number>().Uint32Value()], info[1].As<Napi::Number>().Int32Value());
   }
+
+  /// readGrads(threads): a read of all gradients.
+  void ReadGrads(const Napi::CallbackInfo& info) { read_grads(list_, info[0].As<Napi::Number>().Int32Value()); }
 
   /// loop(isa, passes): nanoseconds of one pass of the bare update on this thread.
   Napi::Value Loop(const Napi::CallbackInfo& info) {

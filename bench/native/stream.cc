@@ -1,6 +1,7 @@
 #include "stream.h"
 
 #include <algorithm>
+#include <atomic>
 
 #include "../../native/cpu/step.h"
 #include "../../native/cpu/threads.h"
@@ -114,13 +115,24 @@ ADAMW_INLINE void stream_span(const cpu::Span& span, DTypeConfig config) {
   });
 }
 
+/// The sum of the words of an array, but for the last that are no vector.
+ADAMW_INLINE uint32_t read_bytes(const char* from, size_t bytes) {
+  constexpr size_t kSums = 4;  // as many additions do not wait for one another
+  Vector sums[kSums] = {};
+  for (size_t at = 0; at + kSums * kVector <= bytes; at += kSums * kVector)
+    for (size_t k = 0; k < kSums; ++k) sums[k] += *reinterpret_cast<const Vector*>(from + at + k * kVector);
+  return (sums[0] + sums[1] + sums[2] + sums[3])[0];
+}
+
 using Kernel = void (*)(const cpu::Span&, DTypeConfig);
+using Read = uint32_t (*)(const char* from, size_t bytes);
 
 #define DEFINE_KERNELS(Name, TARGET)                            \
   template <bool nontemporal, bool prefetch>                    \
   TARGET void Name(const cpu::Span& span, DTypeConfig config) { \
     stream_span<nontemporal, prefetch>(span, config);           \
-  }
+  }                                                             \
+  TARGET uint32_t Name##_read(const char* from, size_t bytes) { return read_bytes(from, bytes); }
 #if defined(__x86_64__)
 DEFINE_KERNELS(stream_avx512, TARGET_AVX512)
 DEFINE_KERNELS(stream_avx2, TARGET_AVX2)
@@ -143,6 +155,14 @@ Kernel kernel_of(bool nontemporal, bool prefetch) {
   return nontemporal ? past_caches : prefetch ? prefetching : plain;
 }
 
+Read best_read() {
+#if defined(__x86_64__)
+  if (__builtin_cpu_supports("avx512f")) return stream_avx512_read;
+  if (__builtin_cpu_supports("avx2")) return stream_avx2_read;
+#endif
+  return stream_baseline_read;
+}
+
 /// The same bytes in place of the update: the step's own chunks and threads.
 template <int kernel>
 void stream_in_step(const cpu::Span& span, const cpu::GroupScalars&) {
@@ -161,6 +181,19 @@ cpu::Span span_of(const TensorArrays& tensor, uint64_t begin, uint64_t end) {
   return span;
 }
 
+/// Calls work(tensor, begin, end) for the parts of all tensors in chunks of so many elements.
+template <typename Work>
+void for_each_part(const TensorList& list, uint64_t chunk_size, int threads, const Work& work) {
+  const uint64_t total = list.element_start(list.size());
+  const uint64_t* starts = list.element_starts();
+  cpu::for_each_chunk((total + chunk_size - 1) / chunk_size, threads, [&](size_t chunk) {
+    const uint64_t begin = chunk * chunk_size, end = std::min(total, begin + chunk_size);
+    for (size_t i = std::upper_bound(starts, starts + list.size() + 1, begin) - starts - 1;
+         i < list.size() && starts[i] < end; ++i)
+      work(list.tensor(i), std::max(begin, starts[i]) - starts[i], std::min(end, starts[i + 1]) - starts[i]);
+  });
+}
+
 }  // namespace
 
 void stream(const TensorList& list, const StreamVariant& variant, int threads) {
@@ -173,19 +206,25 @@ void stream(const TensorList& list, const StreamVariant& variant, int threads) {
   const uint64_t total = list.element_start(list.size());
   const uint64_t part = variant.partition == Partition::chunks ? kChunk : (total + threads - 1) / threads;
   const uint64_t size = std::max<uint64_t>(cpu::kBlock, (part + cpu::kBlock - 1) / cpu::kBlock * cpu::kBlock);
-  cpu::for_each_chunk((total + size - 1) / size, threads, [&](size_t chunk) {
-    const uint64_t begin = chunk * size, end = std::min(total, begin + size);
-    const uint64_t* starts = list.element_starts();
-    for (size_t i = std::upper_bound(starts, starts + list.size() + 1, begin) - starts - 1;
-         i < list.size() && starts[i] < end; ++i) {
-      const cpu::Span span =
-          span_of(list.tensor(i), std::max(begin, starts[i]) - starts[i], std::min(end, starts[i + 1]) - starts[i]);
-      kernel_of(variant.nontemporal && is_aligned(span), variant.prefetch)(span, list.tensor(i).config);
-    }
+  for_each_part(list, size, threads, [&](const TensorArrays& tensor, uint64_t begin, uint64_t end) {
+    const cpu::Span span = span_of(tensor, begin, end);
+    kernel_of(variant.nontemporal && is_aligned(span), variant.prefetch)(span, tensor.config);
 #if defined(__x86_64__)
     if (variant.nontemporal) _mm_sfence();
 #endif
   });
+}
+
+void read_grads(const TensorList& list, int threads) {
+  static const Read read = best_read();
+  constexpr uint64_t kChunk = 256 * 1024;
+  std::atomic<uint32_t> sum{0};  // so that nothing is left out
+  for_each_part(list, kChunk, threads, [&](const TensorArrays& tensor, uint64_t begin, uint64_t end) {
+    const size_t bytes = role_bytes(tensor.config, Role::grad);
+    sum += read(static_cast<const char*>(tensor.arrays[Role::grad]) + begin * bytes, (end - begin) * bytes);
+  });
+  static volatile uint32_t kept;
+  kept = sum;
 }
 
 }  // namespace fused_adamw::bench

@@ -37,4 +37,7 @@ inline constexpr StreamVariant kStreamVariants[] = {
 /// arrays that are not aligned to 64 bytes, have no non-temporal stores.
 void stream(const TensorList& list, const StreamVariant& variant, int threads);
 
+/// Reads the gradients of all tensors once.
+void read_grads(const TensorList& list, int threads);
+
 }  // namespace fused_adamw::bench

@@ -58,7 +58,7 @@ def wait_until_idle(interval=0.004, patience=1.0):
 class Torch:
     """torch.optim.AdamW, fused and foreach: one optimizer, so that both use the same states."""
 
-    contenders = ["fused", "foreach"]
+    contenders = ["fused", "foreach", "around"]
 
     def __init__(self):
         import torch
@@ -93,9 +93,9 @@ class Torch:
 
     def run(self, contender, count):
         for group in self.optimizer.param_groups:
-            group["fused"], group["foreach"] = contender == "fused", contender == "foreach"
+            group["fused"], group["foreach"] = contender != "foreach", contender == "foreach"
         if self.device == "cpu":
-            return timed(self.step, count)
+            return timed(self.clip_step_and_zero if contender == "around" else self.step, count)
         # On a GPU, launch the steps one after another, and count the time until all have finished.
         self.torch.cuda.synchronize()
 
@@ -112,6 +112,11 @@ class Torch:
         self.torch._foreach_copy_([weight.grad for weight in self.weights], self.half_grads)
         self.optimizer.step()
         self.torch._foreach_copy_(self.halves, self.weights)
+
+    def clip_step_and_zero(self):
+        self.torch.nn.utils.clip_grad_norm_(self.weights, 1.0)
+        self.step()
+        self.optimizer.zero_grad(set_to_none=False)
 
     def bytes_of_weights(self):
         return (weight.view(self.torch.uint8).cpu().numpy().tobytes() for weight in self.weights)

@@ -7,7 +7,7 @@
 import type { DType } from '../numerics/dtype.js';
 
 /** Version of everything else about the interface: the arguments of the addon's functions and what they do. */
-const VERSION = 2;
+const VERSION = 3;
 
 /** The update rules (native/core/adamw.h). */
 export const RULES = ['mxnet', 'coupled', 'pytorch'] as const;
@@ -57,8 +57,18 @@ export const DTYPE_CONFIGS = [
 ] as const satisfies readonly DTypeConfig[];
 export type DTypeConfigName = (typeof DTYPE_CONFIGS)[number]['name'];
 
+/** The dtypes that accumulate() takes (FUSED_ADAMW_ACCUMULATIONS in native/core/gradient-norm.h). */
+export const ACCUMULATIONS = [
+  { into: 'float32', grad: 'float32' },
+  { into: 'float32', grad: 'float16' },
+  { into: 'float32', grad: 'bfloat16' },
+  { into: 'float64', grad: 'float64' },
+  { into: 'float16', grad: 'float16' },
+  { into: 'bfloat16', grad: 'bfloat16' },
+] as const satisfies readonly { into: DType; grad: DType }[];
+
 /** The scalars that all tensors of a step share (`StepScalars` in native/core/dtypes.h). */
-export const STEP_SCALARS = ['rescale', 'clip', 'beta1', 'beta2', 'progress'] as const;
+export const STEP_SCALARS = ['rescale', 'clip', 'beta1', 'beta2', 'zero_grads', 'progress'] as const;
 /** The scalars of a group of tensors (`ScalarGroup` there). */
 export const GROUP_SCALARS = ['eta', 'lr', 'wd', 'epsilon', 'root', 'count'] as const;
 
@@ -68,6 +78,7 @@ export interface Abi {
   readonly rules: readonly string[];
   readonly roles: readonly string[];
   readonly dtypeConfigs: readonly string[];
+  readonly accumulations: readonly string[];
   readonly stepScalars: readonly string[];
   readonly groupScalars: readonly string[];
 }
@@ -79,6 +90,7 @@ export const ABI: Abi = {
   dtypeConfigs: DTYPE_CONFIGS.map(
     (config: DTypeConfig) => `${config.name}: ${ROLES.map(({ name }) => config[name] ?? 'none').join(' ')}`,
   ),
+  accumulations: ACCUMULATIONS.map(({ into, grad }) => `${into} ${grad}`),
   stepScalars: STEP_SCALARS,
   groupScalars: GROUP_SCALARS,
 };

@@ -23,6 +23,7 @@ interface AddonObject {
   setGroups(groupOf: Uint32Array, scalars: Float64Array): void;
   begin(): void;
   step(first: number, last: number): void;
+  sumsOfSquares(sums: Float64Array): boolean;
   dispose(): void;
 }
 
@@ -65,6 +66,10 @@ class AddonTensorList<M extends Memory> implements BackendTensorList<M> {
 
   step(first: number, last: number): void {
     this.#live.step(first, last);
+  }
+
+  sumsOfSquares(sums: Float64Array): boolean {
+    return this.#live.sumsOfSquares(sums);
   }
 
   dispose(): void {

@@ -1,5 +1,5 @@
 /** What a backend does: TypeScript decides what a step is, a backend how it runs. */
-import type { Storage } from '../numerics/dtype.js';
+import type { DType, Storage } from '../numerics/dtype.js';
 import { ROLES, type Role, type Rule } from './abi.js';
 import type { DeviceMemory } from './cuda-addon.js';
 
@@ -45,6 +45,11 @@ export interface BackendTensorList<M = Memory> {
   begin(): void;
   /** Updates tensors [first, last) in place. The calls of one step go through the tensors in order, from 0. */
   step(first: number, last: number): void;
+  /**
+   * Writes the sum of the squares of each gradient, in the order of native/core/gradient-norm.h; false where an
+   * element is infinite or NaN.
+   */
+  sumsOfSquares(sums: Float64Array): boolean;
   /** Frees what the list holds; it is not used again. */
   dispose(): void;
 }
@@ -53,4 +58,14 @@ export interface BackendTensorList<M = Memory> {
 export interface HostBackend {
   readonly name: 'native' | 'javascript';
   createTensorList(arrays: TensorArrays<Storage>): BackendTensorList<Storage>;
+  /** As that of a list, for gradients of these dtypes. */
+  sumsOfSquares(grads: readonly Storage[], dtypes: readonly DType[], sums: Float64Array): boolean;
+  /** into = into + scale * grad, for dtypes that ACCUMULATIONS has (abi.ts) and arrays that do not overlap. */
+  accumulate(
+    into: readonly Storage[],
+    grads: readonly Storage[],
+    intoDTypes: readonly DType[],
+    gradDTypes: readonly DType[],
+    scale: number,
+  ): void;
 }

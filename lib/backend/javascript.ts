@@ -5,19 +5,15 @@
  * by Math.fround. For +, -, x, / and square root that gives the correctly
  * rounded float32 result: a double has more than twice the digits.
  */
-import type { DType, Storage } from '../numerics/dtype.js';
-import { fromBfloat16, fromFloat16, toBfloat16, toFloat16 } from '../numerics/half.js';
+import type { Storage } from '../numerics/dtype.js';
 import { randomBits, randomKey, toBfloat16Stochastic } from '../numerics/stochastic-rounding.js';
-import {
-  typedArrayBuffer,
-  typedArrayByteLength,
-  typedArrayByteOffset,
-  typedArrayLength,
-} from '../numerics/typed-arrays.js';
+import { fillZeros, typedArrayLength } from '../numerics/typed-arrays.js';
 import { DTYPE_CONFIGS, type DTypeConfig, type EveryRole, ROLES, type Role, type Rule } from './abi.js';
-import type { Arrays, BackendTensorList, HostBackend, Overlap, TensorArrays } from './backend.js';
+import type { BackendTensorList, HostBackend, Overlap, TensorArrays } from './backend.js';
+import { codecOf } from './codec.js';
+import { accumulate, sumsOfSquares } from './javascript-gradients.js';
+import { findOverlap } from './overlaps.js';
 import { addProgress, readGroup, readStep } from './scalar-table.js';
-import { sameMemory } from './shared-memory.js';
 
 type Round = (value: number) => number;
 
@@ -103,20 +99,7 @@ function makeUpdate(rule: Rule, r: Round): Update {
   };
 }
 
-/** How the elements of an array are read and stored. */
-interface Codec {
-  read(bits: number): number;
-  write(value: number): number;
-}
-
 const identity = (value: number): number => value;
-const PLAIN: Codec = { read: identity, write: identity };
-const FLOAT16: Codec = { read: fromFloat16, write: toFloat16 };
-const BFLOAT16: Codec = { read: fromBfloat16, write: toBfloat16 };
-
-function codecOf(dtype: DType): Codec {
-  return dtype === 'float16' ? FLOAT16 : dtype === 'bfloat16' ? BFLOAT16 : PLAIN;
-}
 
 /** The arrays of one tensor, by role. */
 type ArraysByRole = Readonly<Record<EveryRole, Storage>> & Readonly<Partial<Record<Role, Storage>>>;
@@ -154,8 +137,14 @@ class JavascriptTensorList implements BackendTensorList<Storage> {
     for (let i = first; i < last; i++) {
       addProgress(this.#scalars, 0.5);
       this.#stepTensor(i);
+      if (readStep(this.#scalars).zeroGrads) fillZeros(this.#grads[i]);
       addProgress(this.#scalars, 0.5);
     }
+  }
+
+  sumsOfSquares(sums: Float64Array): boolean {
+    const { configs } = this.#arrays;
+    return sumsOfSquares(this.#grads, (i) => DTYPE_CONFIGS[configs[i]].grad, sums);
   }
 
   dispose(): void {
@@ -224,87 +213,9 @@ function arraysOf({ lists }: TensorArrays<Storage>, grads: readonly Storage[], i
   return arrays as ArraysByRole;
 }
 
-interface Range {
-  readonly begin: number;
-  readonly end: number;
-  readonly role: Role;
-  readonly tensor: number;
-}
-
-/**
- * The first two arrays that share memory of which one is written. Two SharedArrayBuffers may be one memory; that two ArrayBuffers are,
- * which only native code can make, goes unseen here.
- */
-function findOverlap({ lists }: TensorArrays<Storage>, grads: readonly Storage[]): Overlap | null {
-  const written = new Map<ArrayBufferLike, Range[]>();
-  const first = sameMemory(buffersOf([...lists, grads]));
-  const memoryOf = (array: Storage): ArrayBufferLike => {
-    const buffer = typedArrayBuffer(array);
-    return first.get(buffer) ?? buffer;
-  };
-  const rangeOf = (array: Storage, role: Role, tensor: number): Range => {
-    const begin = typedArrayByteOffset(array);
-    return { begin, end: begin + typedArrayByteLength(array), role, tensor };
-  };
-  lists.forEach((arrays, role) => {
-    if (ROLES[role].access !== 'written') return;
-    arrays?.forEach((array, i) => {
-      if (!array || typedArrayLength(array) === 0) return;
-      const memory = memoryOf(array);
-      const ranges = written.get(memory);
-      const range = rangeOf(array, ROLES[role].name, i);
-      if (ranges) ranges.push(range);
-      else written.set(memory, [range]);
-    });
-  });
-  // Of several overlaps the one that comes first in the lists, as in native/core/tensor-list.cc.
-  const overlaps: (readonly [Range, Range])[] = [];
-  for (const ranges of written.values()) {
-    ranges.sort((a, b) => a.begin - b.begin);
-    for (let i = 1; i < ranges.length; i++) {
-      if (ranges[i].begin < ranges[i - 1].end) overlaps.push([ranges[i], ranges[i - 1]]);
-    }
-  }
-  const position = ([{ role, tensor }]: readonly [Range, Range]): number =>
-    ROLES.findIndex(({ name }) => name === role) * grads.length + tensor;
-  overlaps.sort((a, b) => position(a) - position(b));
-  if (overlaps.length > 0) return overlapOf(...overlaps[0]);
-  for (let i = 0; i < grads.length; i++) {
-    if (typedArrayLength(grads[i]) === 0) continue;
-    const grad = rangeOf(grads[i], 'grad', i);
-    const before = lastBeginningBefore(written.get(memoryOf(grads[i])) ?? [], grad.end);
-    if (before && before.end > grad.begin) return overlapOf(before, grad);
-  }
-  return null;
-}
-
-function buffersOf(lists: readonly (Arrays<Storage> | undefined)[]): Set<ArrayBufferLike> {
-  const buffers = new Set<ArrayBufferLike>();
-  for (const arrays of lists) {
-    arrays?.forEach((array) => {
-      if (array) buffers.add(typedArrayBuffer(array));
-    });
-  }
-  return buffers;
-}
-
-/** The last of sorted ranges that begins before `end`: written ranges do not overlap, so only it can reach that far. */
-function lastBeginningBefore(ranges: readonly Range[], end: number): Range | undefined {
-  let low = 0;
-  let high = ranges.length;
-  while (low < high) {
-    const middle = (low + high) >>> 1;
-    if (ranges[middle].begin < end) low = middle + 1;
-    else high = middle;
-  }
-  return ranges[low - 1];
-}
-
-function overlapOf(written: Range, other: Range): Overlap {
-  return { written: written.role, writtenTensor: written.tensor, other: other.role, otherTensor: other.tensor };
-}
-
 export const javascriptBackend: HostBackend = {
   name: 'javascript',
   createTensorList: (arrays) => new JavascriptTensorList(arrays),
+  sumsOfSquares: (grads, dtypes, sums) => sumsOfSquares(grads, (i) => dtypes[i], sums),
+  accumulate,
 };

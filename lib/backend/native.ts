@@ -1,6 +1,7 @@
 /** Loads the addon. */
 import { checkOneOf, outOfRangeIn } from '../errors.js';
-import { type Abi, checkAbi } from './abi.js';
+import type { Storage } from '../numerics/dtype.js';
+import { type Abi, ACCUMULATIONS, checkAbi, DTYPE_CONFIGS } from './abi.js';
 import { type AddonTensorListClass, hostTensorList } from './addon-tensor-list.js';
 import type { HostBackend } from './backend.js';
 import { binaries, platformName } from './binary.js';
@@ -35,6 +36,10 @@ export interface Addon {
   threading(): { readonly runtime: Threading; readonly openmp: string; readonly reason: string };
   setThreading(runtime: Threading | null): void;
   setDefaultThreading(runtime: Threading): void;
+  /** As HostBackend's; the dtypes are those of the gradients of dtype configurations. */
+  sumsOfSquares(grads: readonly Storage[], configs: Uint8Array, sums: Float64Array): boolean;
+  /** As HostBackend's; the dtypes are positions in ACCUMULATIONS. */
+  accumulate(into: readonly Storage[], grads: readonly Storage[], dtypes: Uint8Array, scale: number): void;
   /** Reads Float32Arrays of one length and writes all but `grad`, on the threads of a step: what memory allows it. */
   stream(weight: Float32Array, grad: Float32Array, mean: Float32Array, variance: Float32Array): void;
 }
@@ -80,5 +85,18 @@ export function checkThreading(addon: Addon, value: unknown, name: string): Thre
 }
 
 export function nativeBackend(addon: Addon): HostBackend {
-  return { name: 'native', createTensorList: (arrays) => hostTensorList(addon.TensorList, arrays) };
+  return {
+    name: 'native',
+    createTensorList: (arrays) => hostTensorList(addon.TensorList, arrays),
+    sumsOfSquares(grads, dtypes, sums) {
+      const configs = Uint8Array.from(dtypes, (dtype) => DTYPE_CONFIGS.findIndex(({ grad }) => grad === dtype));
+      return addon.sumsOfSquares(grads, configs, sums);
+    },
+    accumulate(into, grads, intoDTypes, gradDTypes, scale) {
+      const dtypes = Uint8Array.from(intoDTypes, (dtype, i) =>
+        ACCUMULATIONS.findIndex((one) => one.into === dtype && one.grad === gradDTypes[i]),
+      );
+      addon.accumulate(into, grads, dtypes, scale);
+    },
+  };
 }

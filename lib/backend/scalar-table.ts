@@ -12,6 +12,8 @@ export interface StepScalars {
   readonly clip: number;
   readonly beta1: number;
   readonly beta2: number;
+  /** Whether the gradients are cleared. */
+  readonly zeroGrads: boolean;
 }
 
 /** What the tensors of a group share; native/core/adamw.h says what each rule makes of it. */
@@ -25,7 +27,7 @@ export interface GroupScalars {
   readonly count: number;
 }
 
-const [RESCALE, CLIP, BETA1, BETA2, PROGRESS] = STEP_SCALARS.keys();
+const [RESCALE, CLIP, BETA1, BETA2, ZERO_GRADS, PROGRESS] = STEP_SCALARS.keys();
 const [ETA, LR, WD, EPSILON, ROOT, COUNT] = GROUP_SCALARS.keys();
 
 export class ScalarTable {
@@ -43,13 +45,24 @@ export class ScalarTable {
     return this.values[PROGRESS];
   }
 
-  writeStep({ rescale, clip, beta1, beta2 }: StepScalars): void {
+  writeStep({ rescale, clip, beta1, beta2, zeroGrads }: StepScalars): void {
     const { values } = this;
     values[RESCALE] = rescale;
     values[CLIP] = clip;
     values[BETA1] = beta1;
     values[BETA2] = beta2;
+    values[ZERO_GRADS] = zeroGrads ? 1 : 0;
     values[PROGRESS] = 0;
+  }
+
+  /** The factor of the gradients. */
+  get rescale(): number {
+    return this.values[RESCALE];
+  }
+
+  /** Replaces the factor of the gradients. */
+  writeRescale(rescale: number): void {
+    this.values[RESCALE] = rescale;
   }
 
   writeGroup(group: number, { eta, lr, wd, epsilon, root, count }: GroupScalars): void {
@@ -66,7 +79,13 @@ export class ScalarTable {
 
 /** The scalars that all tensors share, from the array of a table. */
 export function readStep(values: Float64Array): StepScalars {
-  return { rescale: values[RESCALE], clip: values[CLIP], beta1: values[BETA1], beta2: values[BETA2] };
+  return {
+    rescale: values[RESCALE],
+    clip: values[CLIP],
+    beta1: values[BETA1],
+    beta2: values[BETA2],
+    zeroGrads: values[ZERO_GRADS] !== 0,
+  };
 }
 
 /** The scalars of a group, from the array of a table. */

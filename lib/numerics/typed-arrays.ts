@@ -6,9 +6,10 @@ import { types } from 'node:util';
 import { outOfRangeIn } from '../errors.js';
 
 const { apply, getPrototypeOf } = Reflect;
+const ZERO = [0];
 const sharedPrototype = SharedArrayBuffer.prototype;
 const typedArrayPrototype: object = Object.getPrototypeOf(Uint8Array.prototype);
-const { set } = Uint8Array.prototype; // that of every typed array
+const { set, fill } = Uint8Array.prototype; // those of every typed array
 
 function getterOf(prototype: object, key: PropertyKey): () => unknown {
   const get = Object.getOwnPropertyDescriptor(prototype, key)?.get;
@@ -52,6 +53,11 @@ export function typedArrayBuffer(array: unknown): ArrayBufferLike {
 /** Sets the elements of an array from its first one on; the source must not be longer. */
 export function setTypedArray(array: object, source: ArrayLike<number>): void {
   apply(set, array, [source]);
+}
+
+/** Sets all elements of an array to zero. */
+export function fillZeros(array: object): void {
+  apply(fill, array, ZERO);
 }
 
 /** Bytes of an ArrayBuffer or SharedArrayBuffer. */

@@ -13,6 +13,14 @@ import {
   wrongKind,
   wrongKindIn,
 } from '../errors.js';
+import type { LossScaler } from '../gradients/loss-scaler.js';
+import {
+  checkMaxGradNorm,
+  type ReadStepOptions,
+  readStepOptions,
+  type StepOptions,
+  scaleOf,
+} from '../gradients/step-options.js';
 import { copyList, filledList } from '../lists.js';
 import { type DType, isHalf } from '../numerics/dtype.js';
 import { Powers } from '../numerics/power.js';
@@ -20,6 +28,7 @@ import { tensorKey } from '../numerics/stochastic-rounding.js';
 import { fixedOption, readOptions, refuseAssignment, unknownOption } from '../options.js';
 import { BoundStep } from '../step/bound-step.js';
 import { checkIndex, type Index } from '../step/indices.js';
+import { Measurement } from '../step/measurement.js';
 import { runStep, type StepResult } from '../step/run-step.js';
 import {
   type ArithmeticTypes,
@@ -85,6 +94,11 @@ export interface AdamWOptions extends OptimizerOptions {
   /** Of the stochastic rounding of bfloat16 variances; a whole number below 2**32. Default 0. */
   readonly seed?: number;
   /**
+   * The greatest norm of all rescaled gradients of a step, taken as one vector: greater ones are scaled down to it, as by
+   * torch.nn.utils.clip_grad_norm_. A norm that is not finite skips the step. Infinity only measures. Default: none.
+   */
+  readonly maxGradNorm?: number | null;
+  /**
    * CUstream or cudaStream_t that steps of tensors on a GPU run on; it must be
    * of the primary context. Default: the legacy default stream, as in PyTorch.
    */
@@ -102,6 +116,7 @@ export const ADAMW_OPTIONS = [
   'coupledWeightDecay',
   'stateDtype',
   'seed',
+  'maxGradNorm',
   'stream',
 ] as const satisfies readonly (keyof AdamWOptions)[];
 
@@ -146,6 +161,7 @@ export class AdamW extends Optimizer<AdamWState> {
   #beta2: Powers;
   #epsilon: number;
   #correctBias: boolean;
+  #maxGradNorm: number | null;
 
   #last: LastStep | null = null;
   /** Why no step can be made any more. */
@@ -174,6 +190,7 @@ export class AdamW extends Optimizer<AdamWState> {
     const stateDtype = given.stateDtype ?? null;
     this.#stateDtype = stateDtype === null ? null : checkOneOf(stateDtype, 'stateDtype', STATE_DTYPES);
     this.#seed = checkSeed(given.seed ?? 0);
+    this.#maxGradNorm = checkMaxGradNorm(given.maxGradNorm);
     this.#stream = checkPointer(given.stream ?? 0, 'stream');
   }
 
@@ -215,6 +232,15 @@ export class AdamW extends Optimizer<AdamWState> {
       throw outOfRange('false beside coupledWeightDecay', 'correctBias', correctBias);
     }
     this.#correctBias = correctBias;
+  }
+
+  /** The norm that the gradients of a step are clipped to, or null for none. */
+  get maxGradNorm(): number | null {
+    return this.#maxGradNorm;
+  }
+
+  set maxGradNorm(value: number | null) {
+    this.#maxGradNorm = checkMaxGradNorm(value);
   }
 
   /** Which recurrences a step follows. */
@@ -280,8 +306,9 @@ export class AdamW extends Optimizer<AdamWState> {
     weights: OneOrMany<TensorLike>,
     grads: OneOrMany<TensorLike>,
     states: OneOrMany<AdamWState>,
+    options?: StepOptions,
   ): StepResult {
-    return this.#stepLists(() => toLists(indices, weights, grads, states), 1);
+    return this.#stepLists(() => toLists(indices, weights, grads, states), 1, options);
   }
 
   /**
@@ -295,8 +322,9 @@ export class AdamW extends Optimizer<AdamWState> {
    * @param indices of the tensors, whole numbers or strings, no two the same:
    *   they choose counts and multipliers
    * @param weights Tensors or typed arrays of any length, written
-   * @param grads one for each weight, of its dtype and length, only read
+   * @param grads one for each weight, of its dtype and length; only read, but for `options.zeroGrads`
    * @param states what createState() made for each weight, written
+   * @param options of this step: `zeroGrads`, `maxGradNorm`, `lossScaler`
    * @throws TypeError for the wrong kind of value, RangeError for lengths,
    *   memory or values out of range; a call that throws has changed nothing,
    *   counts included
@@ -306,8 +334,9 @@ export class AdamW extends Optimizer<AdamWState> {
     weights: OneOrMany<TensorLike>,
     grads: OneOrMany<TensorLike>,
     states: OneOrMany<AdamWState>,
+    options?: StepOptions,
   ): StepResult {
-    return this.#stepLists(() => toLists(indices, weights, grads, states), this.aggregateNum);
+    return this.#stepLists(() => toLists(indices, weights, grads, states), this.aggregateNum, options);
   }
 
   /**
@@ -333,8 +362,15 @@ export class AdamW extends Optimizer<AdamWState> {
   }
 
   /** A step over lists, which are not read inside another step. */
-  #stepLists(lists: () => StepArguments<AdamWState>, aggregateNum: number): StepResult {
-    return this.exclusive.run(() => this.#step(this.#bindCached(lists()), aggregateNum));
+  #stepLists(
+    lists: () => StepArguments<AdamWState>,
+    aggregateNum: number,
+    options: StepOptions | undefined,
+  ): StepResult {
+    return this.exclusive.run(() => {
+      const read = readStepOptions(options);
+      return this.#step(this.#bindCached(lists()), aggregateNum, read);
+    });
   }
 
   #replaceLast(last: LastStep | null): void {
@@ -403,7 +439,8 @@ export class AdamW extends Optimizer<AdamWState> {
     }
     const { halfWithoutMaster } = tensors;
     if (halfWithoutMaster) this.#warnOfHalf(halfWithoutMaster.weight, halfWithoutMaster.mean);
-    const step = (bound: BoundStep): StepResult => this.exclusive.run(() => this.#step(bound, this.aggregateNum));
+    const step = (bound: BoundStep, options?: StepOptions): StepResult =>
+      this.exclusive.run(() => this.#step(bound, this.aggregateNum, readStepOptions(options)));
     return { ...kept, bound: new BoundStep(tensors, new ScalarGroups(indices), this.exclusive, step) };
   }
 
@@ -418,31 +455,41 @@ export class AdamW extends Optimizer<AdamWState> {
   }
 
   /** A step over what is bound, `aggregateNum` tensors in one native call. */
-  #step(bound: BoundStep, aggregateNum: number): StepResult {
+  #step(bound: BoundStep, aggregateNum: number, options: ReadStepOptions): StepResult {
     const { tensors, groups } = bound;
+    const { zeroGrads, lossScaler } = options;
     if (this.#failure !== undefined) throw this.#failure;
     if (this.counts.isBroken) throw interrupted();
+    const isMeasured = lossScaler !== null || (options.maxGradNorm ?? this.#maxGradNorm) !== null;
+    if (tensors.usesDevice && (isMeasured || zeroGrads)) throw onlyOnCpu(zeroGrads, lossScaler);
     if (isSkipped(this.rescaleGrad, tensors)) {
       this.#scalars(tensors);
-      return runStep(tensors, { skips: true, aggregateNum });
+      return runStep(tensors, { skips: true, aggregateNum, zeroGrads });
     }
     // Schedulers and parameters are the caller's code: whatever they assign is read after both.
     groups.update(tensors, this.counts, this.multipliers);
     const learningRate = this.learningRateAt(this.counts.numUpdateAfter(groups.counters));
-    const skips = !withSubnormals(() => this.#writeScalars(groups, learningRate, tensors));
+    const scale = scaleOf(lossScaler);
+    const skips = !withSubnormals(() => this.#writeScalars(groups, learningRate, tensors, scale, zeroGrads));
+    const maxGradNorm = options.maxGradNorm === undefined ? this.#maxGradNorm : options.maxGradNorm;
     const isRepeated = this.multipliers.hasUnmet && groups.counters.some(({ count }) => count > this.counts.begin);
     const { counts } = this;
+    const measurement =
+      lossScaler === null && maxGradNorm === null ? undefined : new Measurement(tensors, groups.table, maxGradNorm);
     let hasBegun = false;
     try {
       const result = runStep(bound.tensors, {
         skips,
         aggregateNum,
+        zeroGrads,
+        measure: measurement && (() => withSubnormals(() => measurement.take())),
         begin: () => {
           counts.announce(groups.counters, tensors.size, groups.table);
           hasBegun = true;
         },
       });
       counts.settle();
+      if (measurement?.finite !== undefined) lossScaler?.update(measurement.finite);
       if (isRepeated) this.multipliers.tellUnmet();
       return result;
     } catch (error) {
@@ -453,7 +500,7 @@ export class AdamW extends Optimizer<AdamWState> {
   }
 
   /** The scalars that all groups share, as they are now. */
-  #scalars(types: ArithmeticTypes): StepScalars & { readonly epsilon: number; readonly wd: number } {
+  #scalars(types: ArithmeticTypes): Omit<StepScalars, 'zeroGrads'> & { readonly epsilon: number; readonly wd: number } {
     const { beta1, beta2, epsilon, clipGradient, rescaleGrad, wd } = this;
     checkBeta(beta1, 'beta1', types);
     checkBeta(beta2, 'beta2', types);
@@ -463,10 +510,18 @@ export class AdamW extends Optimizer<AdamWState> {
   }
 
   /** Computes the scalars of the next update of each group; false if the step is skipped. */
-  #writeScalars({ groups, table }: ScalarGroups, learningRate: number, types: ArithmeticTypes): boolean {
+  #writeScalars(
+    { groups, table }: ScalarGroups,
+    learningRate: number,
+    types: ArithmeticTypes,
+    scale: number,
+    zeroGrads: boolean,
+  ): boolean {
     const scalars = this.#scalars(types);
-    if (isSkipped(scalars.rescale, types)) return false;
-    table.writeStep(scalars);
+    const { beta1, beta2, clip } = scalars;
+    const rescale = scalars.rescale / scale;
+    if (isSkipped(rescale, types)) return false;
+    table.writeStep({ rescale, clip, beta1, beta2, zeroGrads });
     const { epsilon } = scalars;
     const isPytorch = this.#rule === 'pytorch';
     for (let i = 0; i < groups.length; i++) {
@@ -532,6 +587,11 @@ function withDefaults(options: AdamWOptions, known: readonly string[]) {
     epsilon: given.epsilon ?? (isPytorch ? 1e-8 : 1e-6),
     wd: given.wd ?? (isPytorch ? 0.01 : 0),
   };
+}
+
+function onlyOnCpu(zeroGrads: boolean, lossScaler: LossScaler | null): RangeError {
+  const option = lossScaler ? 'lossScaler' : zeroGrads ? 'zeroGrads' : 'maxGradNorm';
+  return outOfRangeIn('tensors on the CPU', option, 'tensors on a GPU, where it is not supported');
 }
 
 function interrupted(): Error {

@@ -4,6 +4,7 @@
  */
 
 import { checkBoolean, checkInteger, checkNumber, outOfRange, wrongKind, wrongKindIn } from '../errors.js';
+import type { StepOptions } from '../gradients/step-options.js';
 import { copyList } from '../lists.js';
 import { fixedOption, readOptions, refuseAssignment } from '../options.js';
 import { Exclusive } from '../step/exclusive.js';
@@ -155,6 +156,7 @@ export abstract class Optimizer<State = unknown> {
     weights: OneOrMany<TensorLike>,
     grads: OneOrMany<TensorLike>,
     states: OneOrMany<State>,
+    options?: StepOptions,
   ): StepResult;
 
   /** Updates all weights in place in one call; an optimizer without such a call makes single steps. */
@@ -163,8 +165,9 @@ export abstract class Optimizer<State = unknown> {
     weights: OneOrMany<TensorLike>,
     grads: OneOrMany<TensorLike>,
     states: OneOrMany<State>,
+    options?: StepOptions,
   ): StepResult {
-    return this.step(indices, weights, grads, states);
+    return this.step(indices, weights, grads, states, options);
   }
 
   /** fusedStep() or step(), by `useFusedStep`. */
@@ -173,10 +176,11 @@ export abstract class Optimizer<State = unknown> {
     weights: OneOrMany<TensorLike>,
     grads: OneOrMany<TensorLike>,
     states: OneOrMany<State>,
+    options?: StepOptions,
   ): StepResult {
     return this.useFusedStep
-      ? this.fusedStep(indices, weights, grads, states)
-      : this.step(indices, weights, grads, states);
+      ? this.fusedStep(indices, weights, grads, states, options)
+      : this.step(indices, weights, grads, states, options);
   }
 
   /** The same as createState(), under MXNet's name for weights with masters. */
@@ -190,8 +194,9 @@ export abstract class Optimizer<State = unknown> {
     weights: OneOrMany<TensorLike>,
     grads: OneOrMany<TensorLike>,
     states: OneOrMany<State>,
+    options?: StepOptions,
   ): StepResult {
-    return this.update(indices, weights, grads, states);
+    return this.update(indices, weights, grads, states, options);
   }
 
   /** What gives the learning rate, or null. */

@@ -1,5 +1,6 @@
 /** The tensors of an AdamW step, bound: they are validated once, not at each step. */
 import { outOfRangeIn, wrongKind } from '../errors.js';
+import type { StepOptions } from '../gradients/step-options.js';
 import { copyList } from '../lists.js';
 import type { TensorLike } from '../tensor/tensor-like.js';
 import type { Exclusive } from './exclusive.js';
@@ -22,14 +23,19 @@ export class BoundStep {
   #tensors: TensorList | null;
   readonly #groups: ScalarGroups;
   readonly #exclusive: Exclusive;
-  readonly #step: (bound: BoundStep) => StepResult;
+  readonly #step: (bound: BoundStep, options?: StepOptions) => StepResult;
 
   /**
    * @param exclusive the optimizer's: nothing is changed inside a step of it
    * @param step the optimizer's step over what is bound
    * @internal
    */
-  constructor(tensors: TensorList, groups: ScalarGroups, exclusive: Exclusive, step: (bound: BoundStep) => StepResult) {
+  constructor(
+    tensors: TensorList,
+    groups: ScalarGroups,
+    exclusive: Exclusive,
+    step: (bound: BoundStep, options?: StepOptions) => StepResult,
+  ) {
     this.#tensors = tensors;
     this.#groups = groups;
     this.#exclusive = exclusive;
@@ -40,10 +46,10 @@ export class BoundStep {
    * Updates all weights and states in place by the gradients that are bound.
    *
    * @throws RangeError where memory is gone, or a scalar is not one that the
-   *   arithmetic type can hold; then nothing has changed
+   *   arithmetic type can hold, TypeError for an unknown option; then nothing has changed
    */
-  step(): StepResult {
-    return this.#step(this);
+  step(options?: StepOptions): StepResult {
+    return this.#step(this, options);
   }
 
   /**

@@ -9,9 +9,11 @@ import { cudaTensorList } from '../backend/addon-tensor-list.js';
 import type { Arrays, BackendTensorList, HostBackend, Memory, Overlap, TensorArrays } from '../backend/backend.js';
 import { cudaTensorListClass } from '../backend/cuda.js';
 import type { DeviceMemory } from '../backend/cuda-addon.js';
+import { findOverlap } from '../backend/overlaps.js';
 import { type Named, nameOf, outOfRangeIn, wrongKind, wrongKindIn } from '../errors.js';
 import { filledList } from '../lists.js';
 import { type DType, isHalf, type Storage } from '../numerics/dtype.js';
+import { fillZeros } from '../numerics/typed-arrays.js';
 import { ordinalOf, type ResolvedDevice } from '../tensor/device.js';
 import { disposalCount } from '../tensor/tensor.js';
 import { type ResolvedTensor, resolve, type TensorLike } from '../tensor/tensor-like.js';
@@ -63,6 +65,10 @@ export class TensorList {
   /** Whether every backend has the gradients that #arrays has. */
   #hasAllGrads = true;
   #disposals = disposalCount();
+  /** Whether no two gradients share memory; null where nobody has looked. */
+  #hasDistinctGrads: boolean | null = null;
+  /** The sums of the squares of each gradient, by position. */
+  #sums: Float64Array | null = null;
 
   /**
    * @param backend for the tensors on the CPU
@@ -141,6 +147,7 @@ export class TensorList {
     // Until every backend has them the last ones are those of the next step, which gives them to all again: JavaScript
     // can be interrupted anywhere, and a backend may fail.
     this.#hasAllGrads = false;
+    this.#hasDistinctGrads = null;
     for (const partition of this.#partitions) {
       const overlap = partition.tensors.setGrads(this.#pick(grads.memories, partition) as readonly Memory[]);
       if (overlap) throw this.#shared(overlap, partition, list);
@@ -203,6 +210,41 @@ export class TensorList {
         tensors.step(first, last < positions.length ? last : positions.length);
       }
     }
+  }
+
+  /**
+   * For gradients that are written.
+   *
+   * @throws RangeError where two of them share memory
+   */
+  checkDistinctGrads(): void {
+    if (this.#hasDistinctGrads) return;
+    const grads = this.#arrays[GRAD] as BoundArrays;
+    const overlap = findOverlap({ lists: [grads.memories as Arrays<Storage>] }, []);
+    if (overlap) {
+      const shared = `memory shared with ${nameOf(grads, overlap.otherTensor)}`;
+      throw outOfRangeIn('memory of its own (zeroGrads)', nameOf(grads, overlap.writtenTensor), shared);
+    }
+    this.#hasDistinctGrads = true;
+  }
+
+  /** Clears the gradients, which are on the CPU. */
+  zeroGrads(): void {
+    const { memories } = this.#arrays[GRAD] as BoundArrays;
+    for (let i = 0; i < memories.length; i++) fillZeros(memories[i] as Storage);
+  }
+
+  /**
+   * The sums of the squares of each gradient, all on the CPU, in the order of native/core/gradient-norm.h, and whether
+   * all elements are finite.
+   */
+  sumsOfSquares(): { readonly sums: Float64Array; readonly finite: boolean } {
+    this.#sums ??= new Float64Array(this.size);
+    let finite = true;
+    for (let k = 0; k < this.#partitions.length; k++) {
+      if (!this.#partitions[k].tensors.sumsOfSquares(this.#sums)) finite = false;
+    }
+    return { sums: this.#sums, finite };
   }
 
   /** Frees native memory at once: garbage collection alone would wait for the event loop. */

@@ -41,6 +41,7 @@ class TensorList {
   size_t size() const { return tensors_.size(); }
   size_t group_count() const { return group_count_; }
   const TensorArrays& tensor(size_t i) const { return tensors_[i]; }
+  const TensorArrays* tensors() const { return tensors_.data(); }
   /// Elements of all tensors before tensor i; element_start(size()) is the total.
   uint64_t element_start(size_t i) const { return element_starts_[i]; }
   const uint64_t* element_starts() const { return element_starts_.data(); }

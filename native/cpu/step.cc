@@ -1,6 +1,7 @@
 #include "step.h"
 
 #include <algorithm>
+#include <cstring>
 
 #include "float-environment.h"
 #include "threads.h"
@@ -25,6 +26,9 @@ constexpr size_t kTensorsAhead = 8;
 constexpr size_t kBytesAhead = 256;
 constexpr size_t kCacheLine = 64;
 
+// Elements whose gradients are cleared at a time: they are then still in the second cache.
+constexpr uint64_t kZeroedAtATime = 16 * 1024;
+
 /// An element of the list of tensors.
 struct Place {
   size_t tensor;
@@ -47,6 +51,16 @@ void update(const TensorArrays& tensor, const Variant& variant, Rule rule, const
   variant.kernel(rule, tensor.config)(span, scalars);
 }
 
+void update_and_zero_grads(const TensorArrays& tensor, const Variant& variant, Rule rule, const GroupScalars& scalars,
+                           uint64_t begin, uint64_t end) {
+  const size_t bytes = role_bytes(tensor.config, Role::grad);
+  for (uint64_t at = begin; at < end; at += kZeroedAtATime) {
+    const uint64_t to = std::min(end, at + kZeroedAtATime);
+    update(tensor, variant, rule, scalars, at, to);
+    std::memset(static_cast<char*>(tensor.arrays[Role::grad]) + at * bytes, 0, (to - at) * bytes);
+  }
+}
+
 void prefetch(const void* array, size_t bytes) {
   for (size_t at = 0; at < std::min(bytes, kBytesAhead); at += kCacheLine)
     __builtin_prefetch(static_cast<const char*>(array) + at);
@@ -64,7 +78,8 @@ void round_groups(const StepScalars& step, const ScalarGroup* groups, size_t cou
 }
 
 void step(const TensorList& list, const Variant& variant, const GroupScalars* scalars, size_t first, size_t last,
-          int threads) {
+          int threads, bool zero_grads) {
+  const auto update_part = zero_grads ? update_and_zero_grads : update;
   const uint64_t begin = list.element_start(first);
   const uint64_t total = list.element_start(last) - begin;
   const auto update_between = [&](Place from, Place to) {
@@ -73,7 +88,7 @@ void step(const TensorList& list, const Variant& variant, const GroupScalars* sc
       if (i + kTensorsAhead < last) prefetch(list.tensor(i + kTensorsAhead));
       const uint64_t start = i == from.tensor ? from.offset : 0;
       const uint64_t end = i == to.tensor ? to.offset : tensor.length;
-      if (start < end) update(tensor, variant, list.rule(), scalars[tensor.group], start, end);
+      if (start < end) update_part(tensor, variant, list.rule(), scalars[tensor.group], start, end);
     }
   };
   if (total <= kSmallStep) {

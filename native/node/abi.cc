@@ -3,13 +3,14 @@
 #include <string>
 
 #include "../core/dtype-configs.h"
+#include "../core/gradient-norm.h"
 #include "../core/scalars.h"
 
 namespace fused_adamw {
 namespace {
 
 /// Changes with whatever the names do not show, such as the arguments of a function.
-constexpr int kVersion = 2;
+constexpr int kVersion = 3;
 
 template <typename Names>
 Napi::Array to_array(Napi::Env env, const Names& names) {
@@ -29,11 +30,17 @@ Napi::Object make_abi(Napi::Env env) {
     for (const Role role : kEveryRole) text += std::string(" ") + config.dtypes[role].name;
     configs[configs.Length()] = text;
   }
+  Napi::Array accumulations = Napi::Array::New(env);
+#define FUSED_ADAMW_ADD(Into, Grad) \
+  accumulations[accumulations.Length()] = std::string(kDTypeInfo<Into>.name) + " " + kDTypeInfo<Grad>.name;
+  FUSED_ADAMW_ACCUMULATIONS(FUSED_ADAMW_ADD)
+#undef FUSED_ADAMW_ADD
   Napi::Object abi = Napi::Object::New(env);
   abi["version"] = kVersion;
   abi["rules"] = to_array(env, kRuleNames);
   abi["roles"] = roles;
   abi["dtypeConfigs"] = configs;
+  abi["accumulations"] = accumulations;
   abi["stepScalars"] = to_array(env, kStepScalarNames);
   abi["groupScalars"] = to_array(env, kGroupScalarNames);
   return abi;

@@ -30,6 +30,7 @@ Napi::Object init(Napi::Env env, Napi::Object exports) {
     exports["TensorList"] = TensorListObject::define(env);
     export_host_memory(env, exports);
     export_cpu(env, exports);
+    export_gradients(env, exports);
     Napi::Object cuda = Napi::Object::New(env);
     export_cuda(env, cuda);
     export_copies(env, cuda);

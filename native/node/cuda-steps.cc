@@ -46,6 +46,7 @@ class CudaSteps : public TensorSteps {
     if (!has_begun_) throw std::logic_error("Expected begin before a step");
     step_.run(first, last);
   }
+  bool sums_of_squares(double*) override { throw std::logic_error("Expected tensors on the CPU"); }
 
  private:
   cuda::Step step_;

@@ -1,4 +1,5 @@
 // Steps over typed arrays, on the CPU.
+#include "../cpu/gradients.h"
 #include "../cpu/isa/kernels.h"
 #include "../cpu/step.h"
 #include "../cpu/threads.h"
@@ -6,13 +7,6 @@
 
 namespace fused_adamw {
 namespace {
-
-View read_array(Napi::Env env, napi_value value, size_t element_bytes, const char* name) {
-  const napi_typedarray_type type = element_bytes == 2   ? napi_uint16_array
-                                    : element_bytes == 4 ? napi_float32_array
-                                                         : napi_float64_array;
-  return read_view(env, value, type, name);
-}
 
 auto reader(Napi::Env env) {
   return [env](napi_value value, size_t element_bytes, const char* name) {
@@ -39,12 +33,22 @@ class HostSteps : public TensorSteps {
   void begin(const ScalarTable&) override {}
   void run(const ScalarTable& scalars, size_t first, size_t last) override {
     if (first == 0) cpu::round_groups(scalars.step(), scalars.groups(), rounded_.size(), rounded_.data());
-    cpu::step(list_, cpu::active_variant(), rounded_.data(), first, last, cpu::num_threads());
+    cpu::step(list_, cpu::active_variant(), rounded_.data(), first, last, cpu::num_threads(),
+              scalars.step().zero_grads != 0);
+  }
+  bool sums_of_squares(double* sums) override {
+    if (!square_sums_) {
+      std::vector<size_t> lengths(list_.size());
+      for (size_t i = 0; i < lengths.size(); ++i) lengths[i] = list_.tensor(i).length;
+      square_sums_.emplace(lengths);
+    }
+    return square_sums_->compute(list_.tensors(), cpu::active_variant(), cpu::num_threads(), sums);
   }
 
  private:
   TensorList list_;
   std::vector<cpu::GroupScalars> rounded_;  // of the current step
+  std::optional<cpu::SquareSums> square_sums_;
 };
 
 }  // namespace

@@ -29,6 +29,14 @@ inline View read_view(Napi::Env env, napi_value value, napi_typedarray_type expe
   return view;
 }
 
+/// The memory of a typed array of elements of so many bytes, as those of a dtype are stored.
+inline View read_array(Napi::Env env, napi_value value, size_t element_bytes, const char* name) {
+  const napi_typedarray_type type = element_bytes == 2   ? napi_uint16_array
+                                    : element_bytes == 4 ? napi_float32_array
+                                                         : napi_float64_array;
+  return read_view(env, value, type, name);
+}
+
 /// The argument `scalars` of setGroups: those of the step, then those of each group. The
 /// array is read at each step, since TypeScript writes new values into it, and its
 /// `progress` is written.

@@ -35,6 +35,7 @@ Napi::Function TensorListObject::define(Napi::Env env) {
                          InstanceMethod<&TensorListObject::set_groups>("setGroups"),
                          InstanceMethod<&TensorListObject::begin>("begin"),
                          InstanceMethod<&TensorListObject::step>("step"),
+                         InstanceMethod<&TensorListObject::sums_of_squares>("sumsOfSquares"),
                          InstanceMethod<&TensorListObject::dispose>("dispose"),
                      });
 }
@@ -130,6 +131,16 @@ void TensorListObject::step(const Napi::CallbackInfo& info) {
       throw Napi::Error::New(env, "Expected setGrads, setGroups and a range of tensors before a step");
     steps(env).run(scalars_, first, last);
     scalars_.add_progress(last - first);
+  });
+}
+
+Napi::Value TensorListObject::sums_of_squares(const Napi::CallbackInfo& info) {
+  const Napi::Env env = info.Env();
+  return guarded(env, [&]() -> Napi::Value {
+    const View sums = read_view(env, info[0], napi_float64_array, "sums");
+    if (!has_grads_ || sums.length != steps(env).list().size())
+      throw Napi::Error::New(env, "Expected setGrads before sumsOfSquares, and a sum for each tensor");
+    return Napi::Boolean::New(env, steps(env).sums_of_squares(static_cast<double*>(sums.data)));
   });
 }
 

@@ -36,6 +36,9 @@ class TensorListObject : public Napi::ObjectWrap<TensorListObject> {
   /// step(first, last): updates tensors [first, last) in place. The calls of one step go through the tensors in order;
   /// on the CPU the call that starts at 0 reads the scalars.
   void step(const Napi::CallbackInfo& info);
+  /// sumsOfSquares(sums: Float64Array): writes the sum of the squares of each gradient, in the order of
+  /// core/gradient-norm.h. Returns whether all elements are finite.
+  Napi::Value sums_of_squares(const Napi::CallbackInfo& info);
   /// dispose(): frees everything. assign() may follow.
   void dispose(const Napi::CallbackInfo& info);
 

@@ -31,6 +31,8 @@ class TensorSteps {
   virtual void begin(const ScalarTable& scalars) = 0;
   /// Updates tensors [first, last).
   virtual void run(const ScalarTable& scalars, size_t first, size_t last) = 0;
+  /// Writes the sum of the squares of each gradient; false if an element is infinite or NaN.
+  virtual bool sums_of_squares(double* sums) = 0;
 };
 
 /// What the constructor of a TensorList was given; the lists by role.

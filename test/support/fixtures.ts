@@ -47,6 +47,30 @@ export function readFixture(name: 'mxnet-adamw' | 'pytorch-adamw' | 'coupled-ada
   return JSON.parse(readFileSync(new URL(`${name}.json`, folder), 'utf8'));
 }
 
+/** What test/fixtures/generate-scaler.py writes: gradients of a scaled loss, unscaled and clipped by PyTorch. */
+export interface ScalerFixture {
+  readonly options: Readonly<Record<'learningRate' | 'beta1' | 'beta2' | 'epsilon' | 'wd' | 'maxGradNorm', number>>;
+  readonly scaler: Readonly<Record<'initialScale' | 'growthFactor' | 'backoffFactor' | 'growthInterval', number>>;
+  /** Steps with a gradient that is not finite, from 1. */
+  readonly infinite: readonly number[];
+  readonly initial: readonly string[];
+  readonly steps: readonly {
+    readonly scale: number;
+    readonly grads: readonly string[];
+    /** null where it is not finite. */
+    readonly norm: number | null;
+    readonly weights?: readonly string[];
+    readonly means?: readonly string[];
+    readonly variances?: readonly string[];
+  }[];
+  /** After the last step. */
+  readonly scale: number;
+}
+
+export function readScalerFixture(): ScalerFixture {
+  return JSON.parse(readFileSync(new URL('pytorch-scaler.json', folder), 'utf8'));
+}
+
 /** The values of a base64 string; halves as bits. */
 export function decode(text: string, dtype: DType): Float32Array | Float64Array | Uint16Array {
   const bytes = Buffer.from(text, 'base64');

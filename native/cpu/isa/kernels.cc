@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "../float-environment.h"
+#include "gradients.h"
 #include "loop.h"
 
 #if defined(__x86_64__)
@@ -117,13 +118,28 @@ struct Avx512 {
   }                                                                                                                \
   TARGET void from_bfloat16_##Isa(const BFloat16* from, float* to, size_t length) { load<Isa>(from, to, length); } \
   TARGET void to_bfloat16_##Isa(const float* from, BFloat16* to, size_t length) { store<Isa>(from, to, length); }  \
-  template <int... kernels>                                                                                        \
-  constexpr Variant make_##Isa(const char* name, bool (*supported)(), std::integer_sequence<int, kernels...>) {    \
+  template <typename T>                                                                                            \
+  TARGET double sum_of_squares_##Isa(const void* grad, size_t length, bool* finite) {                              \
+    return sum_of_squares<Isa>(static_cast<const T*>(grad), length, finite);                                       \
+  }                                                                                                                \
+  template <typename Into, typename Grad>                                                                          \
+  TARGET void accumulate_##Isa(void* into, const void* grad, size_t first, size_t length, double scale) {          \
+    accumulate<Isa>(static_cast<Into*>(into) + first, static_cast<const Grad*>(grad) + first, length, scale);      \
+  }                                                                                                                \
+  template <int... kernels, int... configs>                                                                        \
+  constexpr Variant make_##Isa(const char* name, bool (*supported)(), std::integer_sequence<int, kernels...>,      \
+                               std::integer_sequence<int, configs...>) {                                           \
     return {name,                                                                                                  \
             supported,                                                                                             \
             {kernel_##Isa<rule_of_kernel(kernels), config_of_kernel(kernels)>...},                                 \
-            {Isa::from_float16, Isa::to_float16, from_bfloat16_##Isa, to_bfloat16_##Isa}};                         \
+            {Isa::from_float16, Isa::to_float16, from_bfloat16_##Isa, to_bfloat16_##Isa},                          \
+            {sum_of_squares_##Isa<RoleType<static_cast<DTypeConfig>(configs), Role::grad>>...},                    \
+            {FUSED_ADAMW_ACCUMULATIONS(ACCUMULATE_##Isa)}};                                                        \
   }
+
+#define ACCUMULATE_Baseline(Into, Grad) accumulate_Baseline<Into, Grad>,
+#define ACCUMULATE_Avx2(Into, Grad) accumulate_Avx2<Into, Grad>,
+#define ACCUMULATE_Avx512(Into, Grad) accumulate_Avx512<Into, Grad>,
 
 DEFINE_VARIANT(Baseline, TARGET_BASELINE)
 bool always() { return true; }
@@ -157,14 +173,15 @@ bool has_avx512() { return Processor().avx512; }
 #endif
 
 constexpr auto kEveryKernel = std::make_integer_sequence<int, kKernels>{};
+constexpr auto kEveryConfig = std::make_integer_sequence<int, kDTypeConfigs>{};
 
 // In order of preference.
 constexpr Variant kVariants[] = {
 #if defined(__x86_64__)
-    make_Avx512("avx512", has_avx512, kEveryKernel),
-    make_Avx2("avx2", has_avx2, kEveryKernel),
+    make_Avx512("avx512", has_avx512, kEveryKernel, kEveryConfig),
+    make_Avx2("avx2", has_avx2, kEveryKernel, kEveryConfig),
 #endif
-    make_Baseline("baseline", always, kEveryKernel),
+    make_Baseline("baseline", always, kEveryKernel, kEveryConfig),
 };
 
 /// A number whose operations are rounded one by one, whatever the compiler

@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "../../core/dtype-configs.h"
+#include "../../core/gradient-norm.h"
 #include "../../core/scalars.h"
 
 namespace fused_adamw::cpu {
@@ -47,11 +48,23 @@ struct Conversions {
   void (*to_bfloat16)(const float*, BFloat16*, size_t);
 };
 
+/// The sum of the squares of at most kNormBlock elements; sets `finite` to false where one is infinite or NaN.
+using SumOfSquares = double (*)(const void* grad, size_t length, bool* finite);
+
+/// Adds `length` elements from `first` on.
+using Accumulate = void (*)(void* into, const void* grad, size_t first, size_t length, double scale);
+
+#define FUSED_ADAMW_COUNT(into, grad) +1
+inline constexpr int kAccumulations = FUSED_ADAMW_ACCUMULATIONS(FUSED_ADAMW_COUNT);
+#undef FUSED_ADAMW_COUNT
+
 struct Variant {
   const char* name;
   bool (*supported)();
   Kernel kernels[kKernels];
   Conversions conversions;
+  SumOfSquares sum_of_squares[kDTypeConfigs];  // of the gradients of a configuration
+  Accumulate accumulate[kAccumulations];
 
   Kernel kernel(Rule rule, DTypeConfig config) const { return kernels[kernel_index(rule, config)]; }
 };

@@ -1,0 +1,73 @@
+// What is done with gradients outside of a step, over typed arrays.
+#include "../cpu/gradients.h"
+
+#include "../cpu/threads.h"
+#include "exports.h"
+#include "held-list.h"
+#include "tensor-steps.h"
+
+namespace fused_adamw {
+namespace {
+
+/// The bytes of each element of the arrays of accumulate().
+struct ElementBytes {
+  size_t into, grad;
+};
+#define FUSED_ADAMW_BYTES(Into, Grad) {sizeof(Into), sizeof(Grad)},
+constexpr ElementBytes kElementBytes[] = {FUSED_ADAMW_ACCUMULATIONS(FUSED_ADAMW_BYTES)};
+#undef FUSED_ADAMW_BYTES
+
+View read_bytes(Napi::Env env, const Napi::Value& value, size_t length, size_t end, const char* name) {
+  const View view = read_view(env, value, napi_uint8_array, name);
+  const auto* bytes = static_cast<const uint8_t*>(view.data);
+  if (view.length != length || std::any_of(bytes, bytes + length, [end](uint8_t byte) { return byte >= end; }))
+    throw Napi::RangeError::New(env, std::string("Expected a number of each array for ") + name);
+  return view;
+}
+
+/// sumsOfSquares(grads: typed arrays, configs: Uint8Array, sums: Float64Array): boolean; as TensorList.sumsOfSquares,
+/// for gradients whose dtypes are those of dtype configurations
+Napi::Value sums_of_squares(const Napi::CallbackInfo& info) {
+  const Napi::Env env = info.Env();
+  const View sums = read_view(env, info[2], napi_float64_array, "sums");
+  const View configs = read_bytes(env, info[1], sums.length, kDTypeConfigs, "configs");
+  const HeldList grads(env, info[0], sums.length, "grads");
+  std::vector<TensorArrays> tensors(sums.length);
+  std::vector<size_t> lengths(sums.length);
+  for_each_tensor(env, tensors.size(), [&](uint32_t i) {
+    tensors[i].config = static_cast<DTypeConfig>(static_cast<const uint8_t*>(configs.data)[i]);
+    const View grad = read_array(env, grads[i], role_bytes(tensors[i].config, Role::grad), grads.name());
+    tensors[i].arrays[Role::grad] = grad.data;
+    tensors[i].length = lengths[i] = grad.length;
+  });
+  cpu::SquareSums square_sums(lengths);
+  return Napi::Boolean::New(env, square_sums.compute(tensors.data(), cpu::active_variant(), cpu::num_threads(),
+                                                     static_cast<double*>(sums.data)));
+}
+
+/// accumulate(into, grads: typed arrays, dtypes: Uint8Array, scale); dtypes are positions in FUSED_ADAMW_ACCUMULATIONS
+void accumulate(const Napi::CallbackInfo& info) {
+  const Napi::Env env = info.Env();
+  const View dtypes = read_view(env, info[2], napi_uint8_array, "dtypes");
+  read_bytes(env, info[2], dtypes.length, cpu::kAccumulations, "dtypes");
+  const HeldList into(env, info[0], dtypes.length, "into");
+  const HeldList grads(env, info[1], dtypes.length, "grads");
+  std::vector<cpu::Accumulation> accumulations(dtypes.length);
+  for_each_tensor(env, accumulations.size(), [&](uint32_t i) {
+    const uint8_t kind = static_cast<const uint8_t*>(dtypes.data)[i];
+    const View sum = read_array(env, into[i], kElementBytes[kind].into, into.name());
+    const View grad = read_array(env, grads[i], kElementBytes[kind].grad, grads.name());
+    if (sum.length != grad.length) throw Napi::RangeError::New(env, "Expected arrays of equal length for grads");
+    accumulations[i] = {kind, sum.data, grad.data, sum.length};
+  });
+  cpu::accumulate(accumulations, info[3].As<Napi::Number>().DoubleValue(), cpu::active_variant(), cpu::num_threads());
+}
+
+}  // namespace
+
+void export_gradients(Napi::Env env, Napi::Object exports) {
+  exports["sumsOfSquares"] = guarded_function<sums_of_squares>(env, "sumsOfSquares");
+  exports["accumulate"] = guarded_function<accumulate>(env, "accumulate");
+}
+
+}  // namespace fused_adamw

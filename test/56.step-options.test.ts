@@ -1,0 +1,440 @@
+import { expect } from 'chai';
+import { AdamW, type AdamWOptions, LossScaler, type StepOptions, Tensor, type TensorLike } from '../lib/index.js';
+import { expectClose, expectSameBits } from './support/bits.js';
+import { itUnless, noCuda } from './support/conditions.js';
+import { environments, inEnvironment } from './support/environments.js';
+import { expectError, itRefuses } from './support/errors.js';
+import { decode, readScalerFixture } from './support/fixtures.js';
+import { copyOf, OddMemory, tensorOf, valuesIn } from './support/memory.js';
+import { cloneModel, DTYPE_CONFIGS, expectSameModel, type Model, makeGrads, makeModel } from './support/model.js';
+import { randomFrom } from './support/random.js';
+import { quietly } from './support/warnings.js';
+
+const SPECS = DTYPE_CONFIGS.flatMap((config) => [
+  [config, 37] as const,
+  [config, 5000] as const,
+  [config, 40000] as const,
+]);
+const OPTIONS: AdamWOptions = { learningRate: 0.01, wd: 0.1 };
+
+interface Scene {
+  readonly model: Model;
+  readonly grads: TensorLike[];
+}
+
+function makeScene(place = new OddMemory().place): Scene {
+  const model = makeModel(SPECS, randomFrom(1), place);
+  return { model, grads: makeGrads(model, randomFrom(2), place) };
+}
+
+function update(optimizer: AdamW, { model, grads }: Scene, options?: StepOptions) {
+  return quietly(() => optimizer.update(model.indices, model.weights, grads, model.states, options));
+}
+
+function isZero(array: TensorLike): boolean {
+  return valuesIn(array).every((value) => value === 0 && !Object.is(value, -0));
+}
+
+/** The norm in double, in any order. */
+function normOf(grads: readonly TensorLike[]): number {
+  let sum = 0;
+  for (const grad of grads) for (const value of tensorOf(grad).toArray()) sum += value * value;
+  return Math.sqrt(sum);
+}
+
+describe('maxGradNorm', () => {
+  for (const environment of environments({ threads: true })) {
+    it(`should update by the clipped gradients, which stay as they are: ${environment.name}`, () => {
+      inEnvironment(environment, () => {
+        for (const useFusedStep of [true, false]) {
+          const scene = makeScene();
+          const before = scene.grads.map(copyOf);
+          const clipped = new AdamW({ ...OPTIONS, useFusedStep, rescaleGrad: -0.5, maxGradNorm: 2 });
+          const result = update(clipped, scene);
+          const norm = 0.5 * normOf(scene.grads);
+          expect(result.gradNorm).to.be.closeTo(norm, 1e-9 * norm);
+          scene.grads.forEach((grad, i) => {
+            expectSameBits(valuesIn(grad), before[i], `gradient ${i}`);
+          });
+          const byHand = makeScene();
+          const rescaleGrad = -0.5 * (2 / ((result.gradNorm as number) + 1e-6));
+          update(new AdamW({ ...OPTIONS, rescaleGrad }), byHand);
+          expectSameModel(scene.model, byHand.model, 'clipped');
+        }
+      });
+    });
+  }
+
+  it('should leave gradients below it alone, and only measure with Infinity', () => {
+    for (const maxGradNorm of [1e9, Infinity]) {
+      const [scene, plain] = [makeScene(), makeScene()];
+      expect(update(new AdamW({ ...OPTIONS, maxGradNorm }), scene).gradNorm).to.be.closeTo(normOf(plain.grads), 1e-3);
+      expect(update(new AdamW(OPTIONS), plain)).to.deep.equal({ skipped: false });
+      expectSameModel(scene.model, plain.model, `maxGradNorm ${maxGradNorm}`);
+    }
+  });
+
+  it('should be replaced by that of a call, with null for none', () => {
+    const optimizer = new AdamW({ maxGradNorm: 1 });
+    const [weight, grad] = [new Float32Array(2), Float32Array.of(3, 4)];
+    const state = optimizer.createState(0, weight);
+    expect(optimizer.update(0, weight, grad, state, { maxGradNorm: null })).to.deep.equal({ skipped: false });
+    expect(optimizer.update(0, weight, grad, state)).to.deep.equal({ skipped: false, gradNorm: 5 });
+    optimizer.maxGradNorm = null;
+    expect(optimizer.update(0, weight, grad, state)).to.deep.equal({ skipped: false });
+    expect(optimizer.update(0, weight, grad, state, { maxGradNorm: 2 })).to.deep.equal({ skipped: false, gradNorm: 5 });
+  });
+
+  for (const environment of environments()) {
+    it(`should skip a step whose norm is not finite, counts included: ${environment.name}`, () => {
+      inEnvironment(environment, () => {
+        for (const value of [NaN, Infinity]) {
+          const scene = makeScene();
+          tensorOf(scene.grads[4]).set(new Float64Array(tensorOf(scene.grads[4]).length).fill(value));
+          const before = cloneModel(scene.model);
+          const optimizer = new AdamW({ ...OPTIONS, maxGradNorm: 1 });
+          const result = update(optimizer, scene);
+          expect(result).to.deep.equal({ skipped: true, reason: 'gradNorm', gradNorm: value });
+          expectSameModel(scene.model, before, 'skipped');
+          expect(optimizer.numUpdate).to.equal(0);
+          tensorOf(scene.grads[4]).set(new Float64Array(tensorOf(scene.grads[4]).length));
+          expect(update(optimizer, scene).skipped).to.equal(false);
+          expect(optimizer.numUpdate).to.equal(1);
+        }
+      });
+    });
+
+    it(`should skip where the sum of float64 squares overflows: ${environment.name}`, () => {
+      inEnvironment(environment, () => {
+        const optimizer = new AdamW({ maxGradNorm: 1 });
+        const [weight, grad] = [new Float64Array(2), Float64Array.of(1e200, 1)];
+        const result = optimizer.update(0, weight, grad, optimizer.createState(0, weight));
+        expect(result).to.deep.equal({ skipped: true, reason: 'gradNorm', gradNorm: Infinity });
+      });
+    });
+  }
+});
+
+describe('zeroGrads', () => {
+  for (const environment of environments({ threads: true })) {
+    it(`should clear the gradients of an update, and no others: ${environment.name}`, () => {
+      inEnvironment(environment, () => {
+        for (const useFusedStep of [true, false]) {
+          const memory = new OddMemory();
+          const [scene, plain] = [makeScene(memory.place), makeScene()];
+          const optimizer = new AdamW({ ...OPTIONS, useFusedStep });
+          update(optimizer, scene, { zeroGrads: true });
+          update(new AdamW(OPTIONS), plain);
+          expectSameModel(scene.model, plain.model, 'updated');
+          expect(scene.grads.every(isZero)).to.equal(true);
+          memory.expectIntact();
+          expect(plain.grads.every(isZero)).to.equal(false);
+          // The next step of the same lists keeps what it is not asked to clear.
+          scene.grads.forEach((grad, i) => {
+            valuesIn(grad).set(valuesIn(plain.grads[i]));
+          });
+          update(optimizer, scene);
+          expect(scene.grads.every(isZero)).to.equal(false);
+        }
+      });
+    });
+
+    it(`should clear the gradients of a skipped step: ${environment.name}`, () => {
+      inEnvironment(environment, () => {
+        for (const options of [{ rescaleGrad: NaN }, { maxGradNorm: 1 }]) {
+          const scene = makeScene();
+          valuesIn(scene.grads[0])[0] = NaN;
+          const before = cloneModel(scene.model);
+          expect(update(new AdamW(options), scene, { zeroGrads: true }).skipped).to.equal(true);
+          expectSameModel(scene.model, before, 'skipped');
+          expect(scene.grads.every(isZero)).to.equal(true);
+        }
+      });
+    });
+
+    it(`should refuse gradients that share memory: ${environment.name}`, () => {
+      inEnvironment(environment, () => {
+        const optimizer = new AdamW();
+        const weights = [new Float32Array(2), new Float32Array(2)];
+        const states = weights.map((weight, i) => optimizer.createState(i, weight));
+        const grad = Float32Array.of(1, 2);
+        const step = (options?: StepOptions) => optimizer.update([0, 1], weights, [grad, grad], states, options);
+        expect(step()).to.deep.equal({ skipped: false });
+        expectError(
+          () => step({ zeroGrads: true }),
+          RangeError,
+          'Expected memory of its own (zeroGrads) for grads[1] but received memory shared with grads[0]',
+        );
+        expect([...grad]).to.deep.equal([1, 2]);
+        expect(optimizer.numUpdate).to.equal(1);
+      });
+    });
+  }
+
+  it('should be an option of a bound step', () => {
+    const optimizer = new AdamW();
+    const [weight, grad] = [new Float32Array(2), Float32Array.of(1, 2)];
+    const bound = optimizer.bind(0, weight, grad, optimizer.createState(0, weight));
+    bound.step();
+    expect([...grad]).to.deep.equal([1, 2]);
+    bound.step({ zeroGrads: true });
+    expect([...grad]).to.deep.equal([0, 0]);
+  });
+});
+
+describe('LossScaler', () => {
+  it('should have the defaults of torch.amp.GradScaler', () => {
+    expect(new LossScaler()).to.include({
+      scale: 65536,
+      growthFactor: 2,
+      backoffFactor: 0.5,
+      growthInterval: 2000,
+      dynamic: true,
+    });
+  });
+
+  it('should grow after finite steps in a row, and back off after others', () => {
+    const scaler = new LossScaler({ initialScale: 8, growthInterval: 3 });
+    const scales = [true, true, false, true, true, true, true, true, true].map((finite) => {
+      scaler.update(finite);
+      return scaler.scale;
+    });
+    expect(scales).to.deep.equal([8, 8, 4, 4, 4, 8, 8, 8, 16]);
+  });
+
+  it('should stay positive and finite in float32', () => {
+    const large = new LossScaler({ initialScale: 2 ** 127, growthInterval: 1 });
+    large.update(true);
+    expect(large.scale).to.equal(2 ** 127);
+    const small = new LossScaler({ initialScale: 2 ** -149 });
+    small.update(false);
+    expect(small.scale).to.equal(2 ** -149);
+  });
+
+  it('should stay constant if it is not dynamic', () => {
+    const scaler = new LossScaler({ initialScale: 1024, dynamic: false, growthInterval: 1 });
+    for (const finite of [true, false, true]) scaler.update(finite);
+    expect(scaler.scale).to.equal(1024);
+  });
+
+  it('should go on from what was saved', () => {
+    const scaler = new LossScaler({ initialScale: 8, growthInterval: 3 });
+    scaler.update(true);
+    scaler.update(true);
+    const resumed = new LossScaler({ growthInterval: 3 });
+    resumed.loadStateDict(JSON.parse(JSON.stringify(scaler)));
+    expect(resumed.stateDict()).to.deep.equal({ version: 1, scale: 8, growthTracker: 2 });
+    resumed.update(true);
+    expect(resumed.scale).to.equal(16);
+  });
+
+  const load = (stateDict: object) => () => {
+    const scaler = new LossScaler();
+    try {
+      scaler.loadStateDict(stateDict as never);
+    } finally {
+      expect(scaler.stateDict()).to.deep.equal({ version: 1, scale: 65536, growthTracker: 0 });
+    }
+  };
+  const step = (options: unknown) => () => {
+    const optimizer = new AdamW();
+    const weight = new Float32Array(1);
+    try {
+      optimizer.update(0, weight, new Float32Array(1), optimizer.createState(0, weight), options as never);
+    } finally {
+      expect(optimizer.numUpdate).to.equal(0);
+    }
+  };
+  itRefuses([
+    [
+      'an unknown option',
+      () => new LossScaler({ initScale: 2 } as never),
+      TypeError,
+      'Expected a known option for options but received "initScale"; did you mean initialScale?',
+    ],
+    [
+      'a scale of 0',
+      () => new LossScaler({ initialScale: 0 }),
+      RangeError,
+      'Expected a positive number that float32 can hold for initialScale but received 0',
+    ],
+    [
+      'a scale that float32 cannot hold',
+      () => new LossScaler({ initialScale: 1e39 }),
+      RangeError,
+      'Expected a positive number that float32 can hold for initialScale but received 1e+39',
+    ],
+    [
+      'a growth factor below 1',
+      () => new LossScaler({ growthFactor: 0.5 }),
+      RangeError,
+      'Expected a number of at least 1 for growthFactor but received 0.5',
+    ],
+    ...[0, 1.5].map(
+      (backoffFactor) =>
+        [
+          `a backoff factor of ${backoffFactor}`,
+          () => new LossScaler({ backoffFactor }),
+          RangeError,
+          `Expected a number in (0, 1] for backoffFactor but received ${backoffFactor}`,
+        ] as const,
+    ),
+    [
+      'a growth interval of 0',
+      () => new LossScaler({ growthInterval: 0 }),
+      RangeError,
+      'Expected an integer of at least 1 for growthInterval but received 0',
+    ],
+    [
+      'a state of another version',
+      load({ version: 2, scale: 1, growthTracker: 0 }),
+      RangeError,
+      'Expected 1 for stateDict.version but received 2',
+    ],
+    [
+      'a state whose scale was lost',
+      load({ version: 1, scale: null, growthTracker: 0 }),
+      TypeError,
+      'Expected a finite number of at least 0 for stateDict.scale but received null',
+    ],
+    [
+      'a state with a fraction of a step',
+      load({ version: 1, scale: 1, growthTracker: 0.5 }),
+      RangeError,
+      'Expected an integer of at least 0 for stateDict.growthTracker but received 0.5',
+    ],
+    [
+      'an unknown option of a step',
+      step({ zeroGrad: true }),
+      TypeError,
+      'Expected a known option for options but received "zeroGrad"; did you mean zeroGrads?',
+    ],
+    ['options of a step that are null', step(null), TypeError, 'Expected an object for options but received null'],
+    [
+      'a scaler that is a number',
+      step({ lossScaler: 1024 }),
+      TypeError,
+      'Expected a LossScaler for lossScaler but received 1024',
+    ],
+    [
+      'zeroGrads that is no boolean',
+      step({ zeroGrads: 1 }),
+      TypeError,
+      'Expected a boolean for zeroGrads but received 1',
+    ],
+    [
+      'a maxGradNorm of 0',
+      step({ maxGradNorm: 0 }),
+      RangeError,
+      'Expected a positive number, or null for none, for maxGradNorm but received 0',
+    ],
+  ]);
+
+  for (const environment of environments()) {
+    it(`should divide the gradients, and skip for all tensors what is not finite: ${environment.name}`, () => {
+      inEnvironment(environment, () => {
+        const [scene, plain] = [makeScene(), makeScene()];
+        const scaler = new LossScaler({ initialScale: 4, growthInterval: 2 });
+        const optimizer = new AdamW({ ...OPTIONS, rescaleGrad: 0.5 });
+        expect(update(optimizer, scene, { lossScaler: scaler }).skipped).to.equal(false);
+        update(new AdamW({ ...OPTIONS, rescaleGrad: 0.125 }), plain);
+        expectSameModel(scene.model, plain.model, 'unscaled');
+
+        const last = scene.grads.length - 1;
+        const kept = copyOf(scene.grads[last]);
+        tensorOf(scene.grads[last]).set(new Float64Array(tensorOf(scene.grads[last]).length).fill(Infinity));
+        const before = cloneModel(scene.model);
+        const skipped = update(optimizer, scene, { lossScaler: scaler });
+        expect(skipped).to.deep.equal({ skipped: true, reason: 'gradNorm', gradNorm: Infinity });
+        expectSameModel(scene.model, before, 'skipped');
+        expect(optimizer.numUpdate).to.equal(1);
+        expect(scaler.scale).to.equal(2);
+
+        valuesIn(scene.grads[last]).set(kept);
+        update(optimizer, scene, { lossScaler: scaler });
+        update(optimizer, scene, { lossScaler: scaler });
+        expect(optimizer.numUpdate).to.equal(3);
+        expect(scaler.scale).to.equal(4);
+      });
+    });
+  }
+
+  it('should stay as it is if rescaleGrad skips the step or an error ends it', () => {
+    const scaler = new LossScaler({ growthInterval: 1 });
+    const optimizer = new AdamW({ rescaleGrad: NaN });
+    const [weight, grad] = [new Float32Array(2), Float32Array.of(1, 2)];
+    const state = optimizer.createState(0, weight);
+    expect(optimizer.update(0, weight, grad, state, { lossScaler: scaler })).to.deep.equal({
+      skipped: true,
+      reason: 'rescaleGrad',
+    });
+    optimizer.rescaleGrad = 1;
+    structuredClone(grad.buffer, { transfer: [grad.buffer] });
+    expect(() => optimizer.update(0, weight, grad, state, { lossScaler: scaler })).to.throw(RangeError);
+    expect(scaler.scale).to.equal(65536);
+  });
+});
+
+describe('LossScaler, maxGradNorm and zeroGrads together', () => {
+  const fixture = readScalerFixture();
+  for (const environment of environments()) {
+    it(`should match PyTorch's GradScaler, clip_grad_norm_ and AdamW: ${environment.name}`, () => {
+      inEnvironment(environment, () => {
+        const optimizer = new AdamW({ ...fixture.options, rule: 'pytorch' });
+        const scaler = new LossScaler(fixture.scaler);
+        const weights = fixture.initial.map((text) => decode(text, 'float32') as Float32Array);
+        const states = weights.map((weight, i) => optimizer.createState(i, weight));
+        const indices = weights.map((_, i) => i);
+        let updates = 0;
+        let compared = 0;
+        for (const [i, step] of fixture.steps.entries()) {
+          expect(scaler.scale, `scale of step ${i + 1}`).to.equal(step.scale);
+          const grads = step.grads.map((text) => decode(text, 'float32') as Float32Array);
+          const result = optimizer.update(indices, weights, grads, states, { lossScaler: scaler, zeroGrads: true });
+          expect(grads.every(isZero)).to.equal(true);
+          expect(result.skipped, `step ${i + 1}`).to.equal(fixture.infinite.includes(i + 1));
+          if (step.norm !== null) expect(result.gradNorm).to.be.closeTo(step.norm, 1e-5 * step.norm);
+          if (!result.skipped) updates++;
+          expect(optimizer.numUpdate).to.equal(updates);
+          const { learningRate } = fixture.options;
+          step.weights?.forEach((text, k) => {
+            // Of 8 units in the last place of a weight, and of what 2e-6 of the learning rate adds up to.
+            const expected = decode(text, 'float32');
+            const bound = (e: number) => 2e-6 * learningRate * updates + 8 * 2 ** -23 * Math.abs(expected[e]);
+            expectClose(weights[k], expected, bound, `step ${i + 1}, weights[${k}]`);
+            compared++;
+          });
+          step.variances?.forEach((text, k) => {
+            const expected = decode(text, 'float32');
+            const bound = (e: number) => 1e-5 * expected[e];
+            expectClose(valuesIn(states[k].variance), expected, bound, `step ${i + 1}, variances[${k}]`);
+          });
+        }
+        expect(updates).to.equal(197);
+        expect(compared).to.equal(3 * 12);
+        expect(scaler.scale).to.equal(fixture.scale);
+      });
+    });
+  }
+});
+
+describe('The options of a step on a GPU', () => {
+  itUnless(noCuda, 'should be refused, and nothing has changed', () => {
+    const optimizer = new AdamW();
+    const weight = Tensor.zeros(3, { device: 'cuda' });
+    const grad = Tensor.zeros(3, { device: 'cuda' });
+    const state = optimizer.createState(0, weight);
+    for (const [name, options] of Object.entries({
+      maxGradNorm: { maxGradNorm: 1 },
+      zeroGrads: { zeroGrads: true },
+      lossScaler: { lossScaler: new LossScaler() },
+    })) {
+      expectError(
+        () => optimizer.update(0, weight, grad, state, options),
+        RangeError,
+        `Expected tensors on the CPU for ${name} but received tensors on a GPU, where it is not supported`,
+      );
+    }
+    expect(optimizer.updateCount(0, 'cuda:0')).to.equal(0);
+  });
+});
