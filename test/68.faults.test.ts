@@ -37,7 +37,8 @@ import { quietly } from './support/warnings.js';
 
 const GRADS = gradsOf[0];
 const INTERRUPTED = /^Error: The last step was interrupted/;
-const OVERFLOW = /Maximum call stack size exceeded/;
+/** The engine says the second where it compiles a regular expression. */
+const OVERFLOW = /Maximum call stack size exceeded|Stack overflow/;
 
 /** An optimizer, its tensors and a twin of them that nothing interrupts; all steps have the same gradients. */
 class Ground {
