@@ -436,5 +436,7 @@ describe('The options of a step on a GPU', () => {
       );
     }
     expect(optimizer.updateCount(0, 'cuda:0')).to.equal(0);
+    optimizer.maxGradNorm = 1;
+    expect(optimizer.update(0, weight, grad, state, { maxGradNorm: null })).to.deep.equal({ skipped: false });
   });
 });

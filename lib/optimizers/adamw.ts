@@ -460,7 +460,7 @@ export class AdamW extends Optimizer<AdamWState> {
     const { zeroGrads, lossScaler } = options;
     if (this.#failure !== undefined) throw this.#failure;
     if (this.counts.isBroken) throw interrupted();
-    const isMeasured = lossScaler !== null || (options.maxGradNorm ?? this.#maxGradNorm) !== null;
+    const isMeasured = lossScaler !== null || this.#maxGradNormOf(options) !== null;
     if (tensors.usesDevice && (isMeasured || zeroGrads)) throw onlyOnCpu(zeroGrads, lossScaler);
     if (isSkipped(this.rescaleGrad, tensors)) {
       this.#scalars(tensors);
@@ -471,7 +471,7 @@ export class AdamW extends Optimizer<AdamWState> {
     const learningRate = this.learningRateAt(this.counts.numUpdateAfter(groups.counters));
     const scale = scaleOf(lossScaler);
     const skips = !withSubnormals(() => this.#writeScalars(groups, learningRate, tensors, scale, zeroGrads));
-    const maxGradNorm = options.maxGradNorm === undefined ? this.#maxGradNorm : options.maxGradNorm;
+    const maxGradNorm = this.#maxGradNormOf(options);
     const isRepeated = this.multipliers.hasUnmet && groups.counters.some(({ count }) => count > this.counts.begin);
     const { counts } = this;
     const measurement =
@@ -497,6 +497,11 @@ export class AdamW extends Optimizer<AdamWState> {
       if (hasBegun && tensors.usesDevice) this.#failure = error;
       throw error;
     }
+  }
+
+  /** The bound of the norm of a step: its own, or the optimizer's. */
+  #maxGradNormOf({ maxGradNorm }: ReadStepOptions): number | null {
+    return maxGradNorm === undefined ? this.#maxGradNorm : maxGradNorm;
   }
 
   /** The scalars that all groups share, as they are now. */
