@@ -322,7 +322,8 @@ export class AdamW extends Optimizer<AdamWState> {
    * @param indices of the tensors, whole numbers or strings, no two the same:
    *   they choose counts and multipliers
    * @param weights Tensors or typed arrays of any length, written
-   * @param grads one for each weight, of its dtype and length; only read, but for `options.zeroGrads`
+   * @param grads one for each weight, of its length; only read, but for `options.zeroGrads`. Of the weight's dtype, of
+   *   float32 beside halves with float32 states, or of float16 or bfloat16 beside float32
    * @param states what createState() made for each weight, written
    * @param options of this step: `zeroGrads`, `maxGradNorm`, `lossScaler`
    * @throws TypeError for the wrong kind of value, RangeError for lengths,
@@ -382,13 +383,15 @@ export class AdamW extends Optimizer<AdamWState> {
   #bindCached(lists: StepArguments<AdamWState>): BoundStep {
     const last = this.#last;
     if (last && isSameBut(last, lists)) {
-      if (last.grads === null || !isSame(last.grads, lists.grads)) {
-        const grads = copyList(lists.grads, lists.indices.length);
+      if (last.grads !== null && isSame(last.grads, lists.grads)) return last.bound;
+      const grads = copyList(lists.grads, lists.indices.length);
+      const named = { name: 'grads', values: grads };
+      if (!last.bound.tensors.hasOtherGradDTypes(named)) {
         last.grads = null;
-        last.bound.takeGrads({ name: 'grads', values: grads });
+        last.bound.takeGrads(named);
         last.grads = grads;
+        return last.bound;
       }
-      return last.bound;
     }
     const next = this.#bind(lists);
     this.#replaceLast(next);
@@ -424,6 +427,7 @@ export class AdamW extends Optimizer<AdamWState> {
       rule,
       {
         weight: { name: 'weights', values: kept.weights },
+        grad: { name: 'grads', values: kept.grads },
         mean: { name: 'states', field: '.mean', values: kept.means },
         variance: { name: 'states', field: '.variance', values: kept.variances },
         master: hasMasters ? { name: 'states', field: '.master', values: kept.masters } : undefined,
@@ -431,12 +435,6 @@ export class AdamW extends Optimizer<AdamWState> {
       Uint32Array.from(indices, (index) => tensorKey(this.#seed, index)),
       this.#stream,
     );
-    try {
-      tensors.setGrads({ name: 'grads', values: kept.grads });
-    } catch (error) {
-      tensors.dispose();
-      throw error;
-    }
     const { halfWithoutMaster } = tensors;
     if (halfWithoutMaster) this.#warnOfHalf(halfWithoutMaster.weight, halfWithoutMaster.mean);
     const step = (bound: BoundStep, options?: StepOptions): StepResult =>
