@@ -98,6 +98,8 @@ export interface AdamWOptions extends OptimizerOptions {
    * torch.nn.utils.clip_grad_norm_. A norm that is not finite skips the step. Infinity only measures. Default: none.
    */
   readonly maxGradNorm?: number | null;
+  /** Step up the gradients instead of down, as torch.optim.AdamW does: each gradient is negated first. Default false. */
+  readonly maximize?: boolean;
   /**
    * CUstream or cudaStream_t that steps of tensors on a GPU run on; it must be
    * of the primary context. Default: the legacy default stream, as in PyTorch.
@@ -117,6 +119,7 @@ export const ADAMW_OPTIONS = [
   'stateDtype',
   'seed',
   'maxGradNorm',
+  'maximize',
   'stream',
 ] as const satisfies readonly (keyof AdamWOptions)[];
 
@@ -156,6 +159,7 @@ export class AdamW extends Optimizer<AdamWState> {
   readonly #coupledWeightDecay: boolean;
   readonly #stateDtype: DType | null;
   readonly #seed: number;
+  readonly #maximize: boolean;
   readonly #stream: bigint;
   #beta1: Powers;
   #beta2: Powers;
@@ -191,6 +195,7 @@ export class AdamW extends Optimizer<AdamWState> {
     this.#stateDtype = stateDtype === null ? null : checkOneOf(stateDtype, 'stateDtype', STATE_DTYPES);
     this.#seed = checkSeed(given.seed ?? 0);
     this.#maxGradNorm = checkMaxGradNorm(given.maxGradNorm);
+    this.#maximize = checkBoolean(given.maximize ?? false, 'maximize');
     this.#stream = checkPointer(given.stream ?? 0, 'stream');
   }
 
@@ -261,6 +266,11 @@ export class AdamW extends Optimizer<AdamWState> {
   /** Of the stochastic rounding of bfloat16 variances. */
   get seed(): number {
     return this.#seed;
+  }
+
+  /** Whether gradients are negated first. */
+  get maximize(): boolean {
+    return this.#maximize;
   }
 
   /** CUDA stream of steps on a GPU; 0 is the legacy default stream. */
@@ -504,7 +514,8 @@ export class AdamW extends Optimizer<AdamWState> {
     checkBeta(beta2, 'beta2', types);
     checkHolds(epsilon, 'epsilon', types);
     checkClip(clipGradient, types);
-    return { rescale: rescaleGrad, clip: clipGradient ?? Infinity, beta1, beta2, epsilon, wd };
+    const rescale = this.#maximize ? -rescaleGrad : rescaleGrad;
+    return { rescale, clip: clipGradient ?? Infinity, beta1, beta2, epsilon, wd };
   }
 
   /** Computes the scalars of the next update of each group; false if the step is skipped. */
@@ -563,7 +574,7 @@ export class AdamW extends Optimizer<AdamWState> {
 
 register(AdamW);
 
-for (const name of ['rule', 'coupledWeightDecay', 'stateDtype', 'seed', 'stream']) {
+for (const name of ['rule', 'coupledWeightDecay', 'stateDtype', 'seed', 'maximize', 'stream']) {
   refuseAssignment(AdamW.prototype, name, () => fixedOption(name));
 }
 for (const name of Object.keys(OPTION_SYNONYMS)) {
