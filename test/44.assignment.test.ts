@@ -1,6 +1,6 @@
 /** Options that are assigned between steps: a step after it is that of an optimizer made with them. */
 import { expect } from 'chai';
-import { ADAMW_OPTIONS, AdamW, type AdamWOptions, FactorScheduler, Tensor } from '../lib/index.js';
+import { ADAMW_OPTIONS, AdamW, type AdamWOptions, FactorScheduler, LossScaler, Tensor } from '../lib/index.js';
 import { environments, inEnvironment } from './support/environments.js';
 import { type ErrorRow, expectError, itRefuses } from './support/errors.js';
 import { cloneModel, expectSameModel } from './support/model.js';
@@ -182,6 +182,14 @@ describe('assignment of what is fixed', () => {
       'paramIdx2name',
       'paramDict',
     ]);
+  });
+
+  it('should throw for the scale of a LossScaler', () => {
+    const scaler = new LossScaler();
+    const message =
+      'Expected what loadStateDict() restores for scale but received an assignment, which cannot change it';
+    expectError(() => assign(scaler, 'scale', 1), TypeError, message);
+    expect(scaler.scale).to.equal(65536);
   });
 
   it('should throw for the data of a Tensor', () => {

@@ -5,7 +5,7 @@ import { inspect } from 'node:util';
 import v8 from 'node:v8';
 import { BroadcastChannel, MessageChannel, Worker } from 'node:worker_threads';
 import { expect } from 'chai';
-import { AdamW, Tensor, type TensorJSON } from '../lib/index.js';
+import { AdamW, LossScaler, Tensor, type TensorJSON } from '../lib/index.js';
 import { expectSameBits } from './support/bits.js';
 import { detached, disposed } from './support/buffers.js';
 import { copyPackage, temporaryFolder } from './support/child.js';
@@ -250,6 +250,7 @@ describe('serialising', () => {
         const expected = 'Symbol(an optimizer, which cannot be cloned: send its stateDict()) could not be cloned.';
         expect(() => clone({ optimizer })).to.throw(expected);
         expect(() => clone(bound)).to.throw(/a BoundStep, which cannot be cloned/);
+        expect(() => clone([new LossScaler()])).to.throw(/a LossScaler, which cannot be cloned: send its stateDict/);
         expect(structuredClone(optimizer.stateDict())).to.deep.equal(optimizer.stateDict());
       });
     }

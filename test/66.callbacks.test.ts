@@ -1,6 +1,6 @@
 /** What the caller's code does while a step asks it: schedulers, parameters with getters, lists that are Proxies. */
 import { expect } from 'chai';
-import { AdamW, type AdamWOptions, type BoundStep, type StepResult } from '../lib/index.js';
+import { AdamW, type AdamWOptions, type BoundStep, LossScaler, type StepResult } from '../lib/index.js';
 import { environments, inEnvironment } from './support/environments.js';
 import { attempt, expectError } from './support/errors.js';
 import { valuesIn } from './support/memory.js';
@@ -198,3 +198,36 @@ for (const environment of environments()) {
     });
   }
 }
+
+describe("code of the caller's inside a step: a loss scaler's", () => {
+  for (const where of ['scale', 'update()'] as const) {
+    it(`should be refused every call that changes the optimizer: ${where}`, () => {
+      let inside: Callback = () => {};
+      class Asking extends LossScaler {
+        override get scale(): number {
+          if (where === 'scale') inside();
+          return 1;
+        }
+        override update(): void {
+          if (where === 'update()') inside();
+        }
+      }
+      const { indices, weights, states } = cloneModel(start);
+      const twin = cloneModel(start);
+      const [optimizer, plain] = [new AdamW(), new AdamW()];
+      const bound = optimizer.bind(indices, weights, gradsOf[4], states);
+      let calls = 0;
+      for (const [what, made] of REFUSED) {
+        inside = () => {
+          calls++;
+          expectError(() => made(optimizer, bound, only({ indices, weights, states }, 1)), RangeError, NESTED, what);
+        };
+        const result = optimizer.fusedStep(indices, weights, gradsOf[0], states, { lossScaler: new Asking() });
+        expect(result.skipped, what).to.equal(false);
+        plain.fusedStep(twin.indices, twin.weights, gradsOf[0], twin.states);
+      }
+      expect(calls).to.equal(REFUSED.length);
+      expectSameModel({ indices, weights, states }, twin, where);
+    });
+  }
+});

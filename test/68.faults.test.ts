@@ -10,11 +10,14 @@ import { expect } from 'chai';
 import {
   AdamW,
   type AdamWState,
+  accumulate,
   type BoundStep,
   backendInfo,
   CosineScheduler,
   createOptimizer,
   FactorScheduler,
+  gradientStats,
+  LossScaler,
   multiAdamwUpdate,
   register,
   setNumThreads,
@@ -34,7 +37,8 @@ import { quietly } from './support/warnings.js';
 
 const GRADS = gradsOf[0];
 const INTERRUPTED = /^Error: The last step was interrupted/;
-const OVERFLOW = /Maximum call stack size exceeded/;
+/** The engine says the second where it compiles a regular expression. */
+const OVERFLOW = /Maximum call stack size exceeded|Stack overflow/;
 
 /** An optimizer, its tensors and a twin of them that nothing interrupts; all steps have the same gradients. */
 class Ground {
@@ -89,6 +93,18 @@ const CALLS: Readonly<Record<string, (ground: Ground) => () => unknown>> = {
   },
   'step()': (ground) => () => ground.optimizer.step(...ground.arguments),
   'fusedStep()': (ground) => () => ground.optimizer.fusedStep(...ground.arguments),
+  'fusedStep() with a scaler, a norm and cleared gradients': ({ optimizer, otherGrads, model }) => {
+    // Of a scale of 1 and a norm that clips nothing: a step as all others.
+    const options = {
+      maxGradNorm: 1e6,
+      zeroGrads: true,
+      lossScaler: new LossScaler({ initialScale: 1, dynamic: false }),
+    };
+    return () => {
+      for (let i = 0; i < otherGrads.length; i++) valuesIn(otherGrads[i]).set(valuesIn(GRADS[i]) as never);
+      return optimizer.fusedStep(model.indices, model.weights, otherGrads, model.states, options);
+    };
+  },
   'fusedStep() of other lists': ({ optimizer, arguments: [indices, weights, grads, states] }) => {
     return () =>
       optimizer.fusedStep(
@@ -136,6 +152,19 @@ const CALLS: Readonly<Record<string, (ground: Ground) => () => unknown>> = {
   'recover()':
     ({ optimizer, bound }) =>
     () => [bound.step(), optimizer.recover()],
+  'gradientStats() and accumulate()': ({ loose: { weights } }) => {
+    return () => [gradientStats(weights), accumulate(weights, GRADS, { scale: 0.5 })];
+  },
+  LossScaler: () => {
+    const scaler = new LossScaler({ growthInterval: 1 });
+    return () => {
+      scaler.update(true);
+      scaler.update(false);
+      scaler.loadStateDict(JSON.parse(JSON.stringify(scaler)));
+      if (!(scaler.scale > 0 && scaler.scale < Infinity))
+        throw new Error(`Expected a scale but received ${scaler.scale}`);
+    };
+  },
   'createOptimizer() and register()': () => () => [createOptimizer('adamw', { wd: 0.1 }), register(AdamW)],
   'learningRateAt()': () => {
     const schedules = [new FactorScheduler({ step: 3, factor: 0.5 }), new CosineScheduler({ maxUpdate: 9 })];
@@ -360,7 +389,7 @@ const REQUESTS = ['memory', 'a thread', 'a call of Node-API'] as const;
 const faulty = (library: string): string => `
   import { writeSync } from 'node:fs';
   process.removeAllListeners('warning');
-  const { AdamW, Tensor, multiAdamwUpdate, backendInfo, setNumThreads } = await import(libraryUrl);
+  const { AdamW, Tensor, accumulate, gradientStats, multiAdamwUpdate, backendInfo, setNumThreads, setThreading } = await import(libraryUrl);
   const module = { exports: {} };
   process.dlopen(module, ${JSON.stringify(library)});
   const { install, arm, disarm } = module.exports;
@@ -376,7 +405,7 @@ const faulty = (library: string): string => `
     return { optimizer, weights, others, lists, bound: optimizer.bind(...lists) };
   };
   const stateOf = ({ optimizer, weights, lists }) => JSON.stringify([
-    ...[...weights, ...lists[3].flatMap(({ mean, variance }) => [mean.data, variance.data])].map((array) => [array[0], array.at(-1)]),
+    ...[...weights, ...lists[2], ...lists[3].flatMap(({ mean, variance }) => [mean.data, variance.data])].map((array) => [array[0], array.at(-1)]),
     lists[0].map((index) => optimizer.updateCount(index)), optimizer.numUpdate,
   ]);
 
@@ -445,6 +474,11 @@ const faulty = (library: string): string => `
     'setGrads()': { act: ({ bound, others }) => bound.setGrads(others) },
     'step()': { act: ({ optimizer, lists }) => optimizer.step(...lists), canBreak: true },
     'fusedStep()': { act: ({ optimizer, lists }) => optimizer.fusedStep(...lists) },
+    'fusedStep() with a norm and cleared gradients': {
+      act: ({ optimizer, lists }) => optimizer.fusedStep(...lists, { maxGradNorm: 1e6, zeroGrads: true }),
+    },
+    'gradientStats()': { act: ({ weights }) => gradientStats(weights) },
+    'accumulate()': { act: ({ weights, others }) => accumulate(weights, others) },
     'fusedStep() of other gradients': {
       prepare: ({ optimizer, lists }) => optimizer.fusedStep(...lists),
       act: ({ optimizer, lists: [indices, weights, , states], others }) => optimizer.fusedStep(indices, weights, others, states),
@@ -463,6 +497,12 @@ const faulty = (library: string): string => `
     'Tensor.zeros()': { act: () => [Tensor.zeros(3), Tensor.zeros(2000), Tensor.zeros(2e6)] },
     'backendInfo()': { act: () => backendInfo() },
     'setNumThreads()': { act: () => setNumThreads(2) },
+    'setThreading()': { act: () => { setThreading('team'); setThreading(null); } },
+    'toDlpack()': { act: () => Tensor.zeros(3).toDlpack() },
+    'Tensor.fromDlpack()': {
+      prepare: (scene) => { scene.capsule = Tensor.from(scene.weights[0]).toDlpack(); },
+      act: ({ capsule }) => Tensor.fromDlpack(capsule), // after a fault once more: nothing was taken
+    },
   };
 `;
 

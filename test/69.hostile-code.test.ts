@@ -136,4 +136,20 @@ describe('loops that never yield', function () {
       optimizer.update([1], [others[0]], [others[1]], [{ mean: others[2], variance: others[3] }]);`;
     expect(grown(call, 60000)).to.be.below(30);
   });
+
+  itUnless(noNative, 'should not grow with what is disposed of', () => {
+    const call = `
+      optimizer.bind([0], [weight], [grad], [{ mean, variance }]).dispose();
+      const short = new AdamW();
+      short.update([0], [weight], [grad], [{ mean, variance }]);
+      short.dispose();`;
+    expect(grown(call, 60000)).to.be.below(30); // not disposed of it grew by 3,600 bytes a turn: 200 MiB
+  });
+
+  itUnless(noNative, 'should not grow with other gradients, or other indices, at each step', () => {
+    const call = `
+      optimizer.update([0], [weight], [new Float32Array(4)], [{ mean, variance }]);
+      optimizer.update([k % 5000], [weight], [grad], [{ mean, variance }]);`;
+    expect(grown(call, 120000)).to.be.below(60); // counts and lists of 5,000 indices among them
+  });
 });

@@ -19,16 +19,20 @@ export interface DlpackDescription {
 
 /** A tensor of another library in use. */
 export interface DlpackHold {
+  /** @param pointer a bigint or an External */
+  take(pointer: unknown, isVersioned: boolean): void;
   /** Over its elements, in memory of the host. */
   buffer(bytes: number): ArrayBuffer;
   /** Detaches the buffer; the deleter is called once nothing uses the memory. */
   release(): void;
+  /** The same, but the deleter is not called: the tensor belongs to who had it before take(). */
+  giveBack(): void;
 }
 
 export interface DlpackAddon {
   /** @param pointer a bigint or an External */
   describe(pointer: unknown, isVersioned: boolean): DlpackDescription;
-  readonly Hold: new (pointer: unknown, isVersioned: boolean) => DlpackHold;
+  readonly Hold: new () => DlpackHold;
   readonly Capsule: new (
     memory: object,
     code: number,

@@ -1,6 +1,6 @@
 /** The factor of the loss that keeps gradients of half precision from underflowing. */
-import { checkBoolean, checkInteger, checkNumber, outOfRange } from '../errors.js';
-import { readOptions } from '../options.js';
+import { checkBoolean, checkInteger, checkNumber, outOfRange, wrongKindIn } from '../errors.js';
+import { readOptions, refuseAssignment } from '../options.js';
 
 /** Options of LossScaler, with the defaults of torch.amp.GradScaler. */
 export interface LossScalerOptions {
@@ -36,6 +36,9 @@ const OPTIONS = [
 
 const SYNONYMS = { initScale: 'initialScale', scale: 'initialScale', enabled: 'dynamic' };
 
+/** As of Tensor: a copy of a scaler's properties would have no scale. */
+const NOT_CLONEABLE = Symbol('a LossScaler, which cannot be cloned: send its stateDict()');
+
 /**
  * Multiply the loss by `scale` before the backward pass and give the scaler to the step: it divides the gradients by
  * the scale, skips the update for all tensors if one of them is not finite, and then adjusts the scale, as
@@ -43,6 +46,8 @@ const SYNONYMS = { initScale: 'initialScale', scale: 'initialScale', enabled: 'd
  * Training", 2018). A scaler serves one optimizer.
  */
 export class LossScaler {
+  /** @internal */
+  readonly cloning = NOT_CLONEABLE;
   /** What the scale is multiplied by after `growthInterval` finite steps in a row. */
   readonly growthFactor: number;
   /** What the scale is multiplied by after gradients that are not finite. */
@@ -116,6 +121,10 @@ export class LossScaler {
     return this.stateDict();
   }
 }
+
+refuseAssignment(LossScaler.prototype, 'scale', () =>
+  wrongKindIn('what loadStateDict() restores', 'scale', 'an assignment, which cannot change it'),
+);
 
 /** Whether a number is positive and finite in float32, in which losses are computed. */
 function isScale(value: number): boolean {

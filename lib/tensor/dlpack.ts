@@ -51,19 +51,21 @@ interface Taken {
 /** Takes a tensor over: its deleter is called when the memory is not used any more. If this throws, nothing was taken. */
 export function takeDlpack(capsule: unknown): Taken {
   const dlpack = dlpackAddon('capsule');
-  const { pointer, isVersioned, markUsed } = openCapsule(capsule);
+  const { pointer, isVersioned, rename } = openCapsule(capsule);
   const description = dlpack.describe(pointer, isVersioned);
   const { dtype, shape } = checkDescription(description);
   const bytes = elementsOf(shape) * bytesOf(dtype);
   const isOnHost = description.deviceType === CPU || description.deviceType === CUDA_HOST;
   const device = isOnHost ? 'cpu' : deviceOf(description, bytes);
-  const hold = new dlpack.Hold(pointer, isVersioned);
-  markUsed();
+  const hold = new dlpack.Hold();
+  rename(USED); // first: a capsule that was taken and does not know it would call the deleter again
   try {
+    hold.take(pointer, isVersioned);
     const memory = memoryOf(hold, description, dtype, bytes, device);
     return { dtype, shape, memory, device, giveBack: () => hold.release() };
   } catch (error) {
-    hold.release();
+    rename('');
+    hold.giveBack();
     throw error;
   }
 }
@@ -85,9 +87,9 @@ function dlpackAddon(name: string): DlpackAddon {
   return addon.dlpack;
 }
 
-function openCapsule(capsule: unknown): { pointer: unknown; isVersioned: boolean; markUsed: () => void } {
+function openCapsule(capsule: unknown): { pointer: unknown; isVersioned: boolean; rename: (prefix: string) => void } {
   if (typeof capsule === 'bigint' || types.isExternal(capsule)) {
-    return { pointer: checkAddress(capsule, 'capsule'), isVersioned: false, markUsed: () => {} };
+    return { pointer: checkAddress(capsule, 'capsule'), isVersioned: false, rename: () => {} };
   }
   if (typeof capsule !== 'object' || capsule === null) {
     throw wrongKind('a DLPack capsule, or the address of a DLManagedTensor,', 'capsule', capsule);
@@ -103,8 +105,8 @@ function openCapsule(capsule: unknown): { pointer: unknown; isVersioned: boolean
   return {
     pointer: checkAddress(pointer, 'capsule.pointer'),
     isVersioned: name === VERSIONED,
-    markUsed: () => {
-      given.name = USED + name;
+    rename: (prefix) => {
+      given.name = prefix + name;
     },
   };
 }

@@ -33,17 +33,22 @@ Managed::Managed(void* tensor, bool is_versioned) : tensor_(tensor), is_versione
 }
 
 Managed::~Managed() {
-  {
-    const std::lock_guard lock(in_use().mutex);
-    in_use().tensors.erase(tensor_);
-  }
+  if (!tensor_) return;
+  void* const tensor = tensor_;
+  give_back();
   if (is_versioned_) {
-    auto* versioned = static_cast<Versioned*>(tensor_);
+    auto* versioned = static_cast<Versioned*>(tensor);
     if (versioned->deleter) versioned->deleter(versioned);
   } else {
-    auto* unversioned = static_cast<Unversioned*>(tensor_);
+    auto* unversioned = static_cast<Unversioned*>(tensor);
     if (unversioned->deleter) unversioned->deleter(unversioned);
   }
+}
+
+void Managed::give_back() {
+  const std::lock_guard lock(in_use().mutex);
+  in_use().tensors.erase(tensor_);
+  tensor_ = nullptr;
 }
 
 bool Managed::is_in_use(const void* tensor) {
@@ -105,20 +110,26 @@ class Hold : public Napi::ObjectWrap<Hold> {
  public:
   static Napi::Function define(Napi::Env env) {
     return DefineClass(env, "Hold",
-                       {InstanceMethod<&Hold::buffer>("buffer"), InstanceMethod<&Hold::release>("release")});
+                       {InstanceMethod<&Hold::take>("take"), InstanceMethod<&Hold::buffer>("buffer"),
+                        InstanceMethod<&Hold::release>("release"), InstanceMethod<&Hold::give_back>("giveBack")});
   }
 
-  /// new Hold(pointer: bigint | External, isVersioned)
   explicit Hold(const Napi::CallbackInfo& info) : Napi::ObjectWrap<Hold>(info) {
-    guarded(info.Env(), [&] {
-      managed_ = std::make_shared<Managed>(pointer_of(info[0]), info[1].As<Napi::Boolean>());
-      info.This().As<Napi::Object>().TypeTag(&kHoldTag);
-    });
+    guarded(info.Env(), [&] { info.This().As<Napi::Object>().TypeTag(&kHoldTag); });
   }
 
   const std::shared_ptr<Managed>& managed() const { return managed_; }
 
  private:
+  /// take(pointer: bigint | External, isVersioned): once. Nothing can fail after the tensor is taken.
+  void take(const Napi::CallbackInfo& info) {
+    guarded(info.Env(), [&] {
+      void* const pointer = pointer_of(info[0]);
+      const bool is_versioned = info[1].As<Napi::Boolean>();
+      managed_ = std::make_shared<Managed>(pointer, is_versioned);
+    });
+  }
+
   /// buffer(bytes): an ArrayBuffer over the elements, which holds them, too.
   Napi::Value buffer(const Napi::CallbackInfo& info) {
     const Napi::Env env = info.Env();
@@ -150,7 +161,13 @@ class Hold : public Napi::ObjectWrap<Hold> {
     });
   }
 
-  std::shared_ptr<Managed> managed_;  // null after release()
+  /// giveBack(): as release(), but nobody calls the deleter: the tensor is its former owner's again.
+  void give_back(const Napi::CallbackInfo& info) {
+    if (managed_) managed_->give_back();
+    release(info);
+  }
+
+  std::shared_ptr<Managed> managed_;  // null before take() and after release()
   std::shared_ptr<Managed>* holder_ = nullptr;
   Napi::ObjectReference buffer_;  // weak
 };
@@ -193,7 +210,7 @@ class Capsule : public Napi::ObjectWrap<Capsule> {
     });
   }
   ~Capsule() {
-    if (unused_) unused_(pointer_);
+    if (pointer_ && name_.rfind("used_", 0) != 0) destroy_(pointer_);
   }
 
  private:
@@ -232,7 +249,7 @@ class Capsule : public Napi::ObjectWrap<Capsule> {
     managed.deleter = Produced<ManagedTensor>::destroy;
     name_ = std::is_same_v<ManagedTensor, Versioned> ? "dltensor_versioned" : "dltensor";
     pointer_ = &produced.release()->managed;
-    unused_ = [](void* pointer) {
+    destroy_ = [](void* pointer) {
       auto* unused = static_cast<ManagedTensor*>(pointer);
       unused->deleter(unused);
     };
@@ -240,10 +257,7 @@ class Capsule : public Napi::ObjectWrap<Capsule> {
 
   Napi::Value name(const Napi::CallbackInfo& info) { return Napi::String::New(info.Env(), name_); }
   void set_name(const Napi::CallbackInfo& info, const Napi::Value& value) {
-    guarded(info.Env(), [&] {
-      name_ = value.ToString().Utf8Value();
-      if (name_.rfind("used_", 0) == 0) unused_ = nullptr;
-    });
+    guarded(info.Env(), [&] { name_ = value.ToString().Utf8Value(); });
   }
   Napi::Value pointer(const Napi::CallbackInfo& info) {
     return Napi::BigInt::New(info.Env(), reinterpret_cast<uint64_t>(pointer_));
@@ -251,7 +265,7 @@ class Capsule : public Napi::ObjectWrap<Capsule> {
 
   std::string name_;
   void* pointer_ = nullptr;
-  void (*unused_)(void*) = nullptr;  // calls the deleter; null once the tensor was taken
+  void (*destroy_)(void*) = nullptr;  // calls the deleter
 };
 
 }  // namespace

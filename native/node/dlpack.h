@@ -46,7 +46,7 @@ struct Versioned {
 };
 inline constexpr uint64_t kReadOnly = 1;
 
-/// A tensor of another library, whose deleter is called once, at the end.
+/// A tensor of another library, whose deleter is called once, at the end, unless it was given back.
 class Managed {
  public:
   /// Throws std::invalid_argument where the process uses it already.
@@ -55,12 +55,13 @@ class Managed {
   Managed(const Managed&) = delete;
   Managed& operator=(const Managed&) = delete;
 
+  void give_back();
   static bool is_in_use(const void* tensor);
   static const Tensor& tensor_of(void* tensor, bool is_versioned);
   void* elements() const;
 
  private:
-  void* tensor_;
+  void* tensor_;  // null once it was given back
   bool is_versioned_;
 };
 

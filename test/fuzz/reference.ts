@@ -9,7 +9,7 @@ import { randomBits, randomKey, tensorKey } from '../../lib/numerics/stochastic-
 import { nearlyExactPower } from '../support/exact-power.js';
 import { decodeBits, HALF_FORMATS, type HalfFormat } from '../support/halves.js';
 import { ExactFloat } from './exact-float.js';
-import type { Operation, OptimizerPlan, Scenario, TensorPlan } from './scenario.js';
+import type { Operation, OptimizerPlan, Scenario, StepOptionsPlan, TensorPlan } from './scenario.js';
 import {
   around,
   COSINE,
@@ -366,6 +366,8 @@ interface Bound {
 export class Reference {
   readonly tensors: readonly ReferenceTensor[];
   readonly optimizers: readonly ReferenceOptimizer[];
+  /** The gradients that the last operation must have cleared. */
+  cleared: readonly ArrayLike<number>[] = [];
   readonly #world: World;
   #bounds: Bound[] = [];
 
@@ -378,12 +380,13 @@ export class Reference {
 
   /** Does an operation, which the world is about to do; its gradients are read there. */
   apply(operation: Operation): Expectation {
+    this.cleared = [];
     switch (operation.do) {
       case 'step': {
         const { optimizer, grads, fault } = operation;
         const tensors = positionsOf(operation.tensors, this.tensors.length);
         if (!this.#canBind(tensors) || this.#fault(fault, 'step', tensors)) return 'throws';
-        return this.#step(optimizer, tensors, grads);
+        return this.#step(optimizer, tensors, grads, operation.options);
       }
       case 'bind': {
         const { optimizer, grads, fault } = operation;
@@ -397,7 +400,7 @@ export class Reference {
         const bound = this.#bound(operation.bound);
         if (!bound) return NOTHING;
         if (bound.isDisposed || bound.tensors.some((i) => around(this.tensors, i).isDisposed)) return 'throws';
-        return this.#step(bound.optimizer, bound.tensors, bound.grads);
+        return this.#step(bound.optimizer, bound.tensors, bound.grads, operation.options);
       }
       case 'setGrads': {
         const bound = this.#bound(operation.bound);
@@ -492,12 +495,24 @@ export class Reference {
     return around(around(this.#world.tensors, position).grads, grads).elements;
   }
 
-  #step(optimizerAt: number, positions: readonly number[], grads: number): Expectation {
+  #step(
+    optimizerAt: number,
+    positions: readonly number[],
+    grads: number,
+    options: StepOptionsPlan | null,
+  ): Expectation {
+    const { zeroGrads, maxGradNorm, scale } = options ?? { zeroGrads: false, maxGradNorm: null, scale: null };
+    if (maxGradNorm !== null && !(maxGradNorm > 0)) return 'throws';
     const optimizer = around(this.optimizers, optimizerAt);
     const usesFloat32 = this.#usesFloat32(positions);
     if (!isUsable(optimizer, usesFloat32)) return 'throws';
     const { beta1, beta2, epsilon, rescaleGrad, clipGradient, plan } = optimizer;
-    if (isSkipped(rescaleGrad, usesFloat32)) return { value: SKIPPED };
+    const cleared = zeroGrads ? positions.map((i) => this.#gradsOf(i, grads)) : [];
+    let rescale = rescaleGrad / (scale ?? 1);
+    if (isSkipped(rescaleGrad, usesFloat32) || isSkipped(rescale, usesFloat32)) {
+      this.cleared = cleared;
+      return { value: SKIPPED };
+    }
     const counts = positions.map((i) => optimizer.countOf(around(this.tensors, i).plan.index) + 1);
     const numUpdate = Math.max(optimizer.numUpdate, ...counts);
     const learningRate = optimizer.rateAt(numUpdate);
@@ -509,7 +524,7 @@ export class Reference {
       // A multiplier of -0 is 0.
       const lr = learningRate * (optimizer.multiplierOf(index, 'lr') + 0);
       const wd = optimizer.wd * (optimizer.multiplierOf(index, 'wd') + 0);
-      const shared = { rule: plan.kind, rescale: rescaleGrad, clip: clipGradient, beta1, beta2, epsilon, wd, root };
+      const shared = { rule: plan.kind, rescale, clip: clipGradient, beta1, beta2, epsilon, wd, root };
       return plan.kind === 'pytorch'
         ? { ...shared, lr, eta: lr / mean }
         : { ...shared, lr: 1, eta: (lr * root) / mean };
@@ -518,14 +533,46 @@ export class Reference {
     for (const { rule, eta, lr, wd } of all) {
       if (!canHold(eta) || !canHold(wd) || (rule === 'pytorch' && !canHold(lr * wd))) return 'throws';
     }
+    this.cleared = cleared;
+    let gradNorm: number | undefined;
+    if (maxGradNorm !== null || scale !== null) {
+      const { sum, finite } = this.#squaresOf(positions, grads);
+      gradNorm = Math.sqrt(sum) * Math.abs(rescale);
+      if (!finite || (maxGradNorm !== null && !(gradNorm < Infinity))) {
+        return { value: { skipped: true, reason: 'gradNorm', gradNorm } };
+      }
+      if (maxGradNorm !== null) rescale *= Math.min(1, maxGradNorm / (gradNorm + 1e-6));
+    }
     positions.forEach((i, k) => {
       const tensor = around(this.tensors, i);
       const index = indexOf(tensor.plan.index);
-      tensor.step(all[k], this.#gradsOf(i, grads), tensorKey(plan.options.seed, index), counts[k]);
+      tensor.step({ ...all[k], rescale }, this.#gradsOf(i, grads), tensorKey(plan.options.seed, index), counts[k]);
       optimizer.counts.set(index, counts[k]);
     });
     optimizer.numUpdate = numUpdate;
-    return { value: DONE };
+    return { value: gradNorm === undefined ? DONE : { ...DONE, gradNorm } };
+  }
+
+  /** The sum of the squares of all gradients, in the order of docs/architecture.md. */
+  #squaresOf(positions: readonly number[], grads: number): { sum: number; finite: boolean } {
+    let sum = 0;
+    let finite = true;
+    for (const i of positions) {
+      const { grad } = configOf(around(this.tensors, i).plan);
+      const values = Array.from(this.#gradsOf(i, grads), (element) => load(grad, element));
+      if (!values.every(Number.isFinite)) finite = false;
+      let ofTensor = 0;
+      for (let first = 0; first < values.length; first += 4096) {
+        let lanes = new Array<number>(16).fill(0);
+        values.slice(first, first + 4096).forEach((value, k) => {
+          lanes[k % 16] += value * value;
+        });
+        for (let half = 8; half >= 1; half /= 2) lanes = lanes.slice(0, half).map((lane, k) => lane + lanes[half + k]);
+        ofTensor += lanes[0];
+      }
+      sum += ofTensor;
+    }
+    return { sum, finite };
   }
 
   #multiAdamwUpdate({

@@ -65,6 +65,13 @@ export interface FaultPlan {
   readonly at: number;
 }
 
+/** Options of a step; `scale` is that of a LossScaler. */
+export interface StepOptionsPlan {
+  readonly zeroGrads: boolean;
+  readonly maxGradNorm: number | null;
+  readonly scale: number | null;
+}
+
 /** Optimizers, tensors and what is bound are given by numbers, counted around (positionsOf() in world.ts), but for disposeTensor. */
 export type Operation =
   | {
@@ -73,6 +80,7 @@ export type Operation =
       readonly optimizer: number;
       readonly tensors: readonly number[];
       readonly grads: number;
+      readonly options: StepOptionsPlan | null;
       readonly fault: FaultPlan | null;
     }
   | {
@@ -82,7 +90,7 @@ export type Operation =
       readonly grads: number;
       readonly fault: FaultPlan | null;
     }
-  | { readonly do: 'boundStep'; readonly bound: number }
+  | { readonly do: 'boundStep'; readonly bound: number; readonly options: StepOptionsPlan | null }
   | { readonly do: 'setGrads'; readonly bound: number; readonly grads: number; readonly fault: FaultPlan | null }
   | { readonly do: 'disposeBound'; readonly bound: number }
   | { readonly do: 'dispose'; readonly optimizer: number }
@@ -244,6 +252,14 @@ const bind: fc.Arbitrary<Operation> = fc.record({
   fault: rareFault,
 });
 
+const stepOptions: fc.Arbitrary<StepOptionsPlan | null> = fc.option(
+  fc.record({
+    zeroGrads: fc.boolean(),
+    maxGradNorm: fc.option(mostly([1, 1e-3, 1e30, 1e-300], [0, NaN])),
+    scale: fc.option(fc.constantFrom(1, 1024, 3, 1e-30)),
+  }),
+);
+
 const operation: fc.Arbitrary<Operation> = fc.oneof(
   {
     weight: 8,
@@ -253,11 +269,12 @@ const operation: fc.Arbitrary<Operation> = fc.oneof(
       optimizer: few,
       tensors,
       grads: few,
+      options: stepOptions,
       fault: rareFault,
     }),
   },
   { weight: 3, arbitrary: bind },
-  { weight: 6, arbitrary: fc.record({ do: fc.constant('boundStep' as const), bound: few }) },
+  { weight: 6, arbitrary: fc.record({ do: fc.constant('boundStep' as const), bound: few, options: stepOptions }) },
   {
     weight: 2,
     arbitrary: fc.record({ do: fc.constant('setGrads' as const), bound: few, grads: few, fault: rareFault }),

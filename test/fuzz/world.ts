@@ -8,10 +8,12 @@ import {
   CosineScheduler,
   type DType,
   FactorScheduler,
+  LossScaler,
   type LRScheduler,
   MultiFactorScheduler,
   multiAdamwUpdate,
   PolyScheduler,
+  type StepOptions,
   syncMaster,
   Tensor,
   type TensorLike,
@@ -21,7 +23,16 @@ import { attempt } from '../support/errors.js';
 import { DTYPE_BYTES, tensorOf } from '../support/memory.js';
 import { InverseRoot } from '../support/schedulers.js';
 import { numbersFrom, randomValue } from '../support/special-values.js';
-import type { Fault, FaultPlan, Operation, OptimizerPlan, Scenario, SchedulerPlan, TensorPlan } from './scenario.js';
+import type {
+  Fault,
+  FaultPlan,
+  Operation,
+  OptimizerPlan,
+  Scenario,
+  SchedulerPlan,
+  StepOptionsPlan,
+  TensorPlan,
+} from './scenario.js';
 
 export type Role = abi.Role;
 
@@ -49,6 +60,13 @@ export function writtenRoles(plan: TensorPlan): Role[] {
 /** Those of its state, unless it is so large that JSON of it takes long. */
 export function keptRoles(plan: TensorPlan): Role[] {
   return plan.length > 1000 ? [] : writtenRoles(plan).filter((role) => role !== 'weight');
+}
+
+function toStepOptions(plan: StepOptionsPlan | null): StepOptions | undefined {
+  if (plan === null) return undefined;
+  const { zeroGrads, maxGradNorm, scale } = plan;
+  const lossScaler = scale === null ? null : new LossScaler({ initialScale: scale, dynamic: false });
+  return { zeroGrads, maxGradNorm, lossScaler };
 }
 
 /** One array. */
@@ -226,7 +244,7 @@ class Lists {
   }
 
   /** One index with one tensor, or lists. */
-  as(form: 'single' | 'lists'): Parameters<AdamW['fusedStep']> {
+  as(form: 'single' | 'lists'): Parameters<AdamW['bind']> {
     const lists = [this.indices, this.weights, this.grads, this.states];
     return (form === 'single' ? lists.map(([first]) => first) : lists) as never;
   }
@@ -362,7 +380,7 @@ export class World {
         const tensors = this.#pick(operation.tensors);
         const lists = new Lists(tensors, grads, fault, 'step');
         const form = tensors.length === 1 && fault === null && grads === 3 ? 'single' : 'lists';
-        return this.optimizer(operation.optimizer)[call](...lists.as(form));
+        return this.optimizer(operation.optimizer)[call](...lists.as(form), toStepOptions(operation.options));
       }
       case 'bind': {
         const of = around(this.#optimizers, operation.optimizer);
@@ -373,7 +391,7 @@ export class World {
         return undefined;
       }
       case 'boundStep':
-        return this.#bound(operation.bound)?.bound.step();
+        return this.#bound(operation.bound)?.bound.step(toStepOptions(operation.options));
       case 'setGrads': {
         const bound = this.#bound(operation.bound);
         if (!bound) return undefined;
