@@ -14,7 +14,7 @@ export const FATBIN = join(root, 'prebuilds/fused_adamw.fatbin');
  */
 export const ARCHITECTURES = new Map([
   [75, [75]],
-  [80, [80, 86, 89]],
+  [80, [80]],
   [90, [90, 100, 120]],
 ]);
 export const SHIPPED_PTX = 90;

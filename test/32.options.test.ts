@@ -134,6 +134,7 @@ const rows: readonly Row[] = [
   },
   { option: 'coupledWeightDecay', outcomes: ofNoNumbers('a boolean', false), wrong: aString('a boolean') },
   { option: 'stateDtype', outcomes: ofNoNumbers(DTYPE, null), wrong: [['float32'], DTYPE, 'an array of length 1'] },
+  { option: 'maximize', outcomes: ofNoNumbers('a boolean', false), wrong: aString('a boolean') },
   { option: 'seed', outcomes: ofNumbers(WHOLE, 0), wrong: [1n, WHOLE, '1n'] },
   {
     option: 'maxGradNorm',
@@ -203,6 +204,7 @@ describe('Options', () => {
       coupledWeightDecay: true,
       stateDtype: true,
       seed: true,
+      maximize: true,
       maxGradNorm: true,
       stream: true,
     };
@@ -226,6 +228,7 @@ describe('Options', () => {
       coupledWeightDecay: true,
       stateDtype: 'bfloat16',
       seed: 2 ** 32 - 1,
+      maximize: true,
       maxGradNorm: 1.5,
     };
     expect(new AdamW(options)).to.include(options);

@@ -67,6 +67,7 @@ const ofAdamW: Options<AdamWOptions> = {
   stateDtype: true,
   seed: true,
   maxGradNorm: true,
+  maximize: true,
   stream: true,
 };
 const ofScheduler = { baseLr: true, warmupSteps: true, warmupBeginLr: true, warmupMode: true } as const;

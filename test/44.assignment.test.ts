@@ -175,6 +175,7 @@ describe('assignment of what is fixed', () => {
       'coupledWeightDecay',
       'stateDtype',
       'seed',
+      'maximize',
       'stream',
       'lrScheduler',
       'beginNumUpdate',

@@ -206,15 +206,15 @@ ofLists.push(
 );
 
 const ofDTypes: Row[] = [
-  ...(['float16', 'bfloat16', 'float64'] as const).flatMap((dtype): Row[] => [
-    {
-      title: `a ${dtype} gradient of a float32 weight`,
-      spoil: (lists, i) => {
-        lists.grads[i] = zeros(dtype);
-      },
-      error: TypeError,
-      message: (i) => `Expected float32 for grads[${i}] but received ${dtype}`,
+  {
+    title: 'a float64 gradient of a float32 weight',
+    spoil: (lists, i) => {
+      lists.grads[i] = zeros('float64');
     },
+    error: TypeError,
+    message: (i) => `Expected float32 or float16 or bfloat16 for grads[${i}] but received float64`,
+  },
+  ...(['float16', 'bfloat16', 'float64'] as const).flatMap((dtype): Row[] => [
     {
       title: `a ${dtype} mean of a float32 weight`,
       spoil: (lists, i) => {
@@ -273,14 +273,14 @@ const ofDTypes: Row[] = [
     message: (i) => `Expected float16 or float32 for states[${i}].mean but received bfloat16`,
   },
   {
-    title: 'a float32 gradient of a float16 weight with a master',
+    title: 'a float64 gradient of a float16 weight with a master',
     dtype: 'float16',
     options: { multiPrecision: true },
     spoil: (lists, i) => {
-      lists.grads[i] = zeros('float32');
+      lists.grads[i] = zeros('float64');
     },
     error: TypeError,
-    message: (i) => `Expected float16 for grads[${i}] but received float32`,
+    message: (i) => `Expected float16 or float32 for grads[${i}] but received float64`,
   },
   {
     title: 'a half-precision mean with a master',

@@ -41,6 +41,9 @@ function withOptions(changes: Record<string, unknown>): MultiRow['spoil'] {
   return ({ options }) => ({ options: { ...(options as object), ...changes } });
 }
 
+/** Dtypes that arrays beside float32 weights may have other than float32. */
+const others = { grads: ' or float16 or bfloat16', means: ' or bfloat16', variances: '' };
+
 const ofMulti: MultiRow[] = [
   ...(['grads', 'means', 'variances'] as const).flatMap((name): MultiRow[] => [
     {
@@ -71,7 +74,7 @@ const ofMulti: MultiRow[] = [
       title: `an entry of ${name} of another dtype`,
       spoil: (args) => ({ [name]: withLast(args[name], new Float64Array(LENGTH)) }),
       error: TypeError,
-      message: `Expected float32${name === 'means' ? ' or bfloat16' : ''} for ${name}[2] but received float64`,
+      message: `Expected float32${others[name]} for ${name}[2] but received float64`,
     },
   ]),
   {

@@ -30,11 +30,14 @@ const GONE = 'Expected memory that is still there for weights[0] but received a 
 
 const CONFIGS: readonly DTypeConfig[] = [
   'float32',
+  'float32, float16 gradients',
+  'float32+bfloat16 states',
   'float64',
   'float16',
   'float16+master',
   'bfloat16',
   'bfloat16+master',
+  'bfloat16+master, float32 gradients',
 ];
 
 /** Memory that `allocate` gives. */
@@ -174,13 +177,13 @@ describe('memory of another addon', () => {
         const sizes = ${JSON.stringify(DTYPE_BYTES)};
         const lengths = [...Array.from({ length: 70 }, (_, i) => i + 1), 255, 256, 257, 1023, 1025, 40001];
         process.removeAllListeners('warning');
-        for (const { dtype, stateDType, hasMaster } of configs)
+        for (const { dtype, gradDType, stateDType, hasMaster } of configs)
           for (const length of lengths)
             for (const atEnd of [true, false]) {
               const make = (of) => Tensor.from(foreign.guarded(length * sizes[of], atEnd), { dtype: of });
               const master = hasMaster ? make('float32') : undefined;
               const state = { mean: make(stateDType), variance: make(stateDType), master };
-              new AdamW().fusedStep(0, make(dtype), make(dtype), state);
+              new AdamW().fusedStep(0, make(dtype), make(gradDType), state);
             }
         report(backendInfo().native.isa);`;
       expect(reportOf(source, { env: { FUSED_ADAMW_ISA: isa } })).to.equal(isa);

@@ -133,9 +133,9 @@ class Arena {
       return tensor;
     };
     for (const { config, length, gaps } of tensors) {
-      const { dtype, stateDType, hasMaster } = dtypesOf(config);
+      const { dtype, gradDType, stateDType, hasMaster } = dtypesOf(config);
       this.weights.push(place(dtype, length, gaps[0]));
-      this.grads.push(place(dtype, length, gaps[1]));
+      this.grads.push(place(gradDType, length, gaps[1]));
       this.means.push(place(stateDType, length, gaps[2]));
       this.variances.push(place(stateDType, length, gaps[3], 'positive'));
       this.masters.push(hasMaster ? place('float32', length, gaps[4]) : undefined);

@@ -39,7 +39,7 @@ const SPECS: readonly (readonly [DTypeConfig, number])[] = DTYPE_CONFIGS.flatMap
 describe('a step on a GPU', () => {
   itUnless(noCuda, 'should create states on the GPU, with the same bits as on the CPU', () => {
     for (const config of DTYPE_CONFIGS) {
-      const { dtype, stateDType, hasMaster } = dtypesOf(config);
+      const { dtype, gradDType, stateDType, hasMaster } = dtypesOf(config);
       const options = {
         ...OPTIONS,
         multiPrecision: hasMaster,
@@ -47,7 +47,7 @@ describe('a step on a GPU', () => {
       };
       const random = randomFrom(5);
       const weight = Tensor.zeros(777, { dtype }).set(randomWeights(random, 777));
-      const grad = Tensor.zeros(777, { dtype }).set(randomGrads(random, 777));
+      const grad = Tensor.zeros(777, { dtype: gradDType }).set(randomGrads(random, 777));
       const results = [weight.to('cuda'), weight].map((w) => {
         const optimizer = new AdamW(options);
         const state = quietly(() => optimizer.createState('w', w));

@@ -7,7 +7,7 @@
 import type { DType } from '../numerics/dtype.js';
 
 /** Version of everything else about the interface: the arguments of the addon's functions and what they do. */
-const VERSION = 3;
+const VERSION = 4;
 
 /** The update rules (native/core/adamw.h). */
 export const RULES = ['mxnet', 'coupled', 'pytorch'] as const;
@@ -32,10 +32,19 @@ export type DTypeConfig = { readonly name: string } & Readonly<Record<EveryRole,
 /** The combinations of dtypes that a step takes (native/core/dtype-configs.def). */
 export const DTYPE_CONFIGS = [
   { name: 'float32', weight: 'float32', grad: 'float32', mean: 'float32', variance: 'float32' },
+  { name: 'float32, float16 gradients', weight: 'float32', grad: 'float16', mean: 'float32', variance: 'float32' },
+  { name: 'float32, bfloat16 gradients', weight: 'float32', grad: 'bfloat16', mean: 'float32', variance: 'float32' },
   { name: 'float32+bfloat16 states', weight: 'float32', grad: 'float32', mean: 'bfloat16', variance: 'bfloat16' },
   { name: 'float64', weight: 'float64', grad: 'float64', mean: 'float64', variance: 'float64' },
   { name: 'float16', weight: 'float16', grad: 'float16', mean: 'float16', variance: 'float16' },
   { name: 'float16+float32 states', weight: 'float16', grad: 'float16', mean: 'float32', variance: 'float32' },
+  {
+    name: 'float16+float32 states, float32 gradients',
+    weight: 'float16',
+    grad: 'float32',
+    mean: 'float32',
+    variance: 'float32',
+  },
   {
     name: 'float16+master',
     weight: 'float16',
@@ -44,12 +53,35 @@ export const DTYPE_CONFIGS = [
     variance: 'float32',
     master: 'float32',
   },
+  {
+    name: 'float16+master, float32 gradients',
+    weight: 'float16',
+    grad: 'float32',
+    mean: 'float32',
+    variance: 'float32',
+    master: 'float32',
+  },
   { name: 'bfloat16', weight: 'bfloat16', grad: 'bfloat16', mean: 'bfloat16', variance: 'bfloat16' },
   { name: 'bfloat16+float32 states', weight: 'bfloat16', grad: 'bfloat16', mean: 'float32', variance: 'float32' },
+  {
+    name: 'bfloat16+float32 states, float32 gradients',
+    weight: 'bfloat16',
+    grad: 'float32',
+    mean: 'float32',
+    variance: 'float32',
+  },
   {
     name: 'bfloat16+master',
     weight: 'bfloat16',
     grad: 'bfloat16',
+    mean: 'float32',
+    variance: 'float32',
+    master: 'float32',
+  },
+  {
+    name: 'bfloat16+master, float32 gradients',
+    weight: 'bfloat16',
+    grad: 'float32',
     mean: 'float32',
     variance: 'float32',
     master: 'float32',

@@ -98,6 +98,8 @@ export interface AdamWOptions extends OptimizerOptions {
    * torch.nn.utils.clip_grad_norm_. A norm that is not finite skips the step. Infinity only measures. Default: none.
    */
   readonly maxGradNorm?: number | null;
+  /** Step up the gradients instead of down, as torch.optim.AdamW does: each gradient is negated first. Default false. */
+  readonly maximize?: boolean;
   /**
    * CUstream or cudaStream_t that steps of tensors on a GPU run on; it must be
    * of the primary context. Default: the legacy default stream, as in PyTorch.
@@ -117,6 +119,7 @@ export const ADAMW_OPTIONS = [
   'stateDtype',
   'seed',
   'maxGradNorm',
+  'maximize',
   'stream',
 ] as const satisfies readonly (keyof AdamWOptions)[];
 
@@ -156,6 +159,7 @@ export class AdamW extends Optimizer<AdamWState> {
   readonly #coupledWeightDecay: boolean;
   readonly #stateDtype: DType | null;
   readonly #seed: number;
+  readonly #maximize: boolean;
   readonly #stream: bigint;
   #beta1: Powers;
   #beta2: Powers;
@@ -191,6 +195,7 @@ export class AdamW extends Optimizer<AdamWState> {
     this.#stateDtype = stateDtype === null ? null : checkOneOf(stateDtype, 'stateDtype', STATE_DTYPES);
     this.#seed = checkSeed(given.seed ?? 0);
     this.#maxGradNorm = checkMaxGradNorm(given.maxGradNorm);
+    this.#maximize = checkBoolean(given.maximize ?? false, 'maximize');
     this.#stream = checkPointer(given.stream ?? 0, 'stream');
   }
 
@@ -263,6 +268,11 @@ export class AdamW extends Optimizer<AdamWState> {
     return this.#seed;
   }
 
+  /** Whether gradients are negated first. */
+  get maximize(): boolean {
+    return this.#maximize;
+  }
+
   /** CUDA stream of steps on a GPU; 0 is the legacy default stream. */
   get stream(): bigint {
     return this.#stream;
@@ -322,7 +332,8 @@ export class AdamW extends Optimizer<AdamWState> {
    * @param indices of the tensors, whole numbers or strings, no two the same:
    *   they choose counts and multipliers
    * @param weights Tensors or typed arrays of any length, written
-   * @param grads one for each weight, of its dtype and length; only read, but for `options.zeroGrads`
+   * @param grads one for each weight, of its length; only read, but for `options.zeroGrads`. Of the weight's dtype, of
+   *   float32 beside halves with float32 states, or of float16 or bfloat16 beside float32
    * @param states what createState() made for each weight, written
    * @param options of this step: `zeroGrads`, `maxGradNorm`, `lossScaler`
    * @throws TypeError for the wrong kind of value, RangeError for lengths,
@@ -382,13 +393,15 @@ export class AdamW extends Optimizer<AdamWState> {
   #bindCached(lists: StepArguments<AdamWState>): BoundStep {
     const last = this.#last;
     if (last && isSameBut(last, lists)) {
-      if (last.grads === null || !isSame(last.grads, lists.grads)) {
-        const grads = copyList(lists.grads, lists.indices.length);
+      if (last.grads !== null && isSame(last.grads, lists.grads)) return last.bound;
+      const grads = copyList(lists.grads, lists.indices.length);
+      const named = { name: 'grads', values: grads };
+      if (!last.bound.tensors.hasOtherGradDTypes(named)) {
         last.grads = null;
-        last.bound.takeGrads({ name: 'grads', values: grads });
+        last.bound.takeGrads(named);
         last.grads = grads;
+        return last.bound;
       }
-      return last.bound;
     }
     const next = this.#bind(lists);
     this.#replaceLast(next);
@@ -424,6 +437,7 @@ export class AdamW extends Optimizer<AdamWState> {
       rule,
       {
         weight: { name: 'weights', values: kept.weights },
+        grad: { name: 'grads', values: kept.grads },
         mean: { name: 'states', field: '.mean', values: kept.means },
         variance: { name: 'states', field: '.variance', values: kept.variances },
         master: hasMasters ? { name: 'states', field: '.master', values: kept.masters } : undefined,
@@ -431,12 +445,6 @@ export class AdamW extends Optimizer<AdamWState> {
       Uint32Array.from(indices, (index) => tensorKey(this.#seed, index)),
       this.#stream,
     );
-    try {
-      tensors.setGrads({ name: 'grads', values: kept.grads });
-    } catch (error) {
-      tensors.dispose();
-      throw error;
-    }
     const { halfWithoutMaster } = tensors;
     if (halfWithoutMaster) this.#warnOfHalf(halfWithoutMaster.weight, halfWithoutMaster.mean);
     const step = (bound: BoundStep, options?: StepOptions): StepResult =>
@@ -511,7 +519,8 @@ export class AdamW extends Optimizer<AdamWState> {
     checkBeta(beta2, 'beta2', types);
     checkHolds(epsilon, 'epsilon', types);
     checkClip(clipGradient, types);
-    return { rescale: rescaleGrad, clip: clipGradient ?? Infinity, beta1, beta2, epsilon, wd };
+    const rescale = this.#maximize ? -rescaleGrad : rescaleGrad;
+    return { rescale, clip: clipGradient ?? Infinity, beta1, beta2, epsilon, wd };
   }
 
   /** Computes the scalars of the next update of each group; false if the step is skipped. */
@@ -570,7 +579,7 @@ export class AdamW extends Optimizer<AdamWState> {
 
 register(AdamW);
 
-for (const name of ['rule', 'coupledWeightDecay', 'stateDtype', 'seed', 'stream']) {
+for (const name of ['rule', 'coupledWeightDecay', 'stateDtype', 'seed', 'maximize', 'stream']) {
   refuseAssignment(AdamW.prototype, name, () => fixedOption(name));
 }
 for (const name of Object.keys(OPTION_SYNONYMS)) {

@@ -60,7 +60,7 @@ export interface MultiAdamwUpdateOptions {
  * call to call.
  *
  * @param weights of any dtype and length, written
- * @param grads one for each weight, of its dtype and length, only read
+ * @param grads one for each weight, of its length and a dtype as of AdamW.fusedStep(), only read
  * @param means first moments, of the weights' lengths, written
  * @param variances second moments, as the means, written
  * @throws TypeError and RangeError as AdamW.fusedStep(); then nothing has changed
@@ -92,6 +92,7 @@ export function multiAdamwUpdate(
     'mxnet',
     {
       weight: { name: 'weights', values: lists.weights },
+      grad: { name: 'grads', values: lists.grads },
       mean: { name: 'means', values: lists.means },
       variance: { name: 'variances', values: lists.variances },
       master: lists.masters && { name: 'masters', values: lists.masters },
@@ -100,7 +101,6 @@ export function multiAdamwUpdate(
     checkedStream,
   );
   try {
-    tensors.setGrads({ name: 'grads', values: lists.grads });
     checkBeta(decayRate1, 'beta1', tensors);
     checkBeta(decayRate2, 'beta2', tensors);
     checkHolds(checkedEpsilon, 'epsilon', tensors);

@@ -53,7 +53,7 @@ export class BoundStep {
   }
 
   /**
-   * Takes other gradients, one for each weight and like it.
+   * Takes other gradients, one for each weight, of its length and of the dtype of the gradient before.
    *
    * @throws as AdamW.bind(); then the last gradients stay
    */

@@ -16,7 +16,7 @@ import { type DType, isHalf, type Storage } from '../numerics/dtype.js';
 import { fillZeros } from '../numerics/typed-arrays.js';
 import { ordinalOf, type ResolvedDevice } from '../tensor/device.js';
 import { disposalCount } from '../tensor/tensor.js';
-import { type ResolvedTensor, resolve, type TensorLike } from '../tensor/tensor-like.js';
+import { dtypeOf, type ResolvedTensor, resolve, type TensorLike } from '../tensor/tensor-like.js';
 import { BoundArrays } from './bound-arrays.js';
 
 /** A list of arrays, which is not changed while it is in use, and what its elements are called in messages. */
@@ -24,9 +24,8 @@ export interface NamedList extends Named {
   readonly values: readonly (TensorLike | undefined)[];
 }
 
-/** The arrays that stay from step to step, by role; gradients come with setGrads(). */
-export type StepLists = Readonly<Record<Exclude<EveryRole, 'grad'>, NamedList>> &
-  Readonly<Partial<Record<Exclude<Role, 'grad'>, NamedList>>>;
+/** The arrays of a step, by role. Gradients may be replaced by setGrads(), the others stay. */
+export type StepLists = Readonly<Record<EveryRole, NamedList>> & Readonly<Partial<Record<Role, NamedList>>>;
 
 /** The tensors on one device: a step of them runs there. */
 export interface DevicePartition {
@@ -75,15 +74,16 @@ export class TensorList {
    * @param keys of the tensors, for stochastic rounding
    * @param stream for the tensors on a GPU
    * @throws TypeError for arrays of the wrong kind or dtype, RangeError for
-   *   lengths that differ, memory that cannot be used, and the arrays of a
-   *   tensor on different devices
+   *   lengths that differ, memory that cannot be used, the arrays of a tensor
+   *   on different devices, and two arrays that share memory of which one is
+   *   written
    */
   constructor(backend: HostBackend, rule: Rule, lists: StepLists, keys: Uint32Array, stream: bigint) {
     const size = lists.weight.values.length;
     const configs = new Uint8Array(size);
     const devices = filledList<ResolvedDevice>(size, 'cpu');
     const lengths = filledList(size, 0);
-    const listOf = ROLES.map(({ name }) => (name === 'grad' ? undefined : lists[name]));
+    const listOf = ROLES.map(({ name }) => lists[name]);
     const memories = listOf.map((list) => list && filledList<Memory | undefined>(size, undefined));
     for (let i = 0; i < size; i++) {
       const weight = resolve(lists.weight.values[i], lists.weight, i);
@@ -95,10 +95,18 @@ export class TensorList {
       for (let role = 0; role < dtypes.length; role++) {
         const dtype = dtypes[role];
         const list = listOf[role];
-        if (dtype === undefined || list === undefined) continue;
+        if (role === GRAD || dtype === undefined || list === undefined) continue;
         const array = role === WEIGHT ? weight : role === MEAN ? mean : resolve(list.values[i], list, i);
         (memories[role] as (Memory | undefined)[])[i] = memoryOf(array, list, i, dtype, weight.device, weight.length);
       }
+    }
+    const grads = memories[GRAD] as (Memory | undefined)[];
+    for (let i = 0; i < size; i++) {
+      const grad = resolve(lists.grad.values[i], lists.grad, i);
+      const config = withGrad(configs[i], grad.dtype);
+      if (config === undefined) throw wrongKindIn(possibleGrads(configs[i]), nameOf(lists.grad, i), grad.dtype);
+      configs[i] = config;
+      grads[i] = memoryOf(grad, lists.grad, i, grad.dtype, devices[i], lengths[i]);
     }
     this.size = size;
     this.#configs = Array.from(configs, (config) => DTYPE_CONFIGS[config]);
@@ -109,13 +117,15 @@ export class TensorList {
     this.#devices = devices;
     this.#lengths = lengths;
     this.#arrays = listOf.map((list, role) => list && new BoundArrays(list, memories[role] as Arrays<Memory>));
-    const everything: TensorArrays = { rule, configs, keys, lists: memories };
+    const withoutGrads = memories.map((arrays, role) => (role === GRAD ? undefined : arrays));
+    const everything: TensorArrays = { rule, configs, keys, lists: withoutGrads };
     try {
       for (const partition of partitionsOf(devices)) {
         const { device, positions } = partition;
         const arrays = positions.length === size ? everything : pick(everything, positions);
         this.#partitions.push({ ...partition, tensors: createTensorList(backend, device, stream, arrays) });
       }
+      this.#takeGrads(lists.grad, this.#arrays[GRAD] as BoundArrays);
     } catch (error) {
       this.dispose();
       throw error;
@@ -128,10 +138,9 @@ export class TensorList {
   }
 
   /**
-   * Takes other gradients, one for each weight and like it.
+   * Takes other gradients, one for each weight and like those before.
    *
-   * @throws as the constructor, and RangeError where two arrays share memory of
-   *   which one is written; then the last gradients stay
+   * @throws as the constructor; then the last gradients stay
    */
   setGrads(list: NamedList): void {
     const memories = filledList<Memory | undefined>(this.size, undefined);
@@ -140,6 +149,15 @@ export class TensorList {
       memories[i] = memoryOf(array, list, i, this.#configs[i].grad, this.#devices[i], this.#lengths[i]);
     }
     this.#takeGrads(list, new BoundArrays(list, memories));
+  }
+
+  /** Whether a gradient has another dtype than those that are bound: then its tensor needs another configuration. */
+  hasOtherGradDTypes({ values }: NamedList): boolean {
+    for (let i = 0; i < this.size; i++) {
+      const dtype = dtypeOf(values[i]);
+      if (dtype !== undefined && dtype !== this.#configs[i].grad) return true;
+    }
+    return false;
   }
 
   /** Gives the backends new gradients, all or none of them. */
@@ -269,7 +287,10 @@ export class TensorList {
   }
 }
 
-/** Which dtype configuration tensor i has, by the dtypes of its weight and mean and whether it has a master. */
+/**
+ * A dtype configuration that tensor i may have, by the dtypes of its weight and mean and whether it has a master. The
+ * dtype of its gradient decides between several: withGrad().
+ */
 function configOf(lists: StepLists, i: number, weight: DType, mean: DType): number {
   const hasMaster = (lists.master?.values[i] ?? null) !== null;
   for (let k = 0; k < DTYPE_CONFIGS.length; k++) {
@@ -283,7 +304,29 @@ function configOf(lists: StepLists, i: number, weight: DType, mean: DType): numb
   const possible = DTYPE_CONFIGS.filter(
     (config: DTypeConfig) => config.weight === weight && (config.master !== undefined) === hasMaster,
   );
-  throw wrongKindIn(possible.map((config) => config.mean).join(' or '), nameOf(lists.mean, i), mean);
+  throw wrongKindIn(joined(possible.map((config) => config.mean)), nameOf(lists.mean, i), mean);
+}
+
+/** By configuration: those that differ from it in the dtype of the gradient alone, by that. */
+const BY_GRAD = DTYPE_CONFIGS.map((config: DTypeConfig) => {
+  const byGrad = new Map<DType, number>();
+  DTYPE_CONFIGS.forEach((other: DTypeConfig, k) => {
+    if (ROLES.every(({ name }) => name === 'grad' || other[name] === config[name])) byGrad.set(other.grad, k);
+  });
+  return byGrad;
+});
+
+/** The configuration with a gradient of that dtype, if there is one. */
+function withGrad(config: number, grad: DType): number | undefined {
+  return DTYPES[config][GRAD] === grad ? config : BY_GRAD[config].get(grad);
+}
+
+function possibleGrads(config: number): string {
+  return joined([...BY_GRAD[config].keys()]);
+}
+
+function joined(dtypes: readonly DType[]): string {
+  return [...new Set(dtypes)].join(' or ');
 }
 
 /** The memory of element i of a list, which must have a dtype, and lie on a device and be as long as the weight. */

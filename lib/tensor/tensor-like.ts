@@ -54,6 +54,15 @@ export function deviceOf(value: unknown): ResolvedDevice {
   return value instanceof Tensor ? value.device : 'cpu';
 }
 
+/**
+ * The dtype of what may be a tensor, before it is validated.
+ *
+ * @internal
+ */
+export function dtypeOf(value: unknown): DType | undefined {
+  return value instanceof Tensor ? value.dtype : dtypeOfArray(value);
+}
+
 function notATensor(value: unknown, named: Named, i?: number): TypeError {
   if (typedArrayName(value) === 'Uint16Array') {
     return wrongKindIn(

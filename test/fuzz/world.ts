@@ -214,7 +214,7 @@ class Lists {
         this.grads[i] = Tensor.zeros(length + 1, { dtype });
         break;
       case 'a gradient of another dtype':
-        this.grads[i] = Tensor.zeros(length, { dtype: dtype === 'float32' ? 'float64' : 'float32' });
+        this.grads[i] = Tensor.zeros(length, { dtype: dtype === 'float64' ? 'float32' : 'float64' });
         break;
       case 'the weight as its gradient':
         this.grads[i] = this.weights[i];

@@ -12,9 +12,14 @@ export type DTypeConfig = abi.DTypeConfigName;
 export const DTYPE_CONFIGS: readonly DTypeConfig[] = abi.DTYPE_CONFIGS.map(({ name }) => name);
 
 /** The dtypes of a tensor's arrays. */
-export function dtypesOf(config: DTypeConfig): { dtype: DType; stateDType: DType; hasMaster: boolean } {
-  const { weight, mean, master } = abi.DTYPE_CONFIGS.find(({ name }) => name === config) as abi.DTypeConfig;
-  return { dtype: weight, stateDType: mean, hasMaster: master !== undefined };
+export function dtypesOf(config: DTypeConfig): {
+  dtype: DType;
+  gradDType: DType;
+  stateDType: DType;
+  hasMaster: boolean;
+} {
+  const { weight, grad, mean, master } = abi.DTYPE_CONFIGS.find(({ name }) => name === config) as abi.DTypeConfig;
+  return { dtype: weight, gradDType: grad, stateDType: mean, hasMaster: master !== undefined };
 }
 
 /** The dtype configuration that createState() gives a weight. */
@@ -35,6 +40,8 @@ export interface Model {
   readonly indices: Index[];
   readonly weights: TensorLike[];
   readonly states: AdamWState[];
+  /** Of the gradients; those of the weights if it is left out. */
+  readonly gradDTypes?: readonly DType[];
 }
 
 /** Random weights with new states, one for each dtype configuration and length, with indices from 0. */
@@ -43,7 +50,8 @@ export function makeModel(
   random: () => number,
   place: Place = ownMemory,
 ): Model {
-  const model: Model = { indices: specs.map((_, i) => i), weights: [], states: [] };
+  const gradDTypes = specs.map(([config]) => dtypesOf(config).gradDType);
+  const model: Model = { indices: specs.map((_, i) => i), weights: [], states: [], gradDTypes };
   for (const [config, length] of specs) {
     const weight = place(dtypesOf(config).dtype, length);
     tensorOf(weight).set(randomWeights(random, length));
@@ -57,9 +65,9 @@ export function makeModel(
 
 /** Random gradients for the weights of a model. */
 export function makeGrads(model: Model, random: () => number, place: Place = ownMemory): TensorLike[] {
-  return model.weights.map((weight) => {
+  return model.weights.map((weight, i) => {
     const { dtype, length } = tensorOf(weight);
-    const grad = place(dtype, length);
+    const grad = place(model.gradDTypes?.[i] ?? dtype, length);
     tensorOf(grad).set(randomGrads(random, length));
     return grad;
   });
@@ -113,8 +121,9 @@ export function cloneArrays(arrays: readonly TensorLike[], place: Place = ownMem
 }
 
 /** A copy of a model in other memory. */
-export function cloneModel({ indices, weights, states }: Model, place: Place = ownMemory): Model {
+export function cloneModel({ indices, weights, states, gradDTypes }: Model, place: Place = ownMemory): Model {
   return {
+    gradDTypes,
     indices: [...indices],
     weights: cloneArrays(weights, place),
     states: states.map(({ mean, variance, master }) => {

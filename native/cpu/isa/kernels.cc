@@ -113,8 +113,8 @@ struct Avx512 {
 
 #define DEFINE_VARIANT(Isa, TARGET)                                                                                \
   template <Rule rule, DTypeConfig config>                                                                         \
-  TARGET void kernel_##Isa(const Span& span, const GroupScalars& group) {                                          \
-    update_span<Isa, rule, config>(span, group);                                                                   \
+  TARGET __attribute__((noinline)) void kernel_##Isa(const Span& span, const GroupScalars& group) {                \
+    update_span<Isa, rule, config>(span, group, kernel_##Isa<rule, DTypeConfig::float32>);                         \
   }                                                                                                                \
   TARGET void from_bfloat16_##Isa(const BFloat16* from, float* to, size_t length) { load<Isa>(from, to, length); } \
   TARGET void to_bfloat16_##Isa(const float* from, BFloat16* to, size_t length) { store<Isa>(from, to, length); }  \

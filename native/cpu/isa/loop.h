@@ -190,6 +190,42 @@ ADAMW_INLINE void update_bfloat16_states(T* __restrict weight, const T* __restri
   variance[i] = v[0];
 }
 
+/// The values of an array in float32: the array itself, or `copy`.
+template <class Isa>
+ADAMW_INLINE float* in_float32(float* from, float*, size_t) {
+  return from;
+}
+template <class Isa, typename T>
+ADAMW_INLINE float* in_float32(const T* from, float* copy, size_t length) {
+  load<Isa>(from, copy, length);
+  return copy;
+}
+
+/// Gradients of another dtype than the weights, with float32 states: the loop of float32, a block at a time. It is
+/// called rather than inlined, since these rows are many and would be a tenth of the binary.
+template <class Isa, DTypeConfig config>
+ADAMW_INLINE void update_mixed(const Span& span, const GroupScalars& group, Kernel float32) {
+  constexpr Role source = kHasRole<config, Role::master> ? Role::master : Role::weight;  // of the weights' values
+  static_assert(std::is_same_v<RoleType<config, Role::mean>, float> &&
+                std::is_same_v<RoleType<config, Role::variance>, float>);
+  auto* weight = array_of<config, Role::weight>(span);
+  auto* values = array_of<config, source>(span);
+  alignas(64) float w[kBlock], g[kBlock];
+  Span block = span;
+  for (size_t at = 0; at < span.length; at += kBlock) {
+    block.length = std::min(kBlock, span.length - at);
+    float* const updated = in_float32<Isa>(values + at, w, block.length);
+    block.arrays[Role::weight] = updated;
+    block.arrays[Role::grad] = in_float32<Isa>(array_of<config, Role::grad>(span) + at, g, block.length);
+    block.arrays[Role::mean] = array_of<config, Role::mean>(span) + at;
+    block.arrays[Role::variance] = array_of<config, Role::variance>(span) + at;
+    float32(block, group);
+    if constexpr (!std::is_same_v<RoleType<config, Role::weight>, float>) {
+      store<Isa>(updated, weight + at, block.length);
+    }
+  }
+}
+
 /// Converts to float32 arrays a block at a time. For every combination of dtypes
 /// that has no loop of its own.
 template <class Isa, Rule rule, DTypeConfig config>
@@ -217,8 +253,9 @@ ADAMW_INLINE void update_blocks(const Span& span, const Scalars<float>& scalars)
   }
 }
 
+/// @param float32 the kernel of the same rule and instruction set for float32
 template <class Isa, Rule rule, DTypeConfig config>
-ADAMW_INLINE void update_span(const Span& span, const GroupScalars& group) {
+ADAMW_INLINE void update_span(const Span& span, const GroupScalars& group, [[maybe_unused]] Kernel float32) {
   using Weight = RoleType<config, Role::weight>;
   using Grad = RoleType<config, Role::grad>;
   using Mean = RoleType<config, Role::mean>;
@@ -229,12 +266,14 @@ ADAMW_INLINE void update_span(const Span& span, const GroupScalars& group) {
       std::is_same_v<Weight, Grad> && std::is_same_v<Weight, Mean> && std::is_same_v<Weight, Variance> && !has_master;
   constexpr bool has_bfloat16_states = std::is_same_v<Weight, Grad> && std::is_same_v<Mean, BFloat16> &&
                                        std::is_same_v<Variance, BFloat16> && !has_master;
-  const Scalars<T>& scalars = group.of<T>();
-  auto* weight = array_of<config, Role::weight>(span);
-  const auto* grad = array_of<config, Role::grad>(span);
-  auto* mean = array_of<config, Role::mean>(span);
-  auto* variance = array_of<config, Role::variance>(span);
-  if constexpr (has_one_dtype && std::is_same_v<Weight, T>) {
+  [[maybe_unused]] const Scalars<T>& scalars = group.of<T>();
+  [[maybe_unused]] auto* weight = array_of<config, Role::weight>(span);
+  [[maybe_unused]] const auto* grad = array_of<config, Role::grad>(span);
+  [[maybe_unused]] auto* mean = array_of<config, Role::mean>(span);
+  [[maybe_unused]] auto* variance = array_of<config, Role::variance>(span);
+  if constexpr (!std::is_same_v<Weight, Grad>) {
+    update_mixed<Isa, config>(span, group, float32);
+  } else if constexpr (has_one_dtype && std::is_same_v<Weight, T>) {
     update_array<rule>(weight, grad, mean, variance, span.length, scalars);
   } else if constexpr (has_bfloat16_states) {
     for (size_t at = 0; at < span.length;) {
