@@ -1,4 +1,4 @@
-// Builds the device code, prebuilds/fused_adamw.fatbin. It depends on no host, so the npm package carries it.
+// Builds the device code, prebuilds/fused_adamw.fatbin.br. It depends on no host, so the npm package carries it.
 //
 //   node scripts/build-cuda.mjs              if a compiler is available; else it says so in one line and succeeds
 //   node scripts/build-cuda.mjs --required   fails without a compiler
@@ -7,8 +7,9 @@
 // It installs pinned tools into .cuda/ (git-ignored), unless FUSED_ADAMW_NVCC names another nvcc, beside which the
 // others are. The compiler makes PTX; what assembles that is of CUDA 12.9, because drivers before 580 do not take
 // machine code of CUDA 13's assembler.
-import { mkdirSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs';
+import { existsSync, mkdirSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs';
 import { dirname, join, relative } from 'node:path';
+import { brotliCompressSync, constants } from 'node:zlib';
 import { root, run } from './commands.mjs';
 import {
   ARCHITECTURES,
@@ -18,6 +19,7 @@ import {
   FLAGS,
   PTX_VERSION,
   ptxOf,
+  SHIPPED,
   SHIPPED_PTX,
   SOURCE,
   sourceHash,
@@ -58,10 +60,10 @@ function compile({ nvcc, ptxas, fatbinary }, description) {
     }
   }
   images.push(`--image3=kind=ptx,sm=${SHIPPED_PTX},file=${ptxOf(SHIPPED_PTX)}`);
-  // The compression that drivers have always had ("speed"); those before CUDA 12.8 know no other.
-  const packing = ['-64', '--compress-all', '--compress-mode=speed', `--ident=${description}`];
-  run(fatbinary, [...packing, ...images, `--create=${FATBIN}.unfinished`]);
-  renameSync(`${FATBIN}.unfinished`, FATBIN);
+  run(fatbinary, ['-64', '--compress=false', `--ident=${description}`, ...images, `--create=${FATBIN}`]);
+  const largestWindow = { [constants.BROTLI_PARAM_LGWIN]: constants.BROTLI_MAX_WINDOW_BITS };
+  writeFileSync(`${SHIPPED}.unfinished`, brotliCompressSync(readFileSync(FATBIN), { params: largestWindow }));
+  renameSync(`${SHIPPED}.unfinished`, SHIPPED);
 }
 
 function build() {
@@ -71,16 +73,16 @@ function build() {
     const descriptions = descriptionsIn(file);
     return descriptions.length === 1 && descriptions[0].hash === hash;
   });
-  if (isUpToDate && !force) return 'the device code is up to date';
+  if (isUpToDate && existsSync(SHIPPED) && !force) return 'the device code is up to date';
   // Device code of other sources could disagree with the host about the tables that it reads.
-  for (const file of files) {
+  for (const file of [...files, SHIPPED]) {
     rmSync(file, { force: true });
     mkdirSync(dirname(file), { recursive: true });
   }
   const found = tools();
   const [compiler, assembler] = [versionOf(found.nvcc), versionOf(found.ptxas)];
   compile(found, describe(hash, compiler, assembler));
-  return `${relative(root, FATBIN)} was compiled by nvcc ${compiler} and assembled by ptxas ${assembler}`;
+  return `${relative(root, SHIPPED)} was compiled by nvcc ${compiler} and assembled by ptxas ${assembler}`;
 }
 
 try {

@@ -11,6 +11,7 @@
 // It fails if something cannot be checked. The tools are installed from PyPI into .cuda/.
 import { readdirSync, readFileSync } from 'node:fs';
 import { relative } from 'node:path';
+import { brotliDecompressSync } from 'node:zlib';
 import { root, run } from './commands.mjs';
 import {
   ARCHITECTURES,
@@ -19,6 +20,7 @@ import {
   imagesIn,
   PTX_VERSION,
   ptxOf,
+  SHIPPED,
   SHIPPED_PTX,
   sourceHash,
   toolOf,
@@ -44,10 +46,8 @@ function checkSources() {
   }
 }
 
-const LZ4 = 0x2000;
-
 /**
- * Drivers of CUDA 12.0 read no other compression, no other ABI than 7 and no later PTX. Compute capability 10.0 and
+ * Drivers of CUDA 12.0 read no later compression than LZ4, no other ABI than 7 and no later PTX. Compute capability 10.0 and
  * 12.0 need a driver of CUDA 12.8, which reads ABI 8.
  */
 function checkFormat() {
@@ -58,7 +58,9 @@ function checkFormat() {
   console.log(`${relative(root, FATBIN)}: ${found.join(', ')}`);
   if (found.join() !== expected.join()) problems.push(`${relative(root, FATBIN)}: expected ${expected.join(', ')}`);
   for (const { compression, architecture } of images)
-    if (compression !== LZ4) problems.push(`the image for ${architecture} is not compressed as old drivers need it`);
+    if (compression !== 0) problems.push(`the image for ${architecture} is compressed, which Brotli does better`);
+  if (!brotliDecompressSync(readFileSync(SHIPPED)).equals(readFileSync(FATBIN)))
+    problems.push(`${relative(root, SHIPPED)} is not ${relative(root, FATBIN)}`);
 }
 
 /** What may not occur in a kernel. The assembler may contract add.f32, but not add.rn.f32. */

@@ -14,6 +14,7 @@ files=$(tar tzf "$package")
 for platform in linux-x64 linux-arm64 linuxmusl-x64 linuxmusl-arm64 darwin-x64 darwin-arm64 win32-x64 win32-arm64; do
   grep -qx "package/prebuilds/$platform/fused_adamw.node" <<<"$files" || { echo "no binary for $platform"; exit 1; }
 done
+grep '^package/prebuilds/[^/]*$' <<<"$files" | diff - <(echo package/prebuilds/fused_adamw.fatbin.br)
 [ "$(grep -c 'binding\.gyp$' <<<"$files")" = 1 ] && grep -qx 'package/native/binding.gyp' <<<"$files"
 grep -q '^package/native/build/' <<<"$files" && { echo 'it carries the objects of a build'; exit 1; }
 tar xzOf "$package" package/package.json | node -e "

@@ -6,7 +6,9 @@ import { dirname, join, relative } from 'node:path';
 import { root, sitePackages } from './commands.mjs';
 
 export const SOURCE = join(root, 'native/cuda/kernels.cu');
-export const FATBIN = join(root, 'prebuilds/fused_adamw.fatbin');
+export const FATBIN = join(root, '.cuda/fused_adamw.fatbin');
+/** FATBIN by Brotli, whose window spans what the images of all architectures have in common. */
+export const SHIPPED = join(root, 'prebuilds/fused_adamw.fatbin.br');
 
 /**
  * The machine code that is assembled from each PTX. A GPU also runs the machine code of a lower minor version of its

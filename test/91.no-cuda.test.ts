@@ -1,6 +1,7 @@
 /** Where no GPU can be used: each reason is provoked, reported, and the CPU does the work. */
 import { mkdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
+import { brotliCompressSync } from 'node:zlib';
 import { expect } from 'chai';
 import { copyPackage, expectedDigest, reportOf, repository, temporaryFolder } from './support/child.js';
 import { binary, compileLibrary, either, itUnless, noCompiler, noNative, notLinux } from './support/conditions.js';
@@ -25,7 +26,7 @@ interface Absence {
   readonly bodies?: Readonly<Record<string, string>>;
   /** A function that the driver lacks. */
   readonly lacks?: string;
-  readonly deviceCode?: 'none' | 'truncated';
+  readonly deviceCode?: 'none' | 'truncated' | 'damaged';
   /** Whether the driver's file is not a library. */
   readonly broken?: boolean;
   readonly reason: RegExp;
@@ -79,8 +80,14 @@ const ABSENCES: readonly Absence[] = [
   {
     title: 'device code that is truncated',
     deviceCode: 'truncated',
-    reason: /^no device code is usable: the device code at .*fused_adamw\.fatbin is truncated$/,
+    reason: /^no device code is usable: it is truncated$/,
     toldAtOnce: false,
+  },
+  {
+    title: 'device code that is damaged',
+    deviceCode: 'damaged',
+    reason: /^no device code is usable: .*fused_adamw\.fatbin\.br cannot be decompressed \(unexpected end of file\)$/,
+    toldAtOnce: true,
   },
   {
     title: 'device code for other devices',
@@ -176,10 +183,9 @@ describe('where no GPU can be used', () => {
       }
       if (deviceCode !== 'none') {
         mkdirSync(join(root, 'prebuilds'), { recursive: true });
-        writeFileSync(
-          join(root, 'prebuilds/fused_adamw.fatbin'),
-          deviceCode === 'truncated' ? TRUNCATED : 'fused-adamw device code of a test',
-        );
+        const code = brotliCompressSync(deviceCode === 'truncated' ? TRUNCATED : 'fused-adamw device code of a test');
+        const whole = deviceCode === 'damaged' ? code.subarray(0, code.length / 2) : code;
+        writeFileSync(join(root, 'prebuilds/fused_adamw.fatbin.br'), whole);
       }
       expectAbsent(reportOf(SOURCE, { root, env: { LD_LIBRARY_PATH: drivers } }) as Report, reason, toldAtOnce);
     });

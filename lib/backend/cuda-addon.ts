@@ -36,5 +36,6 @@ export interface CudaAddon {
   synchronize(device: number): void;
   /** Returns what else the stream is, if it is not one of the device. */
   waitEvent(device: number, event: bigint, stream: bigint): string | null;
-  setDeviceCode(path: string): void;
+  /** The device code, empty if there is none, before a device is made ready. */
+  setDeviceCode(image: Uint8Array): void;
 }

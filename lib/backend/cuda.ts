@@ -1,6 +1,7 @@
 /** CUDA: whether it is usable and why not, and the part of the addon that speaks to it. */
 import { existsSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
+import { brotliDecompressSync } from 'node:zlib';
 import type { AddonTensorListClass } from './addon-tensor-list.js';
 import type { CudaAddon } from './cuda-addon.js';
 import { environment } from './environment.js';
@@ -8,17 +9,11 @@ import { loadBackend } from './index.js';
 
 type Cuda = { readonly addon: CudaAddon } | { readonly addon: null; readonly reason: string };
 
-let addonWithCode: CudaAddon | null = null;
-
 /** The addon's part for CUDA, which has not asked the driver for anything yet. */
 export function loadCuda(): Cuda {
   if (environment('FUSED_ADAMW_DEVICE') === 'cpu') return { addon: null, reason: 'FUSED_ADAMW_DEVICE is cpu' };
   const { addon, reason } = loadBackend();
   if (!addon) return { addon: null, reason: `CUDA needs the native backend: ${reason}` };
-  if (addonWithCode !== addon.cuda) {
-    addonWithCode = addon.cuda;
-    addonWithCode.setDeviceCode(deviceCodePath() ?? '');
-  }
   return { addon: addon.cuda };
 }
 
@@ -29,12 +24,30 @@ export function cudaAddon(): CudaAddon {
   return addon;
 }
 
-/** The device code that the package carries, if it is there. A whole literal, for tracers. */
-function deviceCodePath(): string | null {
-  if (typeof __dirname !== 'string') return null; // in a bundle that is an ES module
-  const path = join(__dirname, '../../../prebuilds/fused_adamw.fatbin');
-  return existsSync(path) ? path : null;
+/** The device code that the package carries, or why there is none that can be used. */
+function readDeviceCode(): Uint8Array | string {
+  const none = 'no device code is usable';
+  if (typeof __dirname !== 'string') return `${none}: a bundle that is an ES module carries none`;
+  const path = join(__dirname, '../../../prebuilds/fused_adamw.fatbin.br'); // a whole literal, for tracers
+  if (!existsSync(path)) return `${none}: the package carries none`;
+  try {
+    return brotliDecompressSync(readFileSync(path));
+  } catch (error) {
+    return `${none}: ${path} cannot be decompressed (${(error as Error).message})`;
+  }
 }
+
+/** Gives the addon its device code, once. Returns why there is none. */
+function giveDeviceCode(addon: CudaAddon): string | null {
+  if (addonWithCode === addon) return null;
+  const code = readDeviceCode();
+  if (typeof code === 'string') return code;
+  addon.setDeviceCode(code);
+  addonWithCode = addon;
+  return null;
+}
+
+let addonWithCode: CudaAddon | null = null;
 
 /** Why there is no driver, or no device, without making one ready; null if there is. */
 export function cudaAbsent(): string | null {
@@ -52,7 +65,7 @@ export function cudaUnusable(device: number): string | null {
   if (!cuda.addon) return cuda.reason;
   let reason = unusable.get(device);
   if (reason === undefined) {
-    reason = cuda.addon.unusable(device);
+    reason = cudaAbsent() ?? giveDeviceCode(cuda.addon) ?? cuda.addon.unusable(device);
     unusable.set(device, reason);
   }
   return reason;
@@ -105,8 +118,8 @@ export function cudaInfo(): CudaInfo {
   const { driverVersion = 0, devices, reason } = cuda.addon.probe();
   const why = devices ? (unusable.get(0) ?? null) : (reason ?? 'there is no CUDA device');
   if (why !== null) return { available: false, reason: why };
-  const deviceCode = deviceCodePath();
-  if (deviceCode === null) return { available: false, reason: NO_DEVICE_CODE };
+  const deviceCode = readDeviceCode();
+  if (typeof deviceCode === 'string') return { available: false, reason: deviceCode };
   return {
     available: true,
     driver: `${Math.floor(driverVersion / 1000)}.${Math.floor((driverVersion % 1000) / 10)}`,
@@ -115,12 +128,9 @@ export function cudaInfo(): CudaInfo {
   };
 }
 
-/** As native/cuda/module.cc words it. */
-const NO_DEVICE_CODE = 'no device code is usable: the package carries none';
-
 /** The text that the build writes into the device code. */
-function describeDeviceCode(path: string): string {
-  const bytes = readFileSync(path);
+function describeDeviceCode(code: Uint8Array): string {
+  const bytes = Buffer.from(code.buffer, code.byteOffset, code.byteLength);
   const start = bytes.indexOf('fused-adamw device code ');
   return start < 0 ? 'unknown' : bytes.toString('latin1', start, bytes.indexOf(0, start));
 }

@@ -104,8 +104,11 @@ Napi::Value wait_event(const Napi::CallbackInfo& info) {
   return info.Env().Null();
 }
 
-/// setDeviceCode(path): the file with the device code, empty if there is none, before a device is used.
-void set_device_code(const Napi::CallbackInfo& info) { cuda::set_device_code(info[0].As<Napi::String>().Utf8Value()); }
+/// setDeviceCode(image: Uint8Array): the device code, empty if there is none, before a device is used.
+void set_device_code(const Napi::CallbackInfo& info) {
+  const auto image = info[0].As<Napi::Uint8Array>();
+  cuda::set_device_code({reinterpret_cast<const char*>(image.Data()), image.ByteLength()});
+}
 
 }  // namespace
 
