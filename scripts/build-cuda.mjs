@@ -7,7 +7,7 @@
 // It installs pinned tools into .cuda/ (git-ignored), unless FUSED_ADAMW_NVCC names another nvcc, beside which the
 // others are. The compiler makes PTX; what assembles that is of CUDA 12.9, because drivers before 580 do not take
 // machine code of CUDA 13's assembler.
-import { existsSync, mkdirSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs';
+import { mkdirSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs';
 import { dirname, join, relative } from 'node:path';
 import { brotliCompressSync, constants } from 'node:zlib';
 import { root, run } from './commands.mjs';
@@ -60,22 +60,28 @@ function compile({ nvcc, ptxas, fatbinary }, description) {
     }
   }
   images.push(`--image3=kind=ptx,sm=${SHIPPED_PTX},file=${ptxOf(SHIPPED_PTX)}`);
-  run(fatbinary, ['-64', '--compress=false', `--ident=${description}`, ...images, `--create=${FATBIN}`]);
-  const largestWindow = { [constants.BROTLI_PARAM_LGWIN]: constants.BROTLI_MAX_WINDOW_BITS };
-  writeFileSync(`${SHIPPED}.unfinished`, brotliCompressSync(readFileSync(FATBIN), { params: largestWindow }));
-  renameSync(`${SHIPPED}.unfinished`, SHIPPED);
+  run(fatbinary, ['-64', '--compress-mode=none', `--ident=${description}`, ...images, `--create=${FATBIN}.unfinished`]);
+  writeFileSync(`${SHIPPED}.unfinished`, compressed(readFileSync(`${FATBIN}.unfinished`)));
+  for (const file of [FATBIN, SHIPPED]) renameSync(`${file}.unfinished`, file);
+}
+
+/** The images have much in common, so the window is as large as all of them. */
+function compressed(bytes) {
+  const { BROTLI_PARAM_QUALITY, BROTLI_PARAM_LGWIN, BROTLI_PARAM_SIZE_HINT } = constants;
+  const params = { [BROTLI_PARAM_QUALITY]: 11, [BROTLI_PARAM_LGWIN]: 24, [BROTLI_PARAM_SIZE_HINT]: bytes.length };
+  return brotliCompressSync(bytes, { params });
 }
 
 function build() {
   const hash = sourceHash();
-  const files = [FATBIN, ...[...ARCHITECTURES.keys()].map(ptxOf)];
+  const files = [SHIPPED, FATBIN, ...[...ARCHITECTURES.keys()].map(ptxOf)];
   const isUpToDate = files.every((file) => {
     const descriptions = descriptionsIn(file);
     return descriptions.length === 1 && descriptions[0].hash === hash;
   });
-  if (isUpToDate && existsSync(SHIPPED) && !force) return 'the device code is up to date';
+  if (isUpToDate && !force) return 'the device code is up to date';
   // Device code of other sources could disagree with the host about the tables that it reads.
-  for (const file of [...files, SHIPPED]) {
+  for (const file of files) {
     rmSync(file, { force: true });
     mkdirSync(dirname(file), { recursive: true });
   }

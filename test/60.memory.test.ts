@@ -408,7 +408,8 @@ describeOnEachBackend('garbage collection', (run) => {
     round();
     const before = await held();
     for (let i = 0; i < 5; i++) round();
-    expect((await held()) - before, 'bytes more in ArrayBuffers').to.be.below(1e6);
+    // The stack may still point to the arrays of one step, of 1.6 MB; all of them are 64 MB.
+    expect((await held()) - before, 'bytes more in ArrayBuffers').to.be.below(4e6);
   });
 });
 

@@ -17,37 +17,40 @@ export function loadCuda(): Cuda {
   return { addon: addon.cuda };
 }
 
-/** The addon of a process where some tensor lies on a GPU already. */
+/** The addon of a process where there is a driver with a device. */
 export function cudaAddon(): CudaAddon {
   const { addon } = loadCuda();
   if (!addon) throw new Error('Expected CUDA for a Tensor on a GPU'); // such a Tensor was made with it
+  giveDeviceCode(addon);
   return addon;
 }
 
-/** The device code that the package carries, or why there is none that can be used. */
-function readDeviceCode(): Uint8Array | string {
-  const none = 'no device code is usable';
-  if (typeof __dirname !== 'string') return `${none}: a bundle that is an ES module carries none`;
-  const path = join(__dirname, '../../../prebuilds/fused_adamw.fatbin.br'); // a whole literal, for tracers
-  if (!existsSync(path)) return `${none}: the package carries none`;
+/** The device code that the package carries, compressed, if it is there. A whole literal, for tracers. */
+function deviceCodePath(): string | null {
+  if (typeof __dirname !== 'string') return null; // in a bundle that is an ES module
+  const path = join(__dirname, '../../../prebuilds/fused_adamw.fatbin.br');
+  return existsSync(path) ? path : null;
+}
+
+/** The device code, or why there is none. It takes 10 ms, so nobody asks where there is no device. */
+function deviceCode(): Buffer | string {
+  const path = deviceCodePath();
+  if (path === null) return 'no device code is usable: the package carries none';
   try {
     return brotliDecompressSync(readFileSync(path));
   } catch (error) {
-    return `${none}: ${path} cannot be decompressed (${(error as Error).message})`;
+    return `no device code is usable: ${path}: ${(error as Error).message}`;
   }
 }
 
-/** Gives the addon its device code, once. Returns why there is none. */
+/** Hands the device code to the addon once; returns why there is none, or null. */
 function giveDeviceCode(addon: CudaAddon): string | null {
-  if (addonWithCode === addon) return null;
-  const code = readDeviceCode();
+  if (addon.hasDeviceCode()) return null;
+  const code = deviceCode();
   if (typeof code === 'string') return code;
   addon.setDeviceCode(code);
-  addonWithCode = addon;
   return null;
 }
-
-let addonWithCode: CudaAddon | null = null;
 
 /** Why there is no driver, or no device, without making one ready; null if there is. */
 export function cudaAbsent(): string | null {
@@ -65,7 +68,8 @@ export function cudaUnusable(device: number): string | null {
   if (!cuda.addon) return cuda.reason;
   let reason = unusable.get(device);
   if (reason === undefined) {
-    reason = cudaAbsent() ?? giveDeviceCode(cuda.addon) ?? cuda.addon.unusable(device);
+    const withoutCode = cudaAbsent() === null ? giveDeviceCode(cuda.addon) : null;
+    reason = withoutCode ?? cuda.addon.unusable(device);
     unusable.set(device, reason);
   }
   return reason;
@@ -118,19 +122,18 @@ export function cudaInfo(): CudaInfo {
   const { driverVersion = 0, devices, reason } = cuda.addon.probe();
   const why = devices ? (unusable.get(0) ?? null) : (reason ?? 'there is no CUDA device');
   if (why !== null) return { available: false, reason: why };
-  const deviceCode = readDeviceCode();
-  if (typeof deviceCode === 'string') return { available: false, reason: deviceCode };
+  const code = deviceCode();
+  if (typeof code === 'string') return { available: false, reason: code };
   return {
     available: true,
     driver: `${Math.floor(driverVersion / 1000)}.${Math.floor((driverVersion % 1000) / 10)}`,
     devices: (devices ?? []).map(({ name, computeCapability, bytes }) => ({ name, computeCapability, memory: bytes })),
-    deviceCode: describeDeviceCode(deviceCode),
+    deviceCode: describeDeviceCode(code),
   };
 }
 
 /** The text that the build writes into the device code. */
-function describeDeviceCode(code: Uint8Array): string {
-  const bytes = Buffer.from(code.buffer, code.byteOffset, code.byteLength);
+function describeDeviceCode(bytes: Buffer): string {
   const start = bytes.indexOf('fused-adamw device code ');
   return start < 0 ? 'unknown' : bytes.toString('latin1', start, bytes.indexOf(0, start));
 }

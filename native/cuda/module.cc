@@ -10,7 +10,7 @@
 namespace fused_adamw::cuda {
 namespace {
 
-/// Every JavaScript thread sets it, perhaps while another makes a device ready.
+/// Any JavaScript thread may set it, perhaps while another makes a device ready.
 struct DeviceCode {
   std::mutex mutex;
   std::string image;
@@ -20,8 +20,7 @@ DeviceCode& device_code() {
   return instance;
 }
 
-/// The header of the image gives its length, and the driver reads that far without
-/// knowing how long it is.
+/// The header gives the length, and the driver reads that far without knowing how long the image is.
 void check_whole(const std::string& image) {
   constexpr uint32_t kMagic = 0xba55ed50;
   struct Header {
@@ -53,6 +52,11 @@ ModuleHandle load() {
 void set_device_code(std::string image) {
   const std::lock_guard lock(device_code().mutex);
   device_code().image = std::move(image);
+}
+
+bool has_device_code() {
+  const std::lock_guard lock(device_code().mutex);
+  return !device_code().image.empty();
 }
 
 Module::Module(const PrimaryContext& context) {

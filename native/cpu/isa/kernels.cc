@@ -111,10 +111,14 @@ struct Avx512 {
 #define TARGET_BASELINE
 #endif
 
+/// float32, with AMSGrad where the configuration has it.
+template <DTypeConfig config>
+constexpr DTypeConfig kFloat32 = kHasRole<config, Role::maximum> ? DTypeConfig::float32_amsgrad : DTypeConfig::float32;
+
 #define DEFINE_VARIANT(Isa, TARGET)                                                                                \
   template <Rule rule, DTypeConfig config>                                                                         \
   TARGET __attribute__((noinline)) void kernel_##Isa(const Span& span, const GroupScalars& group) {                \
-    update_span<Isa, rule, config>(span, group, kernel_##Isa<rule, DTypeConfig::float32>);                         \
+    update_span<Isa, rule, config>(span, group, kernel_##Isa<rule, kFloat32<config>>);                             \
   }                                                                                                                \
   TARGET void from_bfloat16_##Isa(const BFloat16* from, float* to, size_t length) { load<Isa>(from, to, length); } \
   TARGET void to_bfloat16_##Isa(const float* from, BFloat16* to, size_t length) { store<Isa>(from, to, length); }  \
@@ -239,7 +243,7 @@ bool rounds_exactly(const Variant& variant, const GroupScalars& group) {
 
 GroupScalars round_scalars(const StepScalars& step, const ScalarGroup& group) {
   return {fused_adamw::round_scalars<float>(step, group), fused_adamw::round_scalars<double>(step, group),
-          round_count(group)};
+          round_count(group), step.stochastic_weights != 0};
 }
 
 bool rounds_exactly(const Variant& variant) {
