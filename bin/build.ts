@@ -32,6 +32,10 @@ export async function main(args: readonly string[]): Promise<number> {
   }
   const { buildAddon } = (await import(SCRIPT)) as AddonScript;
   const failure = buildAddon();
-  console.log(`fused-adamw: the addon was ${failure === null ? 'built' : `not built (${failure.reason})`}`);
-  return failure === null ? 0 : 1;
+  if (failure === null) {
+    console.log('fused-adamw: the addon was built');
+    return 0;
+  }
+  console.log(`fused-adamw: the addon was not built, which takes Python, make and GCC or Clang (${failure.reason})`);
+  return 1;
 }

@@ -1,4 +1,4 @@
-// Builds the device code, prebuilds/fused_adamw.fatbin. It depends on no host, so the npm package carries it.
+// Builds the device code, prebuilds/fused_adamw.fatbin.br. It depends on no host, so the npm package carries it.
 //
 //   node scripts/build-cuda.mjs              if a compiler is available; else it says so in one line and succeeds
 //   node scripts/build-cuda.mjs --required   fails without a compiler
@@ -9,6 +9,7 @@
 // machine code of CUDA 13's assembler.
 import { mkdirSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs';
 import { dirname, join, relative } from 'node:path';
+import { brotliCompressSync, constants } from 'node:zlib';
 import { root, run } from './commands.mjs';
 import {
   ARCHITECTURES,
@@ -18,6 +19,7 @@ import {
   FLAGS,
   PTX_VERSION,
   ptxOf,
+  SHIPPED,
   SHIPPED_PTX,
   SOURCE,
   sourceHash,
@@ -58,15 +60,21 @@ function compile({ nvcc, ptxas, fatbinary }, description) {
     }
   }
   images.push(`--image3=kind=ptx,sm=${SHIPPED_PTX},file=${ptxOf(SHIPPED_PTX)}`);
-  // The compression that drivers have always had ("speed"); those before CUDA 12.8 know no other.
-  const packing = ['-64', '--compress-all', '--compress-mode=speed', `--ident=${description}`];
-  run(fatbinary, [...packing, ...images, `--create=${FATBIN}.unfinished`]);
-  renameSync(`${FATBIN}.unfinished`, FATBIN);
+  run(fatbinary, ['-64', '--compress-mode=none', `--ident=${description}`, ...images, `--create=${FATBIN}.unfinished`]);
+  writeFileSync(`${SHIPPED}.unfinished`, compressed(readFileSync(`${FATBIN}.unfinished`)));
+  for (const file of [FATBIN, SHIPPED]) renameSync(`${file}.unfinished`, file);
+}
+
+/** The images have much in common, so the window is as large as all of them. */
+function compressed(bytes) {
+  const { BROTLI_PARAM_QUALITY, BROTLI_PARAM_LGWIN, BROTLI_PARAM_SIZE_HINT } = constants;
+  const params = { [BROTLI_PARAM_QUALITY]: 11, [BROTLI_PARAM_LGWIN]: 24, [BROTLI_PARAM_SIZE_HINT]: bytes.length };
+  return brotliCompressSync(bytes, { params });
 }
 
 function build() {
   const hash = sourceHash();
-  const files = [FATBIN, ...[...ARCHITECTURES.keys()].map(ptxOf)];
+  const files = [SHIPPED, FATBIN, ...[...ARCHITECTURES.keys()].map(ptxOf)];
   const isUpToDate = files.every((file) => {
     const descriptions = descriptionsIn(file);
     return descriptions.length === 1 && descriptions[0].hash === hash;
@@ -80,7 +88,7 @@ function build() {
   const found = tools();
   const [compiler, assembler] = [versionOf(found.nvcc), versionOf(found.ptxas)];
   compile(found, describe(hash, compiler, assembler));
-  return `${relative(root, FATBIN)} was compiled by nvcc ${compiler} and assembled by ptxas ${assembler}`;
+  return `${relative(root, SHIPPED)} was compiled by nvcc ${compiler} and assembled by ptxas ${assembler}`;
 }
 
 try {

@@ -14,11 +14,13 @@ import { relative } from 'node:path';
 import { root, run } from './commands.mjs';
 import {
   ARCHITECTURES,
+  bytesOf,
   descriptionsIn,
   FATBIN,
   imagesIn,
   PTX_VERSION,
   ptxOf,
+  SHIPPED,
   SHIPPED_PTX,
   sourceHash,
   toolOf,
@@ -34,7 +36,7 @@ if (kernels.length === 0) problems.push('there are no kernels in the tables of n
 
 function checkSources() {
   const expected = sourceHash();
-  for (const file of [FATBIN, ...[...ARCHITECTURES.keys()].map(ptxOf)]) {
+  for (const file of [SHIPPED, FATBIN, ...[...ARCHITECTURES.keys()].map(ptxOf)]) {
     const descriptions = descriptionsIn(file);
     if (descriptions.length !== 1) problems.push(`${relative(root, file)}: ${descriptions.length} descriptions in it`);
     for (const { text, hash } of descriptions) {
@@ -44,10 +46,8 @@ function checkSources() {
   }
 }
 
-const LZ4 = 0x2000;
-
 /**
- * Drivers of CUDA 12.0 read no other compression, no other ABI than 7 and no later PTX. Compute capability 10.0 and
+ * Drivers of CUDA 12.0 read no zstd, no other ABI than 7 and no later PTX. Compute capability 10.0 and
  * 12.0 need a driver of CUDA 12.8, which reads ABI 8.
  */
 function checkFormat() {
@@ -58,7 +58,9 @@ function checkFormat() {
   console.log(`${relative(root, FATBIN)}: ${found.join(', ')}`);
   if (found.join() !== expected.join()) problems.push(`${relative(root, FATBIN)}: expected ${expected.join(', ')}`);
   for (const { compression, architecture } of images)
-    if (compression !== LZ4) problems.push(`the image for ${architecture} is not compressed as old drivers need it`);
+    if (compression !== 0)
+      problems.push(`the image for ${architecture} is compressed, which costs space in the package`);
+  if (!bytesOf(SHIPPED).equals(bytesOf(FATBIN))) problems.push(`${relative(root, SHIPPED)} is of another build`);
 }
 
 /** What may not occur in a kernel. The assembler may contract add.f32, but not add.rn.f32. */

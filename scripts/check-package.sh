@@ -9,6 +9,21 @@ trap 'rm -rf "$work"' EXIT
 (cd "$root" && npm pack --silent --pack-destination "$work")
 package=$(ls "$work"/fused-adamw-*.tgz)
 
+# Nothing that npm or others would run when it is installed, a binary for each platform, and a size that is no burden.
+files=$(tar tzf "$package")
+for platform in linux-x64 linux-arm64 linuxmusl-x64 linuxmusl-arm64 darwin-x64 darwin-arm64 win32-x64 win32-arm64; do
+  grep -qx "package/prebuilds/$platform/fused_adamw.node" <<<"$files" || { echo "no binary for $platform"; exit 1; }
+done
+grep '^package/prebuilds/[^/]*$' <<<"$files" | diff - <(echo package/prebuilds/fused_adamw.fatbin.br)
+[ "$(grep -c 'binding\.gyp$' <<<"$files")" = 1 ] && grep -qx 'package/native/binding.gyp' <<<"$files"
+grep -q '^package/native/build/' <<<"$files" && { echo 'it carries the objects of a build'; exit 1; }
+tar xzOf "$package" package/package.json | node -e "
+  const { scripts, gypfile } = JSON.parse(require('node:fs').readFileSync(0, 'utf8'));
+  if (gypfile !== false || scripts.preinstall || scripts.install || scripts.postinstall) throw new Error('it runs something');"
+size=$(stat -c %s "$package")
+echo "packed: $size bytes"
+[ "$size" -lt 4000000 ]
+
 # The tools of the system but its compilers.
 mkdir "$work/bin"
 for tool in node npm npx sh bash env uname mkdir cp; do ln -s "$(command -v $tool)" "$work/bin/$tool"; done
@@ -55,5 +70,13 @@ if (cd "$work/without" && npx --no fused-adamw doctor --seconds 0); then
   echo 'the doctor found no problem without the binary'
   exit 1
 fi
+
+# Then it can be compiled in place; without a compiler that is one line.
+failed=$(cd "$work/without" && CC=/nonexistent CXX=/nonexistent npx --no fused-adamw build) && exit 1
+echo "$failed"
+[ "$(wc -l <<<"$failed")" = 1 ]
+(cd "$work/without" && npx --no fused-adamw build)
+built=$(cd "$work/without" && node use.mjs)
+[ "$built" = "$with" ] || { echo "compiled in place: $built"; exit 1; }
 
 echo 'the package works'

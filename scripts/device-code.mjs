@@ -3,10 +3,13 @@
 import { createHash } from 'node:crypto';
 import { existsSync, readFileSync } from 'node:fs';
 import { dirname, join, relative } from 'node:path';
+import { brotliDecompressSync } from 'node:zlib';
 import { root, sitePackages } from './commands.mjs';
 
 export const SOURCE = join(root, 'native/cuda/kernels.cu');
-export const FATBIN = join(root, 'prebuilds/fused_adamw.fatbin');
+/** All images, not compressed: the package carries it compressed as a whole, which takes a third of the space. */
+export const FATBIN = join(root, '.cuda/fused_adamw.fatbin');
+export const SHIPPED = join(root, 'prebuilds/fused_adamw.fatbin.br');
 
 /**
  * The machine code that is assembled from each PTX. A GPU also runs the machine code of a lower minor version of its
@@ -79,10 +82,16 @@ export const describe = (hash, compiler, assembler) =>
 /** Every description in a file, each once. */
 export function descriptionsIn(file) {
   if (!existsSync(file)) return [];
-  const found = readFileSync(file, 'latin1').matchAll(
-    /fused-adamw device code ([0-9a-f]{64}) nvcc [\d.]+ ptxas [\d.]+/g,
-  );
+  const found = bytesOf(file)
+    .toString('latin1')
+    .matchAll(/fused-adamw device code ([0-9a-f]{64}) nvcc [\d.]+ ptxas [\d.]+/g);
   return [...new Map([...found].map(([text, hash]) => [text, { text, hash }])).values()];
+}
+
+/** What a file holds, once it is decompressed. */
+export function bytesOf(file) {
+  const bytes = readFileSync(file);
+  return file.endsWith('.br') ? brotliDecompressSync(bytes) : bytes;
 }
 
 /** What a file of device code contains: machine code (`elf`) and PTX, with the headers' numbers. */

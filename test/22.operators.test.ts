@@ -25,6 +25,9 @@ import { randomFrom } from './support/random.js';
 import { CALLS, DONE, SKIPPED, stepper } from './support/steps.js';
 import { quietly } from './support/warnings.js';
 
+/** Those of MXNet's operators, which know no AMSGrad. */
+const CONFIGS = DTYPE_CONFIGS.filter((config) => !dtypesOf(config).hasMaximum);
+
 /** Half a unit in the last place of a number near 1: the relative error of one rounding. */
 const ROUNDING = { float16: 2 ** -11, bfloat16: 2 ** -8, float32: 2 ** -24, float64: 2 ** -53 };
 /** Half the distance between subnormal numbers: the least that one rounding may cost. */
@@ -141,7 +144,7 @@ describe('multiAdamwUpdate', () => {
   }
 
   for (const environment of environments()) {
-    for (const config of DTYPE_CONFIGS) {
+    for (const config of CONFIGS) {
       it(`should update 1 to 6 tensors by the formula: ${config}, ${environment.name}`, () => {
         inEnvironment(environment, () => {
           for (let size = 1; size <= 6; size++) {
@@ -157,14 +160,14 @@ describe('multiAdamwUpdate', () => {
   it('should update different dtypes in one call, with and without masters', () => {
     const random = randomFrom(4);
     const model = makeModel(
-      DTYPE_CONFIGS.map((config, i) => [config, 10 + i]),
+      CONFIGS.map((config, i) => [config, 10 + i]),
       random,
     );
     const grads = makeGrads(model, random);
     const optimizer = new AdamW({ correctBias: false, learningRate: 0.1, wd: 0.01, epsilon: 1e-8 });
     const { indices, weights, states } = model;
     const copy = cloneModel(model);
-    const all = DTYPE_CONFIGS.map(() => 1);
+    const all = CONFIGS.map(() => 1);
     const result = multiAdamwUpdate(
       copy.weights,
       grads,
@@ -402,7 +405,7 @@ describe('An update that is skipped', () => {
           );
         };
         for (const config of DTYPE_CONFIGS) {
-          const narrow = config !== 'float64';
+          const narrow = dtypesOf(config).dtype !== 'float64';
           for (const value of bad) expect(run(config, value), `${config}, ${value}`).to.deep.equal(SKIPPED);
           for (const value of badInFloat32) {
             expect(run(config, value), `${config}, ${value}`).to.deep.equal(narrow ? SKIPPED : DONE);
@@ -415,7 +418,7 @@ describe('An update that is skipped', () => {
     it(`should be skipped by multiAdamwUpdate as well: ${environment.name}`, () => {
       inEnvironment(environment, () => {
         const lists = { etas: [0.1, 0.1], lrs: [1, 1], wds: [0.1, 0.1] };
-        for (const config of DTYPE_CONFIGS) {
+        for (const config of CONFIGS) {
           const model = makeModel(
             [
               [config, 5],
@@ -447,6 +450,6 @@ describe('An update that is skipped', () => {
 
 describe('The dtype configurations of a step', () => {
   it('should all be tested', () => {
-    expect([...DTYPE_CONFIGS]).to.have.lengthOf(15);
+    expect([...DTYPE_CONFIGS]).to.have.lengthOf(21);
   });
 });

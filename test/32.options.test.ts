@@ -132,9 +132,15 @@ const rows: readonly Row[] = [
     outcomes: ofNoNumbers("'mxnet' or 'pytorch'", 'mxnet'),
     wrong: [true, "'mxnet' or 'pytorch'", 'true'],
   },
+  {
+    option: 'rounding',
+    outcomes: ofNoNumbers("'nearest' or 'stochastic'", 'nearest'),
+    wrong: [true, "'nearest' or 'stochastic'", 'true'],
+  },
   { option: 'coupledWeightDecay', outcomes: ofNoNumbers('a boolean', false), wrong: aString('a boolean') },
   { option: 'stateDtype', outcomes: ofNoNumbers(DTYPE, null), wrong: [['float32'], DTYPE, 'an array of length 1'] },
   { option: 'maximize', outcomes: ofNoNumbers('a boolean', false), wrong: aString('a boolean') },
+  { option: 'amsgrad', outcomes: ofNoNumbers('a boolean', false), wrong: aString('a boolean') },
   { option: 'seed', outcomes: ofNumbers(WHOLE, 0), wrong: [1n, WHOLE, '1n'] },
   {
     option: 'maxGradNorm',
@@ -203,8 +209,10 @@ describe('Options', () => {
       rule: true,
       coupledWeightDecay: true,
       stateDtype: true,
+      rounding: true,
       seed: true,
       maximize: true,
+      amsgrad: true,
       maxGradNorm: true,
       stream: true,
     };
@@ -227,8 +235,10 @@ describe('Options', () => {
       rule: 'mxnet',
       coupledWeightDecay: true,
       stateDtype: 'bfloat16',
+      rounding: 'stochastic',
       seed: 2 ** 32 - 1,
       maximize: true,
+      amsgrad: true,
       maxGradNorm: 1.5,
     };
     expect(new AdamW(options)).to.include(options);

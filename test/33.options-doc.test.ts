@@ -65,9 +65,11 @@ const ofAdamW: Options<AdamWOptions> = {
   rule: true,
   coupledWeightDecay: true,
   stateDtype: true,
+  rounding: true,
   seed: true,
   maxGradNorm: true,
   maximize: true,
+  amsgrad: true,
   stream: true,
 };
 const ofScheduler = { baseLr: true, warmupSteps: true, warmupBeginLr: true, warmupMode: true } as const;

@@ -18,7 +18,8 @@ import { CALLS, stepper } from './support/steps.js';
 import { quietly, warningsOf } from './support/warnings.js';
 
 const loss = (dtype: DType): string =>
-  `${dtype} weights without float32 masters lose updates below half a unit of their last place. Use multiPrecision: true`;
+  `${dtype} weights without float32 masters lose updates below half a unit of their last place. Use multiPrecision: true` +
+  (dtype === 'bfloat16' ? " or rounding: 'stochastic'" : '');
 const FLOAT16_STATES =
   'float16 weights without float32 masters lose updates below half a unit of their last place. Their float16 variances ' +
   'underflow for gradients below about 1e-3, and steps then become up to 30 times too large. Use multiPrecision: true';

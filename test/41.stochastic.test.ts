@@ -1,7 +1,14 @@
 /** Stochastic rounding of bfloat16 variances: the generator, its statistics, and every backend's bits. */
 import { expect } from 'chai';
 import { AdamW, type AdamWOptions, type Index, Tensor } from '../lib/index.js';
-import { randomBits, randomKey, tensorKey, toBfloat16Stochastic } from '../lib/numerics/stochastic-rounding.js';
+import {
+  keyOfWeights,
+  type RandomKey,
+  randomBits,
+  randomKey,
+  tensorKey,
+  toBfloat16Stochastic,
+} from '../lib/numerics/stochastic-rounding.js';
 import { expectSameBits } from './support/bits.js';
 import { environments, inEnvironment } from './support/environments.js';
 import { decodeBits, HALF_FORMATS } from './support/halves.js';
@@ -172,6 +179,21 @@ describe('the numbers of stochastic rounding', () => {
           expect(count / TRIALS).to.be.within(0.5 - 3 / Math.sqrt(TRIALS), 0.5 + 3 / Math.sqrt(TRIALS));
       }
     }
+  });
+});
+
+describe('the random numbers of a variance and of its weight', () => {
+  it('should differ in half of all bits', () => {
+    const TRIALS = 4000;
+    const flips = new Array<number>(32).fill(0);
+    for (let trial = 0; trial < TRIALS; trial++) {
+      const key = randomKey(tensorKey(trial, 3 * trial), trial + 1, 0);
+      const word = (of: RandomKey): number => randomBits(of, 2 * trial) | (randomBits(of, 2 * trial + 1) << 16);
+      const changed = word(key) ^ word(keyOfWeights(key));
+      for (let k = 0; k < 32; k++) flips[k] += (changed >>> k) & 1;
+    }
+    // Five standard deviations of a fair coin.
+    for (const count of flips) expect(count / TRIALS).to.be.closeTo(0.5, 2.5 / Math.sqrt(TRIALS));
   });
 });
 

@@ -4,7 +4,7 @@ import { expectClose, expectSameBits } from './support/bits.js';
 import { itUnless, noCuda } from './support/conditions.js';
 import { environments, inEnvironment } from './support/environments.js';
 import { expectError, itRefuses } from './support/errors.js';
-import { decode, readScalerFixture } from './support/fixtures.js';
+import { decode, readScalerFixture, type ScalerCase } from './support/fixtures.js';
 import { copyOf, OddMemory, tensorOf, valuesIn } from './support/memory.js';
 import { cloneModel, DTYPE_CONFIGS, expectSameModel, type Model, makeGrads, makeModel } from './support/model.js';
 import { randomFrom } from './support/random.js';
@@ -378,43 +378,52 @@ describe('LossScaler', () => {
 describe('LossScaler, maxGradNorm and zeroGrads together', () => {
   const fixture = readScalerFixture();
   for (const environment of environments()) {
-    it(`should match PyTorch's GradScaler, clip_grad_norm_ and AdamW: ${environment.name}`, () => {
-      inEnvironment(environment, () => {
-        const optimizer = new AdamW({ ...fixture.options, rule: 'pytorch' });
-        const scaler = new LossScaler(fixture.scaler);
-        const weights = fixture.initial.map((text) => decode(text, 'float32') as Float32Array);
-        const states = weights.map((weight, i) => optimizer.createState(i, weight));
-        const indices = weights.map((_, i) => i);
-        let updates = 0;
-        let compared = 0;
-        for (const [i, step] of fixture.steps.entries()) {
-          expect(scaler.scale, `scale of step ${i + 1}`).to.equal(step.scale);
-          const grads = step.grads.map((text) => decode(text, 'float32') as Float32Array);
-          const result = optimizer.update(indices, weights, grads, states, { lossScaler: scaler, zeroGrads: true });
-          expect(grads.every(isZero)).to.equal(true);
-          expect(result.skipped, `step ${i + 1}`).to.equal(fixture.infinite.includes(i + 1));
-          if (step.norm !== null) expect(result.gradNorm).to.be.closeTo(step.norm, 1e-5 * step.norm);
-          if (!result.skipped) updates++;
-          expect(optimizer.numUpdate).to.equal(updates);
-          const { learningRate } = fixture.options;
-          step.weights?.forEach((text, k) => {
-            // Of 8 units in the last place of a weight, and of what 2e-6 of the learning rate adds up to.
-            const expected = decode(text, 'float32');
-            const bound = (e: number) => 2e-6 * learningRate * updates + 8 * 2 ** -23 * Math.abs(expected[e]);
-            expectClose(weights[k], expected, bound, `step ${i + 1}, weights[${k}]`);
-            compared++;
-          });
-          step.variances?.forEach((text, k) => {
-            const expected = decode(text, 'float32');
-            const bound = (e: number) => 1e-5 * expected[e];
-            expectClose(valuesIn(states[k].variance), expected, bound, `step ${i + 1}, variances[${k}]`);
-          });
-        }
-        expect(updates).to.equal(197);
-        expect(compared).to.equal(3 * 12);
-        expect(scaler.scale).to.equal(fixture.scale);
-      });
-    });
+    for (const test of fixture.cases) {
+      const title = ["PyTorch's GradScaler, clip_grad_norm_ and AdamW", ...Object.keys(test.options)].join(', ');
+      it(`should match ${title}: ${environment.name}`, () => inEnvironment(environment, () => expectCase(test)));
+    }
+  }
+
+  function expectCase(test: ScalerCase): void {
+    const { learningRate } = fixture.options;
+    const optimizer = new AdamW({ ...fixture.options, ...test.options, rule: 'pytorch' });
+    const scaler = new LossScaler(fixture.scaler);
+    const weights = test.initial.map((text) => decode(text, 'float32') as Float32Array);
+    const states = weights.map((weight, i) => optimizer.createState(i, weight));
+    const indices = weights.map((_, i) => i);
+    let updates = 0;
+    let compared = 0;
+    for (const [i, step] of test.steps.entries()) {
+      expect(scaler.scale, `scale of step ${i + 1}`).to.equal(step.scale);
+      const grads = step.grads.map((text) => decode(text, 'float32') as Float32Array);
+      const result = optimizer.update(indices, weights, grads, states, { lossScaler: scaler, zeroGrads: true });
+      expect(grads.every(isZero)).to.equal(true);
+      expect(result.skipped, `step ${i + 1}`).to.equal(fixture.infinite.includes(i + 1));
+      if (step.norm !== null) expect(result.gradNorm).to.be.closeTo(step.norm, 1e-5 * step.norm);
+      if (!result.skipped) updates++;
+      expect(optimizer.numUpdate).to.equal(updates);
+      const expectArrays = (
+        name: string,
+        texts: readonly string[] | undefined,
+        actual: (k: number) => TensorLike,
+        bound: (expected: number) => number,
+      ): void => {
+        texts?.forEach((text, k) => {
+          const expected = decode(text, 'float32');
+          expectClose(valuesIn(actual(k)), expected, (e) => bound(expected[e]), `step ${i + 1}, ${name}[${k}]`);
+          compared++;
+        });
+      };
+      // Of 8 units in the last place of a weight, and of what 2e-6 of the learning rate adds up to.
+      const ofWeight = (value: number): number => 2e-6 * learningRate * updates + 8 * 2 ** -23 * Math.abs(value);
+      const ofVariance = (value: number): number => 1e-5 * value;
+      expectArrays('weights', step.weights, (k) => weights[k], ofWeight);
+      expectArrays('variances', step.variances, (k) => states[k].variance, ofVariance);
+      expectArrays('maxVariances', step.maxVariances, (k) => states[k].maxVariance as Tensor, ofVariance);
+    }
+    expect(updates).to.equal(197);
+    expect(compared).to.equal((test.options.amsgrad ? 3 : 2) * 3 * 12);
+    expect(scaler.scale).to.equal(test.scale);
   }
 });
 

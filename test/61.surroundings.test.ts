@@ -1,7 +1,7 @@
 /** Hostile surroundings: other libraries, workers, limits, broken binaries and arrays that misreport themselves. */
 import { spawnSync } from 'node:child_process';
 import { existsSync, mkdirSync, readFileSync, rmSync, truncateSync, writeFileSync } from 'node:fs';
-import { join } from 'node:path';
+import { join, resolve } from 'node:path';
 import { expect } from 'chai';
 import { platformName } from '../lib/backend/binary.js';
 import {
@@ -401,7 +401,7 @@ describe('a binary that does not fit', () => {
     const source = `report((await import(libraryUrl)).backendInfo().native);`;
     for (const [named, path] of [
       ['build/none.node', join(repository, 'build/none.node')],
-      ['/nonexistent/none.node', '/nonexistent/none.node'],
+      ['/nonexistent/none.node', resolve('/nonexistent/none.node')],
     ]) {
       const env = { FUSED_ADAMW_BACKEND: '', FUSED_ADAMW_BINARY: named };
       const reason = `there is no ${path}, which FUSED_ADAMW_BINARY names`;

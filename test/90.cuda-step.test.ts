@@ -39,10 +39,11 @@ const SPECS: readonly (readonly [DTypeConfig, number])[] = DTYPE_CONFIGS.flatMap
 describe('a step on a GPU', () => {
   itUnless(noCuda, 'should create states on the GPU, with the same bits as on the CPU', () => {
     for (const config of DTYPE_CONFIGS) {
-      const { dtype, gradDType, stateDType, hasMaster } = dtypesOf(config);
+      const { dtype, gradDType, stateDType, hasMaster, hasMaximum } = dtypesOf(config);
       const options = {
         ...OPTIONS,
         multiPrecision: hasMaster,
+        amsgrad: hasMaximum,
         stateDtype: stateDType === 'float64' ? null : stateDType,
       };
       const random = randomFrom(5);
@@ -300,7 +301,7 @@ describe('a step on a GPU', () => {
   itUnless(noCuda, 'should run multiAdamwUpdate', () => {
     const random = randomFrom(14);
     const host = makeModel(
-      SPECS.filter(([config]) => !config.endsWith('master')),
+      SPECS.filter(([config]) => !dtypesOf(config).hasMaster && !dtypesOf(config).hasMaximum),
       random,
     );
     const grads = makeGrads(host, random);

@@ -1,6 +1,9 @@
 /** Where no GPU can be used: each reason is provoked, reported, and the CPU does the work. */
+
+import { randomBytes } from 'node:crypto';
 import { mkdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
+import { brotliCompressSync } from 'node:zlib';
 import { expect } from 'chai';
 import { copyPackage, expectedDigest, reportOf, repository, temporaryFolder } from './support/child.js';
 import { binary, compileLibrary, either, itUnless, noCompiler, noNative, notLinux } from './support/conditions.js';
@@ -25,7 +28,8 @@ interface Absence {
   readonly bodies?: Readonly<Record<string, string>>;
   /** A function that the driver lacks. */
   readonly lacks?: string;
-  readonly deviceCode?: 'none' | 'truncated';
+  /** What the package carries as its device code; by default something that the driver takes. */
+  readonly deviceCode?: 'none' | Buffer;
   /** Whether the driver's file is not a library. */
   readonly broken?: boolean;
   readonly reason: RegExp;
@@ -78,9 +82,15 @@ const ABSENCES: readonly Absence[] = [
   },
   {
     title: 'device code that is truncated',
-    deviceCode: 'truncated',
-    reason: /^no device code is usable: the device code at .*fused_adamw\.fatbin is truncated$/,
+    deviceCode: brotliCompressSync(TRUNCATED),
+    reason: /^no device code is usable: it is truncated$/,
     toldAtOnce: false,
+  },
+  {
+    title: 'a file of device code that is truncated',
+    deviceCode: brotliCompressSync(randomBytes(1000)).subarray(0, 500),
+    reason: /^no device code is usable: .*fused_adamw\.fatbin\.br: unexpected end of file$/,
+    toldAtOnce: true,
   },
   {
     title: 'device code for other devices',
@@ -177,8 +187,8 @@ describe('where no GPU can be used', () => {
       if (deviceCode !== 'none') {
         mkdirSync(join(root, 'prebuilds'), { recursive: true });
         writeFileSync(
-          join(root, 'prebuilds/fused_adamw.fatbin'),
-          deviceCode === 'truncated' ? TRUNCATED : 'fused-adamw device code of a test',
+          join(root, 'prebuilds/fused_adamw.fatbin.br'),
+          deviceCode ?? brotliCompressSync('fused-adamw device code of a test'),
         );
       }
       expectAbsent(reportOf(SOURCE, { root, env: { LD_LIBRARY_PATH: drivers } }) as Report, reason, toldAtOnce);

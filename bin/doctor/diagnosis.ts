@@ -135,5 +135,5 @@ function adviceOn(reason: string): string {
   if (/was cut short|invalid ELF header/.test(reason)) return 'Install the package again: the file is damaged.';
   if (/belongs to another version/.test(reason)) return 'Remove the folder build/ of the package, or build it again.';
   if (/which FUSED_ADAMW_BINARY names/.test(reason)) return 'Correct FUSED_ADAMW_BINARY, or unset it.';
-  return `Build it for this machine, ${platformName()}, from a clone with a C++17 compiler (npm ci).`;
+  return `Build it for this machine, ${platformName()}, with GCC or Clang: npx fused-adamw build.`;
 }

@@ -7,7 +7,7 @@
 import type { DType } from '../numerics/dtype.js';
 
 /** Version of everything else about the interface: the arguments of the addon's functions and what they do. */
-const VERSION = 4;
+const VERSION = 5;
 
 /** The update rules (native/core/adamw.h). */
 export const RULES = ['mxnet', 'coupled', 'pytorch'] as const;
@@ -20,6 +20,7 @@ export const ROLES = [
   { name: 'mean', access: 'written' },
   { name: 'variance', access: 'written' },
   { name: 'master', access: 'written' },
+  { name: 'maximum', access: 'written' },
 ] as const;
 export type Role = (typeof ROLES)[number]['name'];
 /** The roles that every tensor has an array of. */
@@ -32,12 +33,36 @@ export type DTypeConfig = { readonly name: string } & Readonly<Record<EveryRole,
 /** The combinations of dtypes that a step takes (native/core/dtype-configs.def). */
 export const DTYPE_CONFIGS = [
   { name: 'float32', weight: 'float32', grad: 'float32', mean: 'float32', variance: 'float32' },
+  {
+    name: 'float32, amsgrad',
+    weight: 'float32',
+    grad: 'float32',
+    mean: 'float32',
+    variance: 'float32',
+    maximum: 'float32',
+  },
   { name: 'float32, float16 gradients', weight: 'float32', grad: 'float16', mean: 'float32', variance: 'float32' },
   { name: 'float32, bfloat16 gradients', weight: 'float32', grad: 'bfloat16', mean: 'float32', variance: 'float32' },
   { name: 'float32+bfloat16 states', weight: 'float32', grad: 'float32', mean: 'bfloat16', variance: 'bfloat16' },
   { name: 'float64', weight: 'float64', grad: 'float64', mean: 'float64', variance: 'float64' },
+  {
+    name: 'float64, amsgrad',
+    weight: 'float64',
+    grad: 'float64',
+    mean: 'float64',
+    variance: 'float64',
+    maximum: 'float64',
+  },
   { name: 'float16', weight: 'float16', grad: 'float16', mean: 'float16', variance: 'float16' },
   { name: 'float16+float32 states', weight: 'float16', grad: 'float16', mean: 'float32', variance: 'float32' },
+  {
+    name: 'float16+float32 states, amsgrad',
+    weight: 'float16',
+    grad: 'float16',
+    mean: 'float32',
+    variance: 'float32',
+    maximum: 'float32',
+  },
   {
     name: 'float16+float32 states, float32 gradients',
     weight: 'float16',
@@ -54,6 +79,15 @@ export const DTYPE_CONFIGS = [
     master: 'float32',
   },
   {
+    name: 'float16+master, amsgrad',
+    weight: 'float16',
+    grad: 'float16',
+    mean: 'float32',
+    variance: 'float32',
+    master: 'float32',
+    maximum: 'float32',
+  },
+  {
     name: 'float16+master, float32 gradients',
     weight: 'float16',
     grad: 'float32',
@@ -63,6 +97,14 @@ export const DTYPE_CONFIGS = [
   },
   { name: 'bfloat16', weight: 'bfloat16', grad: 'bfloat16', mean: 'bfloat16', variance: 'bfloat16' },
   { name: 'bfloat16+float32 states', weight: 'bfloat16', grad: 'bfloat16', mean: 'float32', variance: 'float32' },
+  {
+    name: 'bfloat16+float32 states, amsgrad',
+    weight: 'bfloat16',
+    grad: 'bfloat16',
+    mean: 'float32',
+    variance: 'float32',
+    maximum: 'float32',
+  },
   {
     name: 'bfloat16+float32 states, float32 gradients',
     weight: 'bfloat16',
@@ -77,6 +119,15 @@ export const DTYPE_CONFIGS = [
     mean: 'float32',
     variance: 'float32',
     master: 'float32',
+  },
+  {
+    name: 'bfloat16+master, amsgrad',
+    weight: 'bfloat16',
+    grad: 'bfloat16',
+    mean: 'float32',
+    variance: 'float32',
+    master: 'float32',
+    maximum: 'float32',
   },
   {
     name: 'bfloat16+master, float32 gradients',
@@ -100,7 +151,15 @@ export const ACCUMULATIONS = [
 ] as const satisfies readonly { into: DType; grad: DType }[];
 
 /** The scalars that all tensors of a step share (`StepScalars` in native/core/dtypes.h). */
-export const STEP_SCALARS = ['rescale', 'clip', 'beta1', 'beta2', 'zero_grads', 'progress'] as const;
+export const STEP_SCALARS = [
+  'rescale',
+  'clip',
+  'beta1',
+  'beta2',
+  'zero_grads',
+  'stochastic_weights',
+  'progress',
+] as const;
 /** The scalars of a group of tensors (`ScalarGroup` there). */
 export const GROUP_SCALARS = ['eta', 'lr', 'wd', 'epsilon', 'root', 'count'] as const;
 

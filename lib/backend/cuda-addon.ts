@@ -36,5 +36,7 @@ export interface CudaAddon {
   synchronize(device: number): void;
   /** Returns what else the stream is, if it is not one of the device. */
   waitEvent(device: number, event: bigint, stream: bigint): string | null;
-  setDeviceCode(path: string): void;
+  /** Whether some thread of the process has set it. */
+  hasDeviceCode(): boolean;
+  setDeviceCode(image: Uint8Array): void;
 }

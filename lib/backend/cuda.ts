@@ -1,6 +1,7 @@
 /** CUDA: whether it is usable and why not, and the part of the addon that speaks to it. */
 import { existsSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
+import { brotliDecompressSync } from 'node:zlib';
 import type { AddonTensorListClass } from './addon-tensor-list.js';
 import type { CudaAddon } from './cuda-addon.js';
 import { environment } from './environment.js';
@@ -8,32 +9,47 @@ import { loadBackend } from './index.js';
 
 type Cuda = { readonly addon: CudaAddon } | { readonly addon: null; readonly reason: string };
 
-let addonWithCode: CudaAddon | null = null;
-
 /** The addon's part for CUDA, which has not asked the driver for anything yet. */
 export function loadCuda(): Cuda {
   if (environment('FUSED_ADAMW_DEVICE') === 'cpu') return { addon: null, reason: 'FUSED_ADAMW_DEVICE is cpu' };
   const { addon, reason } = loadBackend();
   if (!addon) return { addon: null, reason: `CUDA needs the native backend: ${reason}` };
-  if (addonWithCode !== addon.cuda) {
-    addonWithCode = addon.cuda;
-    addonWithCode.setDeviceCode(deviceCodePath() ?? '');
-  }
   return { addon: addon.cuda };
 }
 
-/** The addon of a process where some tensor lies on a GPU already. */
+/** The addon of a process where there is a driver with a device. */
 export function cudaAddon(): CudaAddon {
   const { addon } = loadCuda();
   if (!addon) throw new Error('Expected CUDA for a Tensor on a GPU'); // such a Tensor was made with it
+  giveDeviceCode(addon);
   return addon;
 }
 
-/** The device code that the package carries, if it is there. A whole literal, for tracers. */
+/** The device code that the package carries, compressed, if it is there. A whole literal, for tracers. */
 function deviceCodePath(): string | null {
   if (typeof __dirname !== 'string') return null; // in a bundle that is an ES module
-  const path = join(__dirname, '../../../prebuilds/fused_adamw.fatbin');
+  const path = join(__dirname, '../../../prebuilds/fused_adamw.fatbin.br');
   return existsSync(path) ? path : null;
+}
+
+/** The device code, or why there is none. It takes 10 ms, so nobody asks where there is no device. */
+function deviceCode(): Buffer | string {
+  const path = deviceCodePath();
+  if (path === null) return 'no device code is usable: the package carries none';
+  try {
+    return brotliDecompressSync(readFileSync(path));
+  } catch (error) {
+    return `no device code is usable: ${path}: ${(error as Error).message}`;
+  }
+}
+
+/** Hands the device code to the addon once; returns why there is none, or null. */
+function giveDeviceCode(addon: CudaAddon): string | null {
+  if (addon.hasDeviceCode()) return null;
+  const code = deviceCode();
+  if (typeof code === 'string') return code;
+  addon.setDeviceCode(code);
+  return null;
 }
 
 /** Why there is no driver, or no device, without making one ready; null if there is. */
@@ -52,7 +68,8 @@ export function cudaUnusable(device: number): string | null {
   if (!cuda.addon) return cuda.reason;
   let reason = unusable.get(device);
   if (reason === undefined) {
-    reason = cuda.addon.unusable(device);
+    const withoutCode = cudaAbsent() === null ? giveDeviceCode(cuda.addon) : null;
+    reason = withoutCode ?? cuda.addon.unusable(device);
     unusable.set(device, reason);
   }
   return reason;
@@ -105,22 +122,18 @@ export function cudaInfo(): CudaInfo {
   const { driverVersion = 0, devices, reason } = cuda.addon.probe();
   const why = devices ? (unusable.get(0) ?? null) : (reason ?? 'there is no CUDA device');
   if (why !== null) return { available: false, reason: why };
-  const deviceCode = deviceCodePath();
-  if (deviceCode === null) return { available: false, reason: NO_DEVICE_CODE };
+  const code = deviceCode();
+  if (typeof code === 'string') return { available: false, reason: code };
   return {
     available: true,
     driver: `${Math.floor(driverVersion / 1000)}.${Math.floor((driverVersion % 1000) / 10)}`,
     devices: (devices ?? []).map(({ name, computeCapability, bytes }) => ({ name, computeCapability, memory: bytes })),
-    deviceCode: describeDeviceCode(deviceCode),
+    deviceCode: describeDeviceCode(code),
   };
 }
 
-/** As native/cuda/module.cc words it. */
-const NO_DEVICE_CODE = 'no device code is usable: the package carries none';
-
 /** The text that the build writes into the device code. */
-function describeDeviceCode(path: string): string {
-  const bytes = readFileSync(path);
+function describeDeviceCode(bytes: Buffer): string {
   const start = bytes.indexOf('fused-adamw device code ');
   return start < 0 ? 'unknown' : bytes.toString('latin1', start, bytes.indexOf(0, start));
 }

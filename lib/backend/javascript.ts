@@ -5,8 +5,8 @@
  * by Math.fround. For +, -, x, / and square root that gives the correctly
  * rounded float32 result: a double has more than twice the digits.
  */
-import type { Storage } from '../numerics/dtype.js';
-import { randomBits, randomKey, toBfloat16Stochastic } from '../numerics/stochastic-rounding.js';
+import { isHalf, type Storage } from '../numerics/dtype.js';
+import { keyOfWeights, randomBits, randomKey, toBfloat16Stochastic } from '../numerics/stochastic-rounding.js';
 import { fillZeros, typedArrayLength } from '../numerics/typed-arrays.js';
 import { DTYPE_CONFIGS, type DTypeConfig, type EveryRole, ROLES, type Role, type Rule } from './abi.js';
 import type { BackendTensorList, HostBackend, Overlap, TensorArrays } from './backend.js';
@@ -58,14 +58,22 @@ function lerpFactor(beta1: number, round: Round): number {
   return weight < 0.5 ? weight : weight - 1;
 }
 
-/** One element; afterwards `weight`, `mean` and `variance` hold the results. */
+/** One element; afterwards its members hold the results. */
 interface Element {
   weight: number;
   mean: number;
   variance: number;
+  /** The greatest variance so far with AMSGrad; without it -Infinity, so that the variance itself is the greatest. */
+  maximum: number;
 }
 
 type Update = (e: Element, grad: number, s: Scalars) => void;
+
+/** A NaN is the greatest. */
+function greatest(v: number, maximum: number): number {
+  // biome-ignore lint/complexity/useMathMinMax: the comparison is the contract's
+  return v <= maximum ? maximum : v;
+}
 
 /** The rule with every operation rounded by `r`. */
 function makeUpdate(rule: Rule, r: Round): Update {
@@ -80,7 +88,8 @@ function makeUpdate(rule: Rule, r: Round): Update {
       const w = r(e.weight * s.decay);
       const m = r((s.lerp > 0 ? e.mean : g) + r(s.lerp * r(g - e.mean)));
       const v = r(r(s.beta2 * e.variance) + r(r(s.oneMinusBeta2 * g) * g));
-      e.weight = r(w - r(r(s.eta * m) / r(r(r(Math.sqrt(v)) / s.root) + s.epsilon)));
+      e.maximum = greatest(v, e.maximum);
+      e.weight = r(w - r(r(s.eta * m) / r(r(r(Math.sqrt(e.maximum)) / s.root) + s.epsilon)));
       e.mean = m;
       e.variance = v;
     };
@@ -93,7 +102,8 @@ function makeUpdate(rule: Rule, r: Round): Update {
     const m = r(r(s.beta1 * r(e.mean - g)) + g);
     const q = r(g * g);
     const v = r(r(s.beta2 * r(e.variance - q)) + q);
-    e.weight = r(w - r(s.eta * r(r(r(s.lr * m) / r(r(Math.sqrt(v)) + s.epsilon)) + r(s.wd * w))));
+    e.maximum = greatest(v, e.maximum);
+    e.weight = r(w - r(s.eta * r(r(r(s.lr * m) / r(r(Math.sqrt(e.maximum)) + s.epsilon)) + r(s.wd * w))));
     e.mean = m;
     e.variance = v;
   };
@@ -157,19 +167,21 @@ class JavascriptTensorList implements BackendTensorList<Storage> {
     const scalars = roundScalars(this.#scalars, this.#groupOf[i], isFloat64 ? identity : Math.fround);
     const update = isFloat64 ? this.#updateFloat64 : this.#updateFloat32;
     const arrays = arraysOf(this.#arrays, this.#grads, i);
-    const { weight, grad, mean, variance, master } = arrays;
+    const { weight, grad, mean, variance, master, maximum } = arrays;
     const length = typedArrayLength(weight);
-    const e: Element = { weight: 0, mean: 0, variance: 0 };
+    const e: Element = { weight: 0, mean: 0, variance: 0, maximum: -Infinity };
 
-    if (config.name === 'float32' || isFloat64) {
+    if (ROLES.every(({ name }) => (config[name] ?? config.weight) === config.weight) && !isHalf(config.weight)) {
       for (let k = 0; k < length; k++) {
         e.weight = weight[k];
         e.mean = mean[k];
         e.variance = variance[k];
+        e.maximum = maximum ? maximum[k] : -Infinity;
         update(e, grad[k], scalars);
         weight[k] = e.weight;
         mean[k] = e.mean;
         variance[k] = e.variance;
+        if (maximum) maximum[k] = e.maximum;
       }
       return;
     }
@@ -179,16 +191,25 @@ class JavascriptTensorList implements BackendTensorList<Storage> {
     const meanCodec = codecOf(config.mean);
     const varianceCodec = codecOf(config.variance);
     const isStochastic = config.variance === 'bfloat16';
+    const isWeightStochastic = readStep(this.#scalars).stochasticWeights && config.weight === 'bfloat16' && !master;
     const { count } = readGroup(this.#scalars, this.#groupOf[i]);
     let key = randomKey(this.#arrays.keys[i], count, 0);
+    let weightKey = keyOfWeights(key);
     for (let k = 0; k < length; k++) {
-      if (k > 0 && k % 2 ** 32 === 0) key = randomKey(this.#arrays.keys[i], count, k / 2 ** 32);
+      if (k > 0 && k % 2 ** 32 === 0) {
+        key = randomKey(this.#arrays.keys[i], count, k / 2 ** 32);
+        weightKey = keyOfWeights(key);
+      }
       e.weight = master ? master[k] : weightCodec.read(weight[k]);
       e.mean = meanCodec.read(mean[k]);
       e.variance = varianceCodec.read(variance[k]);
+      e.maximum = maximum ? maximum[k] : -Infinity;
       update(e, gradCodec.read(grad[k]), scalars);
       if (master) master[k] = e.weight;
-      weight[k] = weightCodec.write(e.weight);
+      if (maximum) maximum[k] = e.maximum;
+      weight[k] = isWeightStochastic
+        ? toBfloat16Stochastic(e.weight, randomBits(weightKey, k))
+        : weightCodec.write(e.weight);
       mean[k] = meanCodec.write(e.mean);
       variance[k] = isStochastic
         ? toBfloat16Stochastic(e.variance, randomBits(key, k))

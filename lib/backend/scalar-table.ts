@@ -14,6 +14,8 @@ export interface StepScalars {
   readonly beta2: number;
   /** Whether the gradients are cleared. */
   readonly zeroGrads: boolean;
+  /** Whether bfloat16 weights without masters are rounded stochastically. */
+  readonly stochasticWeights: boolean;
 }
 
 /** What the tensors of a group share; native/core/adamw.h says what each rule makes of it. */
@@ -27,7 +29,7 @@ export interface GroupScalars {
   readonly count: number;
 }
 
-const [RESCALE, CLIP, BETA1, BETA2, ZERO_GRADS, PROGRESS] = STEP_SCALARS.keys();
+const [RESCALE, CLIP, BETA1, BETA2, ZERO_GRADS, STOCHASTIC_WEIGHTS, PROGRESS] = STEP_SCALARS.keys();
 const [ETA, LR, WD, EPSILON, ROOT, COUNT] = GROUP_SCALARS.keys();
 
 export class ScalarTable {
@@ -45,13 +47,14 @@ export class ScalarTable {
     return this.values[PROGRESS];
   }
 
-  writeStep({ rescale, clip, beta1, beta2, zeroGrads }: StepScalars): void {
+  writeStep({ rescale, clip, beta1, beta2, zeroGrads, stochasticWeights }: StepScalars): void {
     const { values } = this;
     values[RESCALE] = rescale;
     values[CLIP] = clip;
     values[BETA1] = beta1;
     values[BETA2] = beta2;
     values[ZERO_GRADS] = zeroGrads ? 1 : 0;
+    values[STOCHASTIC_WEIGHTS] = stochasticWeights ? 1 : 0;
     values[PROGRESS] = 0;
   }
 
@@ -85,6 +88,7 @@ export function readStep(values: Float64Array): StepScalars {
     beta1: values[BETA1],
     beta2: values[BETA2],
     zeroGrads: values[ZERO_GRADS] !== 0,
+    stochasticWeights: values[STOCHASTIC_WEIGHTS] !== 0,
   };
 }
 

@@ -1,5 +1,5 @@
 /**
- * Stochastic rounding of bfloat16 variances: the generator of
+ * Stochastic rounding of bfloat16 variances and weights: the generator of
  * native/core/stochastic-rounding.h, bit for bit. See there for how it is made.
  */
 import { float32Bits } from './half.js';
@@ -32,10 +32,15 @@ export interface RandomKey {
   readonly xor: number;
 }
 
-/** The key of one array of one tensor in one step; `high` is the upper half of the element's number. */
+/** The key of the variances of one tensor in one step; `high` is the upper half of the element's number. */
 export function randomKey(tensorKey: number, count: number, high: number): RandomKey {
   const base = absorb(absorb(tensorKey, count), high);
   return { add: mix(base), xor: mix(base ^ 0x9e3779b9) };
+}
+
+/** The key of the weights, from that of the variances. */
+export function keyOfWeights(key: RandomKey): RandomKey {
+  return { add: key.add ^ 0x80000000, xor: key.xor };
 }
 
 /** 16 random bits for the element whose number has the lower half `low`. */

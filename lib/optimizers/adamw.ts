@@ -42,7 +42,7 @@ import {
   isSkipped,
 } from '../step/scalar-checks.js';
 import { ScalarGroups } from '../step/scalar-groups.js';
-import { TensorList } from '../step/tensor-list.js';
+import { type NamedList, TensorList } from '../step/tensor-list.js';
 import { Tensor } from '../tensor/tensor.js';
 import { deviceOf, resolve, type TensorLike, zerosBeside } from '../tensor/tensor-like.js';
 import { OPTIMIZER_OPTIONS, OPTION_SYNONYMS, Optimizer, type OptimizerOptions, register } from './optimizer.js';
@@ -56,6 +56,8 @@ export interface AdamWState {
   readonly variance: TensorLike;
   /** float32 copy that a half-precision weight is rounded from. */
   readonly master?: TensorLike | null;
+  /** Greatest second moment so far (AMSGrad): as the variance, which is then not half precision. */
+  readonly maxVariance?: TensorLike | null;
 }
 
 /** What createState() makes. */
@@ -63,6 +65,7 @@ export interface AdamWStateTensors<D extends DType = DType> extends AdamWState {
   readonly mean: Tensor<D>;
   readonly variance: Tensor<D>;
   readonly master?: Tensor<'float32'>;
+  readonly maxVariance?: Tensor<D>;
 }
 
 /** The options of AdamW: docs/options.md says what each does with unusual values. */
@@ -93,7 +96,13 @@ export interface AdamWOptions extends OptimizerOptions {
    * float32 and bfloat16 weights. float64 weights always have float64 states.
    */
   readonly stateDtype?: 'float32' | 'float16' | 'bfloat16' | null;
-  /** Of the stochastic rounding of bfloat16 variances; a whole number below 2**32. Default 0. */
+  /**
+   * How weights of bfloat16 without masters are rounded: 'nearest' (default), or 'stochastic', up or down with the
+   * probability that keeps the mean, so that updates below half a unit of their last place are not lost. Refused for
+   * float16 weights without masters; no other weights are rounded.
+   */
+  readonly rounding?: 'nearest' | 'stochastic';
+  /** Of the stochastic rounding of bfloat16 variances and weights; a whole number below 2**32. Default 0. */
   readonly seed?: number;
   /**
    * The greatest norm of all rescaled gradients of a step, taken as one vector: greater ones are scaled down to it, as by
@@ -102,6 +111,11 @@ export interface AdamWOptions extends OptimizerOptions {
   readonly maxGradNorm?: number | null;
   /** Step up the gradients instead of down, as torch.optim.AdamW does: each gradient is negated first. Default false. */
   readonly maximize?: boolean;
+  /**
+   * AMSGrad, as torch.optim.AdamW has it: the greatest second moment so far in the denominator. New states have a
+   * `maxVariance`, and a step needs one of each state. Default false.
+   */
+  readonly amsgrad?: boolean;
   /**
    * CUstream or cudaStream_t that steps of tensors on a GPU run on; it must be
    * of the primary context. Default: the legacy default stream, as in PyTorch.
@@ -119,9 +133,11 @@ export const ADAMW_OPTIONS = [
   'rule',
   'coupledWeightDecay',
   'stateDtype',
+  'rounding',
   'seed',
   'maxGradNorm',
   'maximize',
+  'amsgrad',
   'stream',
 ] as const satisfies readonly (keyof AdamWOptions)[];
 
@@ -145,6 +161,7 @@ interface LastStep {
   readonly means: readonly (TensorLike | undefined)[];
   readonly variances: readonly (TensorLike | undefined)[];
   readonly masters: readonly (TensorLike | undefined)[];
+  readonly maxVariances: readonly (TensorLike | undefined)[];
 }
 
 /**
@@ -169,8 +186,10 @@ export class AdamW extends Optimizer<AdamWState> {
   readonly #rule: 'mxnet' | 'pytorch';
   readonly #coupledWeightDecay: boolean;
   readonly #stateDtype: DType | null;
+  readonly #rounding: 'nearest' | 'stochastic';
   readonly #seed: number;
   readonly #maximize: boolean;
+  readonly #amsgrad: boolean;
   readonly #stream: bigint;
   #beta1: Powers;
   #beta2: Powers;
@@ -204,9 +223,11 @@ export class AdamW extends Optimizer<AdamWState> {
     }
     const stateDtype = given.stateDtype ?? null;
     this.#stateDtype = stateDtype === null ? null : checkOneOf(stateDtype, 'stateDtype', STATE_DTYPES);
+    this.#rounding = checkOneOf(given.rounding ?? 'nearest', 'rounding', ['nearest', 'stochastic']);
     this.#seed = checkSeed(given.seed ?? 0);
     this.#maxGradNorm = checkMaxGradNorm(given.maxGradNorm);
     this.#maximize = checkBoolean(given.maximize ?? false, 'maximize');
+    this.#amsgrad = checkBoolean(given.amsgrad ?? false, 'amsgrad');
     this.#stream = checkPointer(given.stream ?? 0, 'stream');
   }
 
@@ -274,7 +295,12 @@ export class AdamW extends Optimizer<AdamWState> {
     return this.#stateDtype;
   }
 
-  /** Of the stochastic rounding of bfloat16 variances. */
+  /** How weights of bfloat16 without masters are rounded. */
+  get rounding(): 'nearest' | 'stochastic' {
+    return this.#rounding;
+  }
+
+  /** Of the stochastic rounding of bfloat16 variances and weights. */
   get seed(): number {
     return this.#seed;
   }
@@ -284,13 +310,18 @@ export class AdamW extends Optimizer<AdamWState> {
     return this.#maximize;
   }
 
+  /** Whether the denominator has the greatest second moment so far. */
+  get amsgrad(): boolean {
+    return this.#amsgrad;
+  }
+
   /** CUDA stream of steps on a GPU; 0 is the legacy default stream. */
   get stream(): bigint {
     return this.#stream;
   }
 
   /**
-   * Zero moments for a weight, of its shape and on its device, and a float32
+   * Zero moments for a weight, of its shape and on its device, a greatest second moment with `amsgrad`, and a float32
    * master where `multiPrecision` asks for one and the weight is half precision.
    *
    * @param weight a Tensor or typed array of any length, only read
@@ -302,14 +333,17 @@ export class AdamW extends Optimizer<AdamWState> {
     const { dtype, memory } = resolve(weight, { name: 'weight' });
     const hasMaster = this.multiPrecision && isHalf(dtype);
     const stateDType = hasMaster ? 'float32' : this.#stateDTypeOf(dtype);
-    const mean = zerosBeside(weight, stateDType);
-    const variance = zerosBeside(weight, stateDType);
+    if (this.#amsgrad && isHalf(stateDType)) {
+      throw outOfRange('false beside states in half precision', 'amsgrad', true);
+    }
+    const moments = { mean: zerosBeside(weight, stateDType), variance: zerosBeside(weight, stateDType) };
+    const state = this.#amsgrad ? { ...moments, maxVariance: zerosBeside(weight, stateDType) } : moments;
     if (!hasMaster) {
-      if (isHalf(dtype)) this.#warnOfHalf(dtype, stateDType);
-      return { mean, variance };
+      if (isHalf(dtype)) this.#tellOfHalf(dtype, stateDType, 'weight');
+      return state;
     }
     const tensor = weight instanceof Tensor ? weight : Tensor.from(memory as Uint16Array, { dtype: 'float16' });
-    return { mean, variance, master: zerosBeside(weight, 'float32').set(tensor.toArray()) };
+    return { ...state, master: zerosBeside(weight, 'float32').set(tensor.toArray()) };
   }
 
   /** The same as createState(), under MXNet's name for weights with masters. */
@@ -483,18 +517,21 @@ export class AdamW extends Optimizer<AdamWState> {
       means: filledList<TensorLike | undefined>(size, undefined),
       variances: filledList<TensorLike | undefined>(size, undefined),
       masters: filledList<TensorLike | undefined>(size, undefined),
+      maxVariances: filledList<TensorLike | undefined>(size, undefined),
     };
     const indices = copyList(kept.indices, size);
     for (let i = 0; i < size; i++) indices[i] = checkIndex(indices[i], `indices[${i}]`);
     checkDistinct(indices, kept.weights);
-    let hasMasters = false;
     for (let i = 0; i < size; i++) {
       checkState(kept.states[i], i);
-      const { mean, variance, master } = kept.states[i];
+      const { mean, variance, master, maxVariance } = kept.states[i];
       kept.means[i] = mean;
       kept.variances[i] = variance;
       kept.masters[i] = master ?? undefined;
-      hasMasters ||= kept.masters[i] !== undefined;
+      kept.maxVariances[i] = maxVariance ?? undefined;
+      if (this.#amsgrad && kept.maxVariances[i] === undefined) {
+        throw wrongKind('a greatest variance (amsgrad)', `states[${i}].maxVariance`, maxVariance);
+      }
     }
     const rule: Rule = this.#coupledWeightDecay ? 'coupled' : this.#rule;
     const tensors = new TensorList(
@@ -505,13 +542,22 @@ export class AdamW extends Optimizer<AdamWState> {
         grad: { name: 'grads', values: kept.grads },
         mean: { name: 'states', field: '.mean', values: kept.means },
         variance: { name: 'states', field: '.variance', values: kept.variances },
-        master: hasMasters ? { name: 'states', field: '.master', values: kept.masters } : undefined,
+        master: someOf({ name: 'states', field: '.master', values: kept.masters }),
+        maximum: someOf({ name: 'states', field: '.maxVariance', values: kept.maxVariances }),
       },
       Uint32Array.from(indices, (index) => tensorKey(this.#seed, index)),
       this.#stream,
     );
-    const { halfWithoutMaster } = tensors;
-    if (halfWithoutMaster) this.#warnOfHalf(halfWithoutMaster.weight, halfWithoutMaster.mean);
+    const loses = tensors.firstWithoutMaster(this.#rounding === 'stochastic' ? ['float16'] : ['float16', 'bfloat16']);
+    if (loses >= 0) {
+      try {
+        const { weight, mean } = tensors.configAt(loses);
+        this.#tellOfHalf(weight, mean, `weights[${loses}]`);
+      } catch (error) {
+        tensors.dispose();
+        throw error;
+      }
+    }
     const step = (bound: BoundStep, options?: StepOptions): StepResult =>
       this.exclusive.run(() => this.#step(bound, this.aggregateNum, readStepOptions(options)));
     return { ...kept, bound: new BoundStep(tensors, new ScalarGroups(indices), this.exclusive, step) };
@@ -599,7 +645,8 @@ export class AdamW extends Optimizer<AdamWState> {
     checkHolds(epsilon, 'epsilon', types);
     checkClip(clipGradient, types);
     const rescale = this.#maximize ? -rescaleGrad : rescaleGrad;
-    return { rescale, clip: clipGradient ?? Infinity, beta1, beta2, epsilon, wd };
+    const stochasticWeights = this.#rounding === 'stochastic';
+    return { rescale, clip: clipGradient ?? Infinity, beta1, beta2, stochasticWeights, epsilon, wd };
   }
 
   /** Computes the scalars of the next update of each group; false if the step is skipped. */
@@ -611,10 +658,10 @@ export class AdamW extends Optimizer<AdamWState> {
     zeroGrads: boolean,
   ): boolean {
     const scalars = this.#scalars(types);
-    const { beta1, beta2, clip } = scalars;
+    const { beta1, beta2, clip, stochasticWeights } = scalars;
     const rescale = scalars.rescale / scale;
     if (isSkipped(rescale, types)) return false;
-    table.writeStep({ rescale, clip, beta1, beta2, zeroGrads });
+    table.writeStep({ rescale, clip, beta1, beta2, zeroGrads, stochasticWeights });
     const { epsilon } = scalars;
     const isPytorch = this.#rule === 'pytorch';
     for (let i = 0; i < groups.length; i++) {
@@ -643,13 +690,23 @@ export class AdamW extends Optimizer<AdamWState> {
     return wanted;
   }
 
-  #warnOfHalf(weight: DType, state: DType): void {
+  /**
+   * Warns of a half-precision weight without a master.
+   *
+   * @throws RangeError where its dtype cannot be rounded as wanted
+   */
+  #tellOfHalf(weight: DType, state: DType, name: string): void {
+    if (this.#rounding === 'stochastic') {
+      if (weight === 'bfloat16') return;
+      throw outOfRangeIn("bfloat16, or a master beside it (rounding: 'stochastic')", name, weight);
+    }
     const loss = `${weight} weights without float32 masters lose updates below half a unit of their last place`;
     const walk =
       state === 'float16'
         ? '. Their float16 variances underflow for gradients below about 1e-3, and steps then become up to 30 times too large'
         : '';
-    const warning = `${loss}${walk}. Use multiPrecision: true`;
+    const instead = weight === 'bfloat16' ? " or rounding: 'stochastic'" : '';
+    const warning = `${loss}${walk}. Use multiPrecision: true${instead}`;
     if (this.#warned.has(warning)) return;
     this.#warned.add(warning);
     process.emitWarning(warning, { code: 'FUSED_ADAMW_HALF_PRECISION' });
@@ -658,7 +715,7 @@ export class AdamW extends Optimizer<AdamWState> {
 
 register(AdamW);
 
-for (const name of ['rule', 'coupledWeightDecay', 'stateDtype', 'seed', 'maximize', 'stream']) {
+for (const name of ['rule', 'coupledWeightDecay', 'stateDtype', 'rounding', 'seed', 'maximize', 'amsgrad', 'stream']) {
   refuseAssignment(AdamW.prototype, name, () => fixedOption(name));
 }
 for (const name of Object.keys(OPTION_SYNONYMS)) {
@@ -709,6 +766,12 @@ function checkDistinct(indices: readonly Index[], weights: readonly TensorLike[]
   });
 }
 
+/** A list, unless it has no arrays at all. */
+function someOf(list: NamedList): NamedList | undefined {
+  for (let i = 0; i < list.values.length; i++) if (list.values[i] !== undefined) return list;
+  return undefined;
+}
+
 /**
  * A state: an object with the two moments.
  *
@@ -748,10 +811,12 @@ function isSameBut(last: LastStep, lists: StepArguments<AdamWState>): boolean {
 }
 
 /** A state's arrays may have been replaced in the same object. */
-function hasSameArrays({ means, variances, masters }: LastStep, states: readonly AdamWState[]): boolean {
+function hasSameArrays(last: LastStep, states: readonly AdamWState[]): boolean {
+  const { means, variances, masters, maxVariances } = last;
   for (let i = 0; i < states.length; i++) {
-    const { mean, variance, master } = states[i];
+    const { mean, variance, master, maxVariance } = states[i];
     if (mean !== means[i] || variance !== variances[i] || (master ?? undefined) !== masters[i]) return false;
+    if ((maxVariance ?? undefined) !== maxVariances[i]) return false;
   }
   return true;
 }

@@ -109,7 +109,14 @@ export function multiAdamwUpdate(
     checkEach(lists.lrs, 'lrs', tensors);
     checkEach(lists.wds, 'wds', tensors);
     const table = new ScalarTable(size);
-    table.writeStep({ rescale, clip: clip ?? Infinity, beta1: decayRate1, beta2: decayRate2, zeroGrads: false });
+    table.writeStep({
+      rescale,
+      clip: clip ?? Infinity,
+      beta1: decayRate1,
+      beta2: decayRate2,
+      zeroGrads: false,
+      stochasticWeights: false,
+    });
     for (let i = 0; i < size; i++) {
       const [eta, lr, wd] = [lists.etas[i], lists.lrs[i], lists.wds[i]];
       table.writeGroup(i, { eta, lr, wd, epsilon: checkedEpsilon, root: 1, count });

@@ -62,8 +62,6 @@ export class TensorList {
   readonly usesFloat64: boolean;
   /** Whether any tensor is on a GPU. */
   readonly usesDevice: boolean;
-  /** The dtypes of the first half-precision weight that is updated without a master, if there is one. */
-  readonly halfWithoutMaster: DTypeConfig | undefined;
 
   readonly #configs: readonly DTypeConfig[];
   readonly #devices: readonly ResolvedDevice[];
@@ -124,7 +122,6 @@ export class TensorList {
     this.#configs = Array.from(configs, (config) => DTYPE_CONFIGS[config]);
     this.usesFloat64 = this.#configs.some(({ weight }) => weight === 'float64');
     this.usesFloat32 = this.#configs.some(({ weight }) => weight !== 'float64');
-    this.halfWithoutMaster = this.#configs.find(({ weight, master }) => isHalf(weight) && !master);
     this.usesDevice = devices.some((device) => device !== 'cpu');
     this.#devices = devices;
     this.#lengths = lengths;
@@ -142,6 +139,16 @@ export class TensorList {
       this.dispose();
       throw error;
     }
+  }
+
+  /** The dtypes of a tensor's arrays. */
+  configAt(i: number): DTypeConfig {
+    return this.#configs[i];
+  }
+
+  /** The position of the first tensor whose weight has one of these dtypes and no master; -1 if there is none. */
+  firstWithoutMaster(dtypes: readonly DType[]): number {
+    return this.#configs.findIndex(({ weight, master }) => dtypes.includes(weight) && !master);
   }
 
   /** The tensors by device. */
@@ -355,14 +362,22 @@ function accessOf(role: number, zeroGrads: boolean): Access {
 }
 
 /**
- * A dtype configuration that tensor i may have, by the dtypes of its weight and mean and whether it has a master. The
+ * A dtype configuration that tensor i may have, by the dtypes of its weight and mean and which further arrays it has. The
  * dtype of its gradient decides between several: withGrad().
  */
 function configOf(lists: StepLists, i: number, weight: DType, mean: DType): number {
   const hasMaster = (lists.master?.values[i] ?? null) !== null;
+  const hasMaximum = (lists.maximum?.values[i] ?? null) !== null;
+  let withoutMaximum: DTypeConfig | undefined;
   for (let k = 0; k < DTYPE_CONFIGS.length; k++) {
     const config: DTypeConfig = DTYPE_CONFIGS[k];
-    if (config.weight === weight && config.mean === mean && (config.master !== undefined) === hasMaster) return k;
+    if (config.weight !== weight || config.mean !== mean || (config.master !== undefined) !== hasMaster) continue;
+    if ((config.maximum !== undefined) === hasMaximum) return k;
+    withoutMaximum = config;
+  }
+  if (withoutMaximum) {
+    const maximums = lists.maximum as NamedList;
+    throw wrongKind(`no greatest variance beside ${mean} states`, nameOf(maximums, i), maximums.values[i]);
   }
   if (hasMaster && !isHalf(weight)) {
     const masters = lists.master as NamedList;

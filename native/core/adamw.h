@@ -9,7 +9,8 @@
 //                prints for correct_bias=False
 // Rule::pytorch  torch.optim.AdamW, whose second moment does not cancel
 //
-// After Loshchilov and Hutter, "Decoupled Weight Decay Regularization" (2019).
+// After Loshchilov and Hutter, "Decoupled Weight Decay Regularization" (2019); AMSGrad after
+// Reddi, Kale and Kumar, "On the Convergence of Adam and Beyond" (2018), as torch.optim.AdamW has it.
 #pragma once
 
 #include <cmath>
@@ -98,23 +99,38 @@ ADAMW_INLINE T quotient(T numerator, T v, const Scalars<T>& s) {
   return numerator / (sqrt(v) + s.epsilon);
 }
 
-/// Updates weight w, mean m and variance v in place by the gradient g.
-template <Rule rule, typename T>
-ADAMW_INLINE void adamw(T& w, T g, T& m, T& v, const Scalars<T>& s) {
+/// The variance of the denominator: v, or with AMSGrad the greatest so far, where a NaN is the greatest.
+template <bool amsgrad, typename T>
+ADAMW_INLINE T denominator_variance(T v, [[maybe_unused]] T& maximum) {
+  if constexpr (amsgrad)
+    return maximum = v <= maximum ? maximum : v;
+  else
+    return v;
+}
+
+/// Updates weight w, mean m, variance v and, with AMSGrad alone, the greatest variance in place by the gradient g.
+template <Rule rule, bool amsgrad, typename T>
+ADAMW_INLINE void adamw(T& w, T g, T& m, T& v, T& maximum, const Scalars<T>& s) {
   g = s.rescale * g;
   g = clip(g, s.clip);
   if constexpr (rule == Rule::pytorch) {
     w = w * s.decay;
     m = (s.lerp > 0 ? m : g) + s.lerp * (g - m);  // the same choice for all elements of a step
     v = s.beta2 * v + s.one_minus_beta2 * g * g;
-    w = w - quotient<rule>(s.eta * m, v, s);
+    w = w - quotient<rule>(s.eta * m, denominator_variance<amsgrad>(v, maximum), s);
   } else {
     if constexpr (rule == Rule::coupled) g = g + s.wd * w;
     m = s.beta1 * (m - g) + g;
     const T q = g * g;
     v = s.beta2 * (v - q) + q;
-    w = w - s.eta * (quotient<rule>(s.lr * m, v, s) + s.wd * w);
+    w = w - s.eta * (quotient<rule>(s.lr * m, denominator_variance<amsgrad>(v, maximum), s) + s.wd * w);
   }
+}
+
+/// Without AMSGrad.
+template <Rule rule, typename T>
+ADAMW_INLINE void adamw(T& w, T g, T& m, T& v, const Scalars<T>& s) {
+  adamw<rule, false>(w, g, m, v, v, s);
 }
 
 /// Calls visit(std::integral_constant<Rule, rule>) for a rule that is known only at run time.

@@ -11,9 +11,10 @@ namespace fused_adamw {
 
 // X(name): the scalars that all tensors of a step share, and those that differ from group
 // to group. `count` is the update count, for stochastic rounding. `progress` is written: it
-// counts the tensors that the step has updated. If `zero_grads` is not 0, the gradients are cleared. The order is part
-// of the interface with lib/backend/abi.ts, which compares the names when it loads the addon.
-#define FUSED_ADAMW_STEP_SCALARS(X) X(rescale) X(clip) X(beta1) X(beta2) X(zero_grads) X(progress)
+// counts the tensors that the step has updated. If `zero_grads` is not 0, the gradients are cleared; if
+// `stochastic_weights` is not 0, bfloat16 weights without masters are rounded stochastically. The order is part of the
+// interface with lib/backend/abi.ts, which compares the names when it loads the addon.
+#define FUSED_ADAMW_STEP_SCALARS(X) X(rescale) X(clip) X(beta1) X(beta2) X(zero_grads) X(stochastic_weights) X(progress)
 #define FUSED_ADAMW_GROUP_SCALARS(X) X(eta) X(lr) X(wd) X(epsilon) X(root) X(count)
 
 #define FUSED_ADAMW_DECLARE(name) double name = 0;

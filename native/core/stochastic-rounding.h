@@ -1,4 +1,4 @@
-// Stochastic rounding of bfloat16 variances: a counter-based generator made of
+// Stochastic rounding of bfloat16 variances and weights: a counter-based generator made of
 // 32-bit additions, xors, shifts, rotations and multiplications (lower half), so
 // that lib/numerics/stochastic-rounding.ts computes the same bits with Math.imul.
 //
@@ -39,7 +39,7 @@ ADAMW_INLINE uint32_t mix(uint32_t x) {
   return x ^ x >> 16;
 }
 
-/// The key of one array of one tensor in one step. `high` is the upper half of
+/// The key of the variances of one tensor in one step. `high` is the upper half of
 /// the 64-bit element index.
 ADAMW_INLINE RandomKey random_key(uint32_t tensor_key, uint32_t count, uint32_t high) {
   const uint32_t base = absorb(absorb(tensor_key, count), high);
@@ -50,6 +50,10 @@ ADAMW_INLINE RandomKey random_key(uint32_t tensor_key, uint32_t count, uint32_t 
 /// halves of their indices); it grows by kCounterStep from pair to pair.
 inline constexpr uint32_t kCounterStep = 0x9e3779b1u;
 ADAMW_INLINE uint32_t random_counter(RandomKey key, uint32_t pair) { return pair * kCounterStep + key.add; }
+
+/// The key of the weights, from that of the variances. There are 2^31 pairs below 2^32 elements, and so as many
+/// counters that no pair has: those of the pairs from 2^31 on, which differ in the upper bit, are the weights'.
+ADAMW_INLINE RandomKey key_of_weights(RandomKey key) { return {key.add ^ 0x80000000u, key.xor_}; }
 
 /// 16 random bits for each element of a pair, the even one first: the halves of random_word().
 struct RandomPair {

@@ -131,6 +131,15 @@ ADAMW_INLINE uint32_t random_bits_of_two(RandomKey key, uint32_t low) {
   return low % 2 == 0 ? word : word >> 16 | random_word(key, counter + kCounterStep) << 16;
 }
 
+/// Elements k and k + 1 of a pack, of which the first has the lower half of its index `low`.
+template <unsigned width>
+ADAMW_INLINE void set_pair_stochastic(Pack<BFloat16, width>& pack, unsigned k, float first, float second, RandomKey key,
+                                      uint32_t low) {
+  const uint32_t bits = random_bits_of_two(key, low);
+  pack.words[k / 2] = upper_halves(round_to_upper_half_stochastic(first, bits & 0xffff),
+                                   round_to_upper_half_stochastic(second, bits >> 16));
+}
+
 /// The elements that a thread updates at a time, in its registers.
 template <class D>
 struct ElementVector {
@@ -138,7 +147,8 @@ struct ElementVector {
   Pack<typename D::Grad, D::kWidth> grad;
   Pack<typename D::Mean, D::kWidth> mean;
   Pack<typename D::Variance, D::kWidth> variance;
-  Pack<typename D::Master, D::kWidth> master;  // unused without one
+  Pack<typename D::Master, D::kWidth> master;    // unused without one
+  Pack<typename D::Maximum, D::kWidth> maximum;  // unused without AMSGrad
 };
 
 template <Rule rule, DTypeConfig config>
@@ -159,21 +169,25 @@ ADAMW_INLINE void step_thread(const StepParameters<ArithmeticType<config>>& para
   auto* mean = static_cast<typename D::Mean*>(tensor.arrays[Role::mean]) + item.start;
   auto* variance = static_cast<typename D::Variance*>(tensor.arrays[Role::variance]) + item.start;
   auto* master = D::kHasMaster ? static_cast<typename D::Master*>(tensor.arrays[Role::master]) + item.start : nullptr;
+  auto* maximum =
+      D::kHasMaximum ? static_cast<typename D::Maximum*>(tensor.arrays[Role::maximum]) + item.start : nullptr;
   pin(weight);
   pin(grad);
   pin(mean);
   pin(variance);
   if constexpr (D::kHasMaster) pin(master);
+  if constexpr (D::kHasMaximum) pin(maximum);
   const uint32_t g = tables.group_of[item.tensor];
   const DeviceGroup<T>& group =
       tables.groups ? static_cast<const DeviceGroup<T>*>(tables.groups)[g] : parameters.groups[g];
   // In registers, of which float64 would need too many.
   const std::conditional_t<std::is_same_v<T, double>, const Scalars<T>&, Scalars<T>> scalars = group.scalars;
   RandomKey key = random_key(static_cast<uint32_t>(tensor.key), group.count,
-                             static_cast<uint32_t>(item.start >> 32));  // only for bfloat16 variances
+                             static_cast<uint32_t>(item.start >> 32));  // only for bfloat16 variances and weights
   pin(key.add);
   pin(key.xor_);
   const auto first = static_cast<uint32_t>(item.start);
+  constexpr bool may_be_stochastic = std::is_same_v<typename D::Weight, BFloat16> && !D::kHasMaster;
 
   const auto vector = [&](uint32_t i, const auto& aligned) {
     Elements elements{};
@@ -183,11 +197,12 @@ ADAMW_INLINE void step_thread(const StepParameters<ArithmeticType<config>>& para
     elements.mean = load_pack<width>(mean + i, aligned[Role::mean]);
     elements.variance = load_pack<width>(variance + i, aligned[Role::variance]);
     if constexpr (D::kHasMaster) elements.master = load_pack<width>(master + i, aligned[Role::master]);
+    if constexpr (D::kHasMaximum) elements.maximum = load_pack<width>(maximum + i, aligned[Role::maximum]);
 #if defined(__CUDACC__)
 #pragma unroll
 #endif
     for (unsigned k = 0; k < width; k += 2) {
-      T w[2], m[2], v[2];
+      T w[2], m[2], v[2], x[2];
       for (unsigned j = 0; j < 2; ++j) {
         if constexpr (D::kHasMaster)
           w[j] = load(elements.master.get(k + j));
@@ -195,19 +210,27 @@ ADAMW_INLINE void step_thread(const StepParameters<ArithmeticType<config>>& para
           w[j] = load(elements.weight.get(k + j));
         m[j] = load(elements.mean.get(k + j));
         v[j] = load(elements.variance.get(k + j));
-        adamw<rule>(w[j], load(elements.grad.get(k + j)), m[j], v[j], scalars);
+        if constexpr (D::kHasMaximum) x[j] = elements.maximum.get(k + j);
+        adamw<rule, D::kHasMaximum>(w[j], load(elements.grad.get(k + j)), m[j], v[j], x[j], scalars);
         // The elements are updated one after the other: interleaved, their divisions and square roots need more
         // registers than there are. `i` may have changed as far as the compiler knows, so that it computes the
         // addresses again instead of keeping them in registers meanwhile.
         asm volatile("" : "+r"(i) : : "memory");
       }
       if constexpr (D::kHasMaster) elements.master.set_pair(k, w[0], w[1]);
-      elements.weight.set_pair(k, w[0], w[1]);
+      if constexpr (D::kHasMaximum) elements.maximum.set_pair(k, x[0], x[1]);
+      if constexpr (may_be_stochastic) {
+        if (tables.stochastic_weights) {
+          set_pair_stochastic(elements.weight, k, w[0], w[1], key_of_weights(key), first + i + k);
+        } else {
+          elements.weight.set_pair(k, w[0], w[1]);
+        }
+      } else {
+        elements.weight.set_pair(k, w[0], w[1]);
+      }
       elements.mean.set_pair(k, m[0], m[1]);
       if constexpr (std::is_same_v<typename D::Variance, BFloat16>) {
-        const uint32_t bits = random_bits_of_two(key, first + i + k);
-        elements.variance.words[k / 2] = upper_halves(round_to_upper_half_stochastic(v[0], bits & 0xffff),
-                                                      round_to_upper_half_stochastic(v[1], bits >> 16));
+        set_pair_stochastic(elements.variance, k, v[0], v[1], key, first + i + k);
       } else {
         elements.variance.set_pair(k, v[0], v[1]);
       }
@@ -216,6 +239,7 @@ ADAMW_INLINE void step_thread(const StepParameters<ArithmeticType<config>>& para
     store_pack<width>(mean + i, elements.mean, aligned[Role::mean]);
     store_pack<width>(variance + i, elements.variance, aligned[Role::variance]);
     if constexpr (D::kHasMaster) store_pack<width>(master + i, elements.master, aligned[Role::master]);
+    if constexpr (D::kHasMaximum) store_pack<width>(maximum + i, elements.maximum, aligned[Role::maximum]);
   };
   const auto scalar = [&](uint32_t i) {
     T w;
@@ -223,17 +247,21 @@ ADAMW_INLINE void step_thread(const StepParameters<ArithmeticType<config>>& para
       w = load(master[i]);
     else
       w = load(weight[i]);
-    T m = load(mean[i]), v = load(variance[i]);
-    adamw<rule>(w, load(grad[i]), m, v, scalars);
+    T m = load(mean[i]), v = load(variance[i]), x = v;
+    if constexpr (D::kHasMaximum) x = maximum[i];
+    adamw<rule, D::kHasMaximum>(w, load(grad[i]), m, v, x, scalars);
+    if constexpr (D::kHasMaximum) maximum[i] = x;
     if constexpr (D::kHasMaster) master[i] = rounded<typename D::Master>(w);
     weight[i] = rounded<typename D::Weight>(w);
+    if constexpr (may_be_stochastic)
+      if (tables.stochastic_weights) weight[i] = to_bfloat16_stochastic(w, random_bits(key_of_weights(key), first + i));
     mean[i] = rounded<typename D::Mean>(m);
     if constexpr (std::is_same_v<typename D::Variance, BFloat16>)
       variance[i] = to_bfloat16_stochastic(v, random_bits(key, first + i));
     else
       variance[i] = rounded<typename D::Variance>(v);
   };
-  AccessSplit split = split_accesses<D>(weight, grad, mean, variance, master, item.length);
+  AccessSplit split = split_accesses<D>(weight, grad, mean, variance, master, maximum, item.length);
   pin(split.aligned.bits);
   for_each_element<width>(split, item.length, lane, lanes, vector, scalar);
 }

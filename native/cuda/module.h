@@ -1,4 +1,4 @@
-// The device code: its file, and the kernels that a device loaded.
+// The device code, and the kernels that a device loaded.
 #pragma once
 
 #include <string>
@@ -9,13 +9,14 @@
 
 namespace fused_adamw::cuda {
 
-/// The file with the device code, empty if there is none; set before the first Device.
-void set_device_code(std::string path);
+/// The device code, a fatbin or anything else that cuModuleLoadData() takes; set before the first Device.
+void set_device_code(std::string image);
+bool has_device_code();
 
 /// The device code loaded into a context; it stays to the end of the process.
 class Module {
  public:
-  /// Throws Unavailable with the reason where the file is not usable.
+  /// Throws Unavailable with the reason where the code is not usable.
   explicit Module(const PrimaryContext& context);
 
   FunctionHandle kernel(Rule rule, DTypeConfig config) const { return kernels_[kernel_index(rule, config)]; }

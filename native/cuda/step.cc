@@ -145,6 +145,7 @@ void Step::begin(const StepScalars& step, const ScalarGroup* groups) {
     resources_->group_of->upload(size * sizeof(uint32_t), stream_);
     new_groups_ = false;
   }
+  stochastic_weights_ = step.stochastic_weights != 0;
   const FloatEnvironment environment;  // a scalar may be subnormal in float
   round_groups(step, groups, f32_, resources_->f32.get());
   round_groups(step, groups, f64_, resources_->f64.get());
@@ -198,6 +199,7 @@ void Step::launch(const ConfigItems& items, size_t first, size_t last, const std
       items.block_starts[last] - items.block_starts[first],
       items.warp_starts[last] - items.warp_starts[first],
       by_value ? nullptr : table->address(),
+      stochastic_weights_,
   };
   if (by_value) std::copy(groups.begin(), groups.end(), parameters.groups);
   const auto blocks = static_cast<unsigned>(block_count(parameters.tables));

@@ -95,6 +95,7 @@ class Step {
   std::vector<DeviceGroup<float>> f32_;  // scalars of the current step
   std::vector<DeviceGroup<double>> f64_;
   bool uses_f32_ = false, uses_f64_ = false;
+  bool stochastic_weights_ = false;  // in the current step
   bool new_tables_ = true, new_grads_ = false, new_groups_ = false;
 };
 

@@ -59,6 +59,7 @@ struct StepTables {
   const WorkItem* warp_items;
   uint32_t block_item_count, warp_item_count;
   const void* groups;  // null if they are in the parameters
+  bool stochastic_weights;
 };
 
 template <typename T>
@@ -78,10 +79,12 @@ struct DTypes {
   using Mean = RoleType<config, Role::mean>;
   using Variance = RoleType<config, Role::variance>;
   using Master = RoleType<config, Role::master>;
+  using Maximum = RoleType<config, Role::maximum>;
   static constexpr bool kHasMaster = kHasRole<config, Role::master>;
+  static constexpr bool kHasMaximum = kHasRole<config, Role::maximum>;
   /// Elements that a thread updates at a time: one access to the widest array.
   static constexpr unsigned kWidth =
-      kAccess / max_of({sizeof(Weight), sizeof(Grad), sizeof(Mean), sizeof(Variance), sizeof(Master)});
+      kAccess / max_of({sizeof(Weight), sizeof(Grad), sizeof(Mean), sizeof(Variance), sizeof(Master), sizeof(Maximum)});
 };
 
 /// The blocks of a launch: one for each block item, then one for so many warp items.
@@ -130,7 +133,8 @@ struct AccessSplit {
 template <class D>
 ADAMW_INLINE AccessSplit split_accesses(const typename D::Weight* weight, const typename D::Grad* grad,
                                         const typename D::Mean* mean, const typename D::Variance* variance,
-                                        const typename D::Master* master, uint32_t length) {
+                                        const typename D::Master* master, const typename D::Maximum* maximum,
+                                        uint32_t length) {
   constexpr unsigned width = D::kWidth;
   // Elements up to the next one where a vector access may begin.
   const auto misaligned = [](const auto* array) {
@@ -146,6 +150,7 @@ ADAMW_INLINE AccessSplit split_accesses(const typename D::Weight* weight, const 
   split.aligned.add(Role::mean, of_mean == most);
   split.aligned.add(Role::variance, misaligned(variance) == most);
   split.aligned.add(Role::master, !D::kHasMaster || misaligned(master) == most);
+  split.aligned.add(Role::maximum, !D::kHasMaximum || misaligned(maximum) == most);
   split.head = most < length ? most : length;
   split.vectors = (length - split.head) / width;
   return split;

@@ -3,6 +3,7 @@
 
 #include "device-memory-object.h"
 #include "exports.h"
+#include "read.h"
 
 namespace fused_adamw {
 namespace {
@@ -104,8 +105,16 @@ Napi::Value wait_event(const Napi::CallbackInfo& info) {
   return info.Env().Null();
 }
 
-/// setDeviceCode(path): the file with the device code, empty if there is none, before a device is used.
-void set_device_code(const Napi::CallbackInfo& info) { cuda::set_device_code(info[0].As<Napi::String>().Utf8Value()); }
+/// setDeviceCode(image: Uint8Array), before a device is used.
+void set_device_code(const Napi::CallbackInfo& info) {
+  const View image = read_view(info.Env(), info[0], napi_uint8_array, "image");
+  cuda::set_device_code(std::string(static_cast<const char*>(image.data), image.length));
+}
+
+/// hasDeviceCode(): whether some thread has set it.
+Napi::Value has_device_code(const Napi::CallbackInfo& info) {
+  return Napi::Boolean::New(info.Env(), cuda::has_device_code());
+}
 
 }  // namespace
 
@@ -118,6 +127,7 @@ void export_cuda(Napi::Env env, Napi::Object exports) {
   exports["usedDevice"] = guarded_function<used_device>(env, "usedDevice");
   exports["synchronize"] = guarded_function<synchronize>(env, "synchronize");
   exports["waitEvent"] = guarded_function<wait_event>(env, "waitEvent");
+  exports["hasDeviceCode"] = guarded_function<has_device_code>(env, "hasDeviceCode");
   exports["setDeviceCode"] = guarded_function<set_device_code>(env, "setDeviceCode");
 }
 

@@ -100,10 +100,18 @@ interface Element {
   readonly weight: number;
   readonly mean: number;
   readonly variance: number;
+  /** With AMSGrad. */
+  readonly maximum?: number;
+}
+
+/** The greater variance with AMSGrad, of which NaN is the greatest. */
+function greatest(variance: number, maximum: number | undefined): number {
+  if (maximum === undefined || Number.isNaN(variance)) return variance;
+  return variance <= maximum ? maximum : variance;
 }
 
 /** The rule, each operation rounded. */
-function update(float: ExactFloat, s: Scalars, grad: number, { weight, mean, variance }: Element): Element {
+function update(float: ExactFloat, s: Scalars, grad: number, { weight, mean, variance, maximum }: Element): Element {
   const add = (a: number, b: number): number => float.add(a, b);
   const sub = (a: number, b: number): number => float.subtract(a, b);
   const mul = (a: number, b: number): number => float.multiply(a, b);
@@ -121,15 +129,17 @@ function update(float: ExactFloat, s: Scalars, grad: number, { weight, mean, var
     const difference = sub(g, mean);
     const m = share < 0.5 ? add(mean, mul(share, difference)) : add(g, mul(sub(share, 1), difference));
     const v = add(mul(beta2, variance), mul(mul(float.of(1 - s.beta2), g), g));
-    const denominator = add(div(float.sqrt(v), float.of(s.root)), epsilon);
-    return { weight: sub(decayed, div(mul(eta, m), denominator)), mean: m, variance: v };
+    const most = greatest(v, maximum);
+    const denominator = add(div(float.sqrt(most), float.of(s.root)), epsilon);
+    return { weight: sub(decayed, div(mul(eta, m), denominator)), mean: m, variance: v, maximum: most };
   }
   if (s.rule === 'coupled') g = add(g, mul(wd, weight));
   const m = add(mul(beta1, sub(mean, g)), g);
   const q = mul(g, g);
   const v = add(mul(beta2, sub(variance, q)), q);
-  const quotient = div(mul(lr, m), add(float.sqrt(v), epsilon));
-  return { weight: sub(weight, mul(eta, add(quotient, mul(wd, weight)))), mean: m, variance: v };
+  const most = greatest(v, maximum);
+  const quotient = div(mul(lr, m), add(float.sqrt(most), epsilon));
+  return { weight: sub(weight, mul(eta, add(quotient, mul(wd, weight)))), mean: m, variance: v, maximum: most };
 }
 
 /** The one form of an index: a string of a whole number is that number. */
@@ -171,19 +181,23 @@ class ReferenceTensor {
     return configOf(this.plan).weight === 'float64';
   }
 
-  step(scalars: Scalars, grads: ArrayLike<number>, key: number, count: number): void {
+  /** @param usesMaximum whether the tensor's greatest variances take part */
+  step(scalars: Scalars, grads: ArrayLike<number>, key: number, count: number, usesMaximum = true): void {
     const config = configOf(this.plan);
     const float = EXACT[this.isFloat64 ? 'float64' : 'float32'];
     const [weights, means, variances] = [this.of('weight'), this.of('mean'), this.of('variance')];
     const masters = this.values.get('master');
+    const maximums = usesMaximum ? this.values.get('maximum') : undefined;
     const random = randomKey(key, count, 0);
     this.samples.forEach((at, k) => {
-      const { weight, mean, variance } = update(float, scalars, load(config.grad, grads[at]), {
+      const { weight, mean, variance, maximum } = update(float, scalars, load(config.grad, grads[at]), {
         weight: masters ? masters[k] : load(config.weight, weights[k]),
         mean: load(config.mean, means[k]),
         variance: load(config.variance, variances[k]),
+        maximum: maximums?.[k],
       });
       if (masters) masters[k] = weight;
+      if (maximums) maximums[k] = maximum as number;
       weights[k] = store(config.weight, weight);
       means[k] = store(config.mean, mean);
       variances[k] =
@@ -598,7 +612,7 @@ export class Reference {
     tensors.forEach((tensor, k) => {
       const [eta, lr, wd] = of[k];
       const all: Scalars = { rule: 'mxnet', rescale, clip, beta1, beta2, epsilon, eta, lr, wd, root: 1 };
-      tensor.step(all, this.#gradsOf(positions[k], grads), tensorKey(seed, k), updateCount);
+      tensor.step(all, this.#gradsOf(positions[k], grads), tensorKey(seed, k), updateCount, false);
     });
     return { value: DONE };
   }

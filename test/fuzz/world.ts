@@ -147,11 +147,13 @@ export class WorldTensor {
     if (plan.isNew) {
       const optimizer = new AdamW({
         multiPrecision: config.master !== undefined,
+        amsgrad: config.maximum !== undefined,
         stateDtype: config.mean === 'float64' ? null : config.mean,
       });
-      const { mean, variance, master } = optimizer.createState(plan.index, weight.value);
+      const { mean, variance, master, maxVariance } = optimizer.createState(plan.index, weight.value);
       Object.assign(slots, { mean: ownSlot(mean), variance: ownSlot(variance) });
       if (master) slots.master = ownSlot(master);
+      if (maxVariance) slots.maximum = ownSlot(maxVariance);
     } else {
       for (const role of writtenRoles(plan)) {
         if (role === 'weight') continue;
@@ -169,9 +171,13 @@ export class WorldTensor {
   }
 
   get state(): AdamWState {
-    const { mean, variance, master } = this.slots;
-    const state = { mean: (mean as Slot).value, variance: (variance as Slot).value };
-    return master ? { ...state, master: master.value } : state;
+    const { mean, variance, master, maximum } = this.slots;
+    return {
+      mean: (mean as Slot).value,
+      variance: (variance as Slot).value,
+      ...(master && { master: master.value }),
+      ...(maximum && { maxVariance: maximum.value }),
+    };
   }
 
   get weight(): TensorLike {

@@ -238,20 +238,33 @@ class Arrays {
   Arrays(size_t length, Random& random, std::index_sequence<roles...>)
       : arrays_(kHasRole<config, static_cast<Role>(roles)> ? Size{length, random.below(17)} : Size{0, 0}...) {}
 
+  static RandomKey random_key_at(uint32_t key, uint32_t count, uint64_t element) {
+    return random_key(key, count, static_cast<uint32_t>(element >> 32));
+  }
+  static BFloat16 stochastic(float value, RandomKey key, uint64_t element) {
+    return to_bfloat16_stochastic(value, random_bits(key, static_cast<uint32_t>(element)));
+  }
+
   template <Rule rule>
   void evaluate(const cpu::GroupScalars& group, uint64_t first, uint32_t key) {
     using A = Scalar;
     constexpr Role source = kHasMaster ? Role::master : Role::weight;
     for (size_t i = 0; i < length(); ++i) {
       A w = read(data<source>()[i]), m = read(data<Role::mean>()[i]), v = read(data<Role::variance>()[i]);
-      adamw<rule, A>(w, read(data<Role::grad>()[i]), m, v, group.of<A>());
+      const A g = read(data<Role::grad>()[i]);
+      if constexpr (kHasRole<config, Role::maximum>)
+        adamw<rule, true, A>(w, g, m, v, data<Role::maximum>()[i], group.of<A>());
+      else
+        adamw<rule, A>(w, g, m, v, group.of<A>());
       write(data<source>()[i], w);
       write(data<Role::weight>()[i], w);
+      if constexpr (std::is_same_v<RoleType<config, Role::weight>, BFloat16> && !kHasMaster)
+        if (group.stochastic_weights)
+          data<Role::weight>()[i] =
+              stochastic(w, key_of_weights(random_key_at(key, group.count, first + i)), first + i);
       write(data<Role::mean>()[i], m);
       if constexpr (std::is_same_v<RoleType<config, Role::variance>, BFloat16>) {
-        const uint64_t element = first + i;
-        const RandomKey random = random_key(key, group.count, static_cast<uint32_t>(element >> 32));
-        data<Role::variance>()[i] = to_bfloat16_stochastic(v, random_bits(random, static_cast<uint32_t>(element)));
+        data<Role::variance>()[i] = stochastic(v, random_key_at(key, group.count, first + i), first + i);
       } else {
         write(data<Role::variance>()[i], v);
       }
@@ -277,7 +290,9 @@ inline Rule random_rule(Random& random) { return static_cast<Rule>(random.below(
 inline StepScalars random_step_scalars(Random& random) {
   constexpr double rescales[] = {1, 1.0 / 3, 128, 1e-30}, clips[] = {INFINITY, INFINITY, 0.5, 1e-3};
   constexpr double beta1s[] = {0.9, 0.9, 0, 0.5}, beta2s[] = {0.999, 0.999, 0, 0.95};
-  return {random.one_of(rescales), random.one_of(clips), random.one_of(beta1s), random.one_of(beta2s)};
+  constexpr double flags[] = {0, 1};
+  return {random.one_of(rescales), random.one_of(clips), random.one_of(beta1s), random.one_of(beta2s), 0,
+          random.one_of(flags)};
 }
 inline ScalarGroup random_group(Random& random) {
   constexpr double etas[] = {1e-3, 0.0123, 0, 3e4}, decays[] = {0, 0.01, 0.3}, epsilons[] = {1e-8, 1e-6, 0};

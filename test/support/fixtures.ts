@@ -53,6 +53,12 @@ export interface ScalerFixture {
   readonly scaler: Readonly<Record<'initialScale' | 'growthFactor' | 'backoffFactor' | 'growthInterval', number>>;
   /** Steps with a gradient that is not finite, from 1. */
   readonly infinite: readonly number[];
+  readonly cases: readonly ScalerCase[];
+}
+
+export interface ScalerCase {
+  /** What it adds to the options of all cases. */
+  readonly options: { readonly amsgrad?: boolean; readonly maximize?: boolean };
   readonly initial: readonly string[];
   readonly steps: readonly {
     readonly scale: number;
@@ -62,6 +68,7 @@ export interface ScalerFixture {
     readonly weights?: readonly string[];
     readonly means?: readonly string[];
     readonly variances?: readonly string[];
+    readonly maxVariances?: readonly string[];
   }[];
   /** After the last step. */
   readonly scale: number;

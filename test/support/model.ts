@@ -17,9 +17,18 @@ export function dtypesOf(config: DTypeConfig): {
   gradDType: DType;
   stateDType: DType;
   hasMaster: boolean;
+  hasMaximum: boolean;
 } {
-  const { weight, grad, mean, master } = abi.DTYPE_CONFIGS.find(({ name }) => name === config) as abi.DTypeConfig;
-  return { dtype: weight, gradDType: grad, stateDType: mean, hasMaster: master !== undefined };
+  const { weight, grad, mean, master, maximum } = abi.DTYPE_CONFIGS.find(
+    ({ name }) => name === config,
+  ) as abi.DTypeConfig;
+  return {
+    dtype: weight,
+    gradDType: grad,
+    stateDType: mean,
+    hasMaster: master !== undefined,
+    hasMaximum: maximum !== undefined,
+  };
 }
 
 /** The dtype configuration that createState() gives a weight. */
@@ -31,9 +40,13 @@ export function configOf(dtype: DType, multiPrecision: boolean): DTypeConfig {
 
 /** A new state of zeros, its master included. */
 export function makeState(config: DTypeConfig, length: number, place: Place = ownMemory): AdamWState {
-  const { stateDType, hasMaster } = dtypesOf(config);
-  const state = { mean: place(stateDType, length), variance: place(stateDType, length) };
-  return hasMaster ? { ...state, master: place('float32', length) } : state;
+  const { stateDType, hasMaster, hasMaximum } = dtypesOf(config);
+  return {
+    mean: place(stateDType, length),
+    variance: place(stateDType, length),
+    ...(hasMaster && { master: place('float32', length) }),
+    ...(hasMaximum && { maxVariance: place(stateDType, length) }),
+  };
 }
 
 export interface Model {
@@ -88,10 +101,11 @@ export function makeArguments(
   place: Place = ownMemory,
 ): StepArguments {
   const model = makeModel(specs, random, place);
-  for (const { mean, variance } of model.states) {
+  for (const { mean, variance, maxVariance } of model.states) {
     const { length } = tensorOf(mean);
     tensorOf(mean).set(Float64Array.from({ length }, () => random() - 0.5));
     tensorOf(variance).set(Float64Array.from({ length }, () => 0.01 + random()));
+    if (maxVariance) tensorOf(maxVariance).set(Float64Array.from({ length }, () => 0.01 + random()));
   }
   return { ...model, grads: makeGrads(model, random, place) };
 }
@@ -99,13 +113,14 @@ export function makeArguments(
 /** All arrays that a step writes, with their names. */
 export function arraysOf({ weights, states }: Model): [string, TensorLike][] {
   return weights.flatMap((weight, i) => {
-    const { mean, variance, master } = states[i];
+    const { mean, variance, master, maxVariance } = states[i];
     const arrays: [string, TensorLike][] = [
       [`weights[${i}]`, weight],
       [`states[${i}].mean`, mean],
       [`states[${i}].variance`, variance],
     ];
     if (master) arrays.push([`states[${i}].master`, master]);
+    if (maxVariance) arrays.push([`states[${i}].maxVariance`, maxVariance]);
     return arrays;
   });
 }
@@ -126,12 +141,14 @@ export function cloneModel({ indices, weights, states, gradDTypes }: Model, plac
     gradDTypes,
     indices: [...indices],
     weights: cloneArrays(weights, place),
-    states: states.map(({ mean, variance, master }) => {
-      const [copyOfMean, copyOfVariance, copyOfMaster] = cloneArrays(
-        master ? [mean, variance, master] : [mean, variance],
-        place,
-      );
-      return { mean: copyOfMean, variance: copyOfVariance, master: copyOfMaster };
+    states: states.map(({ mean, variance, master, maxVariance }) => {
+      const clone = (array: TensorLike): TensorLike => cloneArrays([array], place)[0];
+      return {
+        mean: clone(mean),
+        variance: clone(variance),
+        ...(master && { master: clone(master) }),
+        ...(maxVariance && { maxVariance: clone(maxVariance) }),
+      };
     }),
   };
 }

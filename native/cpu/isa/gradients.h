@@ -6,34 +6,61 @@
 
 namespace fused_adamw::cpu {
 
+/// Adds the square of an element. That of a float is exact in double, so that a fused operation rounds as the two do.
+template <class Isa>
+ADAMW_INLINE void add_square(double& lane, float element) {
+  const double value = element;
+  if constexpr (Isa::kHasFma)
+    lane = __builtin_fma(value, value, lane);
+  else
+    lane += value * value;
+}
+template <class Isa>
+ADAMW_INLINE void add_square(double& lane, double element) {
+  lane += element * element;
+}
+template <class Isa>
+ADAMW_INLINE void add_square(double& lane, BFloat16 element) {
+  add_square<Isa>(lane, to_float(element));
+}
+
 /// The sum of the squares of at most kNormBlock elements (gradient-norm.h). Sets `finite` to false for an element that
 /// is infinite or NaN.
 template <class Isa, typename T>
 ADAMW_INLINE double sum_of_squares(const T* grad, size_t length, bool* finite) {
-  double lanes[kNormLanes] = {};
+  // The lanes in two arrays, each a vector of AVX-512: compilers then widen the elements in one operation.
+  constexpr size_t half = kNormLanes / 2;
+  double low[half] = {}, high[half] = {};
   double invalid[kNormLanes] = {};  // NaN where an element is not finite
-  alignas(64) float converted[kBlock];
+  alignas(64) [[maybe_unused]] float converted[kBlock];
   for (size_t at = 0; at < length; at += kBlock) {
     const size_t count = std::min(kBlock, length - at);
     const auto* values = [&] {
-      if constexpr (std::is_same_v<T, float> || std::is_same_v<T, double>) {
-        return grad + at;
-      } else {
+      if constexpr (std::is_same_v<T, Float16>) {
         load<Isa>(grad + at, converted, count);
         return static_cast<const float*>(converted);
+      } else {
+        return grad + at;
       }
     }();
-    const auto add = [&](size_t i, size_t lane) {
-      const double value = values[i];
-      lanes[lane] += value * value;
-      // Finite squares of float64 may overflow, those of the others do not.
-      if constexpr (std::is_same_v<T, double>) invalid[lane] += value - value;
+    // Finite squares of float64 may overflow, those of the others do not.
+    const auto check = [&]([[maybe_unused]] size_t i, [[maybe_unused]] size_t lane) {
+      if constexpr (std::is_same_v<T, double>) invalid[lane] += values[i] - values[i];
     };
     size_t i = 0;
-    for (; i + kNormLanes <= count; i += kNormLanes)
-      for (size_t lane = 0; lane < kNormLanes; ++lane) add(i + lane, lane);
-    for (size_t lane = 0; i < count; ++i, ++lane) add(i, lane);
+    for (; i + kNormLanes <= count; i += kNormLanes) {
+      for (size_t lane = 0; lane < half; ++lane) add_square<Isa>(low[lane], values[i + lane]);
+      for (size_t lane = 0; lane < half; ++lane) add_square<Isa>(high[lane], values[i + half + lane]);
+      for (size_t lane = 0; lane < kNormLanes; ++lane) check(i + lane, lane);
+    }
+    for (size_t lane = 0; i < count; ++i, ++lane) {
+      add_square<Isa>(lane < half ? low[lane] : high[lane - half], values[i]);
+      check(i, lane);
+    }
   }
+  double lanes[kNormLanes];
+  std::copy(low, low + half, lanes);
+  std::copy(high, high + half, lanes + half);
   const double sum = sum_lanes(lanes);
   const double zero = std::is_same_v<T, double> ? sum_lanes(invalid) : sum - sum;
   if (zero != 0) *finite = false;

@@ -19,19 +19,27 @@ namespace {
 
 #if defined(__x86_64__)
 #define TARGET_BASELINE
-#define TARGET_AVX2 __attribute__((target("avx2,f16c")))
+#define AVX2 "avx2,f16c"
+#define AVX512 AVX2 ",avx512f,avx512bw,avx512dq,avx512vl"
 #if defined(__clang__)
-#define TARGET_AVX512 __attribute__((target("avx2,f16c,avx512f,avx512bw,avx512dq,avx512vl"), min_vector_width(512)))
+#define OF_512_BITS(features) __attribute__((target(features), min_vector_width(512)))
 #else
-#define TARGET_AVX512 __attribute__((target("avx2,f16c,avx512f,avx512bw,avx512dq,avx512vl,prefer-vector-width=512")))
+#define OF_512_BITS(features) __attribute__((target(features ",prefer-vector-width=512")))
 #endif
+#define TARGET_AVX2 __attribute__((target(AVX2)))
+#define TARGET_AVX512 OF_512_BITS(AVX512)
+// Only for what rounds the same with it.
+#define TARGET_AVX2_FMA __attribute__((target(AVX2 ",fma")))
+#define TARGET_AVX512_FMA OF_512_BITS(AVX512 ",fma")
 #endif
 
 // Conversions of half precision, a struct for each instruction set. The hardware
-// keeps a NaN's payload; the contract is that only one NaN is stored.
+// keeps a NaN's payload; the contract is that only one NaN is stored. kHasFma is of functions of its TARGET_FMA.
 
 struct Baseline {
 #if defined(__aarch64__)
+  static constexpr bool kHasFma = true;
+
   static void from_float16(const Float16* from, float* to, size_t length) {
     size_t i = 0;
     for (; i + 4 <= length; i += 4) vst1q_f32(to + i, vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(&from[i].bits))));
@@ -48,6 +56,8 @@ struct Baseline {
     for (; i < length; ++i) to[i] = fused_adamw::to_float16(from[i]);
   }
 #else
+  static constexpr bool kHasFma = false;
+
   static void from_float16(const Float16* from, float* to, size_t length) {
     for (size_t i = 0; i < length; ++i) to[i] = to_float(from[i]);
   }
@@ -59,6 +69,8 @@ struct Baseline {
 
 #if defined(__x86_64__)
 struct Avx2 {
+  static constexpr bool kHasFma = true;
+
   TARGET_AVX2 static void from_float16(const Float16* from, float* to, size_t length) {
     size_t i = 0;
     for (; i + 8 <= length; i += 8)
@@ -80,6 +92,8 @@ struct Avx2 {
 };
 
 struct Avx512 {
+  static constexpr bool kHasFma = true;
+
   // GCC 12 warns of uninitialised values in the unmasked intrinsics.
   static constexpr __mmask16 kEveryLane = 0xffff;
 
@@ -111,15 +125,19 @@ struct Avx512 {
 #define TARGET_BASELINE
 #endif
 
-#define DEFINE_VARIANT(Isa, TARGET)                                                                                \
+/// float32, with AMSGrad where the configuration has it.
+template <DTypeConfig config>
+constexpr DTypeConfig kFloat32 = kHasRole<config, Role::maximum> ? DTypeConfig::float32_amsgrad : DTypeConfig::float32;
+
+#define DEFINE_VARIANT(Isa, TARGET, TARGET_FMA)                                                                    \
   template <Rule rule, DTypeConfig config>                                                                         \
   TARGET __attribute__((noinline)) void kernel_##Isa(const Span& span, const GroupScalars& group) {                \
-    update_span<Isa, rule, config>(span, group, kernel_##Isa<rule, DTypeConfig::float32>);                         \
+    update_span<Isa, rule, config>(span, group, kernel_##Isa<rule, kFloat32<config>>);                             \
   }                                                                                                                \
   TARGET void from_bfloat16_##Isa(const BFloat16* from, float* to, size_t length) { load<Isa>(from, to, length); } \
   TARGET void to_bfloat16_##Isa(const float* from, BFloat16* to, size_t length) { store<Isa>(from, to, length); }  \
   template <typename T>                                                                                            \
-  TARGET double sum_of_squares_##Isa(const void* grad, size_t length, bool* finite) {                              \
+  TARGET_FMA double sum_of_squares_##Isa(const void* grad, size_t length, bool* finite) {                          \
     return sum_of_squares<Isa>(static_cast<const T*>(grad), length, finite);                                       \
   }                                                                                                                \
   template <typename Into, typename Grad>                                                                          \
@@ -141,12 +159,12 @@ struct Avx512 {
 #define ACCUMULATE_Avx2(Into, Grad) accumulate_Avx2<Into, Grad>,
 #define ACCUMULATE_Avx512(Into, Grad) accumulate_Avx512<Into, Grad>,
 
-DEFINE_VARIANT(Baseline, TARGET_BASELINE)
+DEFINE_VARIANT(Baseline, TARGET_BASELINE, TARGET_BASELINE)
 bool always() { return true; }
 
 #if defined(__x86_64__)
-DEFINE_VARIANT(Avx2, TARGET_AVX2)
-DEFINE_VARIANT(Avx512, TARGET_AVX512)
+DEFINE_VARIANT(Avx2, TARGET_AVX2, TARGET_AVX2_FMA)
+DEFINE_VARIANT(Avx512, TARGET_AVX512, TARGET_AVX512_FMA)
 
 /// What the processor has and the system saves. Not by __builtin_cpu_supports(),
 /// which is a stub in some compilers' libraries.
@@ -154,11 +172,11 @@ struct Processor {
   bool avx2 = false, avx512 = false;
 
   Processor() {
-    constexpr unsigned kOsxsaveAvxF16c = 1u << 27 | 1u << 28 | 1u << 29, kAvx2 = 1u << 5;
+    constexpr unsigned kFmaOsxsaveAvxF16c = 1u << 12 | 1u << 27 | 1u << 28 | 1u << 29, kAvx2 = 1u << 5;
     constexpr unsigned kAvx512 = 1u << 16 | 1u << 17 | 1u << 30 | 1u << 31;  // F, DQ, BW, VL
     constexpr unsigned kYmm = 0x06, kZmm = 0xe6;
     unsigned eax, ebx, ecx, edx, saved, high;
-    if (!__get_cpuid(1, &eax, &ebx, &ecx, &edx) || (ecx & kOsxsaveAvxF16c) != kOsxsaveAvxF16c) return;
+    if (!__get_cpuid(1, &eax, &ebx, &ecx, &edx) || (ecx & kFmaOsxsaveAvxF16c) != kFmaOsxsaveAvxF16c) return;
     asm volatile("xgetbv" : "=a"(saved), "=d"(high) : "c"(0));
     if (!__get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx)) return;
 #if defined(__APPLE__)
@@ -239,7 +257,7 @@ bool rounds_exactly(const Variant& variant, const GroupScalars& group) {
 
 GroupScalars round_scalars(const StepScalars& step, const ScalarGroup& group) {
   return {fused_adamw::round_scalars<float>(step, group), fused_adamw::round_scalars<double>(step, group),
-          round_count(group)};
+          round_count(group), step.stochastic_weights != 0};
 }
 
 bool rounds_exactly(const Variant& variant) {

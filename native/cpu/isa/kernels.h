@@ -27,6 +27,7 @@ struct GroupScalars {
   Scalars<float> f32;
   Scalars<double> f64;
   uint32_t count;
+  bool stochastic_weights;
 
   template <typename T>
   ADAMW_INLINE const Scalars<T>& of() const {

@@ -35,13 +35,15 @@ ADAMW_INLINE size_t to_next_line(const T* from) {
 /// elements up to the end of the weights' first line. Divisions and square roots
 /// keep the processor from running as far ahead as in a plain stream, so arrays
 /// that come from memory are prefetched (docs/performance.md).
-template <Rule rule, typename T>
-ADAMW_INLINE void update_array(T* __restrict w, const T* __restrict g, T* __restrict m, T* __restrict v, size_t length,
-                               const Scalars<T>& scalars) {
+///
+/// @param x the greatest variances with AMSGrad; otherwise it is not accessed
+template <Rule rule, bool amsgrad, typename T>
+ADAMW_INLINE void update_array(T* __restrict w, const T* __restrict g, T* __restrict m, T* __restrict v,
+                               T* __restrict x, size_t length, const Scalars<T>& scalars) {
   const Scalars<T> s = scalars;
   size_t i = 0;
   if (length >= kAlignFrom) {
-    for (const size_t first = to_next_line(w); i < first; ++i) adamw<rule>(w[i], g[i], m[i], v[i], s);
+    for (const size_t first = to_next_line(w); i < first; ++i) adamw<rule, amsgrad>(w[i], g[i], m[i], v[i], x[i], s);
   }
   if (length >= kFetchFrom) {
     constexpr size_t line = kCacheLine / sizeof(T);
@@ -52,11 +54,12 @@ ADAMW_INLINE void update_array(T* __restrict w, const T* __restrict g, T* __rest
         __builtin_prefetch(g + k);
         __builtin_prefetch(m + k);
         __builtin_prefetch(v + k);
+        if constexpr (amsgrad) __builtin_prefetch(x + k);
       }
-      for (size_t k = i; k < i + run; ++k) adamw<rule>(w[k], g[k], m[k], v[k], s);
+      for (size_t k = i; k < i + run; ++k) adamw<rule, amsgrad>(w[k], g[k], m[k], v[k], x[k], s);
     }
   }
-  for (; i < length; ++i) adamw<rule>(w[i], g[i], m[i], v[i], s);
+  for (; i < length; ++i) adamw<rule, amsgrad>(w[i], g[i], m[i], v[i], x[i], s);
 }
 
 template <class Isa>
@@ -149,24 +152,27 @@ static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__);
 
 /// float32 or bfloat16 weights with bfloat16 states, pair by pair. `index` is the lower half of
 /// the first element's index: even, because the elements of a pair share a random word.
-template <Rule rule, typename T>
+template <Rule rule, bool stochastic_weights, typename T>
 ADAMW_INLINE void update_pairs(T* __restrict weight, const T* __restrict grad, BFloat16* __restrict mean,
                                BFloat16* __restrict variance, size_t pairs, const Scalars<float>& s, RandomKey key,
                                uint32_t index) {
-  uint32_t counter = random_counter(key, index / 2);
-  for (size_t i = 0; i < pairs; ++i, counter += kCounterStep) {
+  uint32_t counter = random_counter(key, index / 2), counter_of_weight = random_counter(key_of_weights(key), index / 2);
+  for (size_t i = 0; i < pairs; ++i, counter += kCounterStep, counter_of_weight += kCounterStep) {
     const auto w = Pair<T>::load(weight + 2 * i), g = Pair<T>::load(grad + 2 * i);
     const auto m = Pair<BFloat16>::load(mean + 2 * i), v = Pair<BFloat16>::load(variance + 2 * i);
     float w0 = w.first(), w1 = w.second(), m0 = m.first(), m1 = m.second(), v0 = v.first(), v1 = v.second();
     adamw<rule>(w0, g.first(), m0, v0, s);
     adamw<rule>(w1, g.second(), m1, v1, s);
-    Pair<T>::store(weight + 2 * i, w0, w1);
+    if constexpr (stochastic_weights)
+      Pair<T>::store_stochastic(weight + 2 * i, w0, w1, random_pair(key_of_weights(key), counter_of_weight));
+    else
+      Pair<T>::store(weight + 2 * i, w0, w1);
     Pair<BFloat16>::store(mean + 2 * i, m0, m1);
     Pair<BFloat16>::store_stochastic(variance + 2 * i, v0, v1, random_pair(key, counter));
   }
 }
 
-template <Rule rule, typename T>
+template <Rule rule, bool stochastic_weights, typename T>
 ADAMW_INLINE void update_bfloat16_states(T* __restrict weight, const T* __restrict grad, BFloat16* __restrict mean,
                                          BFloat16* __restrict variance, size_t length, const Scalars<float>& scalars,
                                          RandomKey key, uint32_t index) {
@@ -176,18 +182,25 @@ ADAMW_INLINE void update_bfloat16_states(T* __restrict weight, const T* __restri
     s.rescale = 1;
     s.clip = INFINITY;
     s.lr = 1;
-    update_pairs<rule>(weight, grad, mean, variance, length / 2, s, key, index);
+    update_pairs<rule, stochastic_weights>(weight, grad, mean, variance, length / 2, s, key, index);
   } else {
-    update_pairs<rule>(weight, grad, mean, variance, length / 2, s, key, index);
+    update_pairs<rule, stochastic_weights>(weight, grad, mean, variance, length / 2, s, key, index);
   }
   if (length % 2 == 0) return;
   const size_t i = length - 1;  // the first of a pair that has no second
   T w[2] = {weight[i]}, g[2] = {grad[i]};
   BFloat16 m[2] = {mean[i]}, v[2] = {variance[i]};
-  update_pairs<rule>(w, g, m, v, 1, s, key, index + static_cast<uint32_t>(i));
+  update_pairs<rule, stochastic_weights>(w, g, m, v, 1, s, key, index + static_cast<uint32_t>(i));
   weight[i] = w[0];
   mean[i] = m[0];
   variance[i] = v[0];
+}
+
+/// Stores a block of a tensor's weights. `index` is the lower half of the first element's index.
+template <class Isa>
+ADAMW_INLINE void store_stochastic(const float* from, BFloat16* to, size_t length, RandomKey key, uint32_t index) {
+  for (size_t i = 0; i < length; ++i)
+    to[i] = to_bfloat16_stochastic(from[i], random_bits(key, index + static_cast<uint32_t>(i)));
 }
 
 /// The values of an array in float32: the array itself, or `copy`.
@@ -201,10 +214,12 @@ ADAMW_INLINE float* in_float32(const T* from, float* copy, size_t length) {
   return copy;
 }
 
-/// Gradients of another dtype than the weights, with float32 states: the loop of float32, a block at a time. It is
-/// called rather than inlined, since these rows are many and would be a tenth of the binary.
+/// Weights or gradients of other dtypes with float32 states: the loop of float32, a block at a time. It is called
+/// rather than inlined, since these rows are many and would be a tenth of the binary.
+///
+/// @param float32 the kernel of float32, with AMSGrad where the configuration has it
 template <class Isa, DTypeConfig config>
-ADAMW_INLINE void update_mixed(const Span& span, const GroupScalars& group, Kernel float32) {
+ADAMW_INLINE void update_as_float32(const Span& span, const GroupScalars& group, Kernel float32) {
   constexpr Role source = kHasRole<config, Role::master> ? Role::master : Role::weight;  // of the weights' values
   static_assert(std::is_same_v<RoleType<config, Role::mean>, float> &&
                 std::is_same_v<RoleType<config, Role::variance>, float>);
@@ -219,10 +234,19 @@ ADAMW_INLINE void update_mixed(const Span& span, const GroupScalars& group, Kern
     block.arrays[Role::grad] = in_float32<Isa>(array_of<config, Role::grad>(span) + at, g, block.length);
     block.arrays[Role::mean] = array_of<config, Role::mean>(span) + at;
     block.arrays[Role::variance] = array_of<config, Role::variance>(span) + at;
+    if constexpr (kHasRole<config, Role::maximum>)
+      block.arrays[Role::maximum] = array_of<config, Role::maximum>(span) + at;
     float32(block, group);
-    if constexpr (!std::is_same_v<RoleType<config, Role::weight>, float>) {
-      store<Isa>(updated, weight + at, block.length);
+    using Weight = RoleType<config, Role::weight>;
+    if constexpr (std::is_same_v<Weight, BFloat16> && source == Role::weight) {
+      if (group.stochastic_weights) {
+        const uint64_t first = span.first + at;  // a multiple of kBlock, so that no block crosses one of 2^32
+        const RandomKey key = random_key(span.key, span.count, static_cast<uint32_t>(first >> 32));
+        store_stochastic<Isa>(updated, weight + at, block.length, key_of_weights(key), static_cast<uint32_t>(first));
+        continue;
+      }
     }
+    if constexpr (!std::is_same_v<Weight, float>) store<Isa>(updated, weight + at, block.length);
   }
 }
 
@@ -245,7 +269,7 @@ ADAMW_INLINE void update_blocks(const Span& span, const Scalars<float>& scalars)
     load<Isa>(grad + at, g, length);
     load<Isa>(mean + at, m, length);
     load<Isa>(variance + at, v, length);
-    update_array<rule>(w, g, m, v, length, scalars);
+    update_array<rule, false>(w, g, m, v, v, length, scalars);
     if constexpr (kHasRole<config, Role::master>) store<Isa>(w, values + at, length);
     store<Isa>(w, weight + at, length);
     store<Isa>(m, mean + at, length);
@@ -253,7 +277,7 @@ ADAMW_INLINE void update_blocks(const Span& span, const Scalars<float>& scalars)
   }
 }
 
-/// @param float32 the kernel of the same rule and instruction set for float32
+/// @param float32 the kernel of the same rule and instruction set for float32, with AMSGrad where `config` has it
 template <class Isa, Rule rule, DTypeConfig config>
 ADAMW_INLINE void update_span(const Span& span, const GroupScalars& group, [[maybe_unused]] Kernel float32) {
   using Weight = RoleType<config, Role::weight>;
@@ -262,6 +286,7 @@ ADAMW_INLINE void update_span(const Span& span, const GroupScalars& group, [[may
   using Variance = RoleType<config, Role::variance>;
   using T = ArithmeticType<config>;
   constexpr bool has_master = kHasRole<config, Role::master>;
+  constexpr bool amsgrad = kHasRole<config, Role::maximum>;
   constexpr bool has_one_dtype =
       std::is_same_v<Weight, Grad> && std::is_same_v<Weight, Mean> && std::is_same_v<Weight, Variance> && !has_master;
   constexpr bool has_bfloat16_states = std::is_same_v<Weight, Grad> && std::is_same_v<Mean, BFloat16> &&
@@ -271,10 +296,12 @@ ADAMW_INLINE void update_span(const Span& span, const GroupScalars& group, [[may
   [[maybe_unused]] const auto* grad = array_of<config, Role::grad>(span);
   [[maybe_unused]] auto* mean = array_of<config, Role::mean>(span);
   [[maybe_unused]] auto* variance = array_of<config, Role::variance>(span);
-  if constexpr (!std::is_same_v<Weight, Grad>) {
-    update_mixed<Isa, config>(span, group, float32);
-  } else if constexpr (has_one_dtype && std::is_same_v<Weight, T>) {
-    update_array<rule>(weight, grad, mean, variance, span.length, scalars);
+  if constexpr (has_one_dtype && std::is_same_v<Weight, T>) {
+    T* maximum = variance;
+    if constexpr (amsgrad) maximum = array_of<config, Role::maximum>(span);
+    update_array<rule, amsgrad>(weight, grad, mean, variance, maximum, span.length, scalars);
+  } else if constexpr (amsgrad || !std::is_same_v<Weight, Grad>) {
+    update_as_float32<Isa, config>(span, group, float32);
   } else if constexpr (has_bfloat16_states) {
     for (size_t at = 0; at < span.length;) {
       const uint64_t first = span.first + at;
@@ -284,14 +311,24 @@ ADAMW_INLINE void update_span(const Span& span, const GroupScalars& group, [[may
       const size_t to_line = to_next_line(weight + at) / 2 * 2;
       if (length >= kAlignFrom && to_line > 0) length = to_line;
       const RandomKey key = random_key(span.key, span.count, static_cast<uint32_t>(first >> 32));
-      update_bfloat16_states<rule>(weight + at, grad + at, mean + at, variance + at, length, scalars, key,
-                                   static_cast<uint32_t>(first));
+      const auto index = static_cast<uint32_t>(first);
+      if (std::is_same_v<Weight, BFloat16> && group.stochastic_weights) {
+        if constexpr (std::is_same_v<Weight, BFloat16>)
+          update_bfloat16_states<rule, true>(weight + at, grad + at, mean + at, variance + at, length, scalars, key,
+                                             index);
+      } else {
+        update_bfloat16_states<rule, false>(weight + at, grad + at, mean + at, variance + at, length, scalars, key,
+                                            index);
+      }
       at += length;
     }
   } else if constexpr (std::is_same_v<Weight, BFloat16> && std::is_same_v<Grad, BFloat16> &&
                        std::is_same_v<Mean, float> && std::is_same_v<Variance, float>) {
     float* master = nullptr;
-    if constexpr (has_master) master = array_of<config, Role::master>(span);
+    if constexpr (has_master)
+      master = array_of<config, Role::master>(span);
+    else if (group.stochastic_weights)
+      return update_as_float32<Isa, config>(span, group, float32);
     update_bfloat16<rule, has_master>(weight, grad, mean, variance, master, span.length, scalars);
   } else {
     update_blocks<Isa, rule, config>(span, scalars);

@@ -73,7 +73,8 @@ void check_elements(Random& random) {
     const auto* mean = place(static_cast<typename D::Mean*>(nullptr));
     const auto* variance = place(static_cast<typename D::Variance*>(nullptr));
     const auto* master = place(static_cast<typename D::Master*>(nullptr));
-    const AccessSplit split = split_accesses<D>(weight, grad, mean, variance, master, length);
+    const auto* maximum = place(static_cast<typename D::Maximum*>(nullptr));
+    const AccessSplit split = split_accesses<D>(weight, grad, mean, variance, master, maximum, length);
     std::vector<int> touched(length + width);
     size_t vectors = 0;
     for (unsigned lane = 0; lane < lanes; ++lane)
@@ -88,6 +89,7 @@ void check_elements(Random& random) {
             expect_aligned(Role::mean, mean);
             expect_aligned(Role::variance, variance);
             if (D::kHasMaster) expect_aligned(Role::master, master);
+            if (D::kHasMaximum) expect_aligned(Role::maximum, maximum);
             ASSERT_LE(i + width, length);
             for (unsigned k = 0; k < width; ++k) ++touched[i + k];
             ++vectors;
@@ -101,12 +103,19 @@ void check_elements(Random& random) {
     // An array that alone begins elsewhere is the only one that is not accessed by whole vectors.
     const auto offset = [&](const auto* array) { return reinterpret_cast<uintptr_t>(array) / sizeof(*array) % width; };
     std::vector<size_t> offsets{offset(weight), offset(grad), offset(mean), offset(variance)};
-    if (D::kHasMaster) offsets.push_back(offset(master));
+    std::vector<Role> roles{Role::weight, Role::grad, Role::mean, Role::variance};
+    if (D::kHasMaster) {
+      roles.push_back(Role::master);
+      offsets.push_back(offset(master));
+    }
+    if (D::kHasMaximum) {
+      roles.push_back(Role::maximum);
+      offsets.push_back(offset(maximum));
+    }
     for (const size_t each : offsets) {
       const auto alike = static_cast<size_t>(std::count(offsets.begin(), offsets.end(), each));
       if (alike + 1 < offsets.size()) continue;
-      for (size_t role = 0; role < offsets.size(); ++role)
-        ASSERT_EQ(split.aligned[static_cast<Role>(role)], offsets[role] == each);
+      for (size_t k = 0; k < offsets.size(); ++k) ASSERT_EQ(split.aligned[roles[k]], offsets[k] == each);
       ASSERT_EQ(split.all_aligned(), alike == offsets.size());
     }
   }
@@ -151,7 +160,7 @@ struct HostStep {
       block_items.push_back({number, static_cast<uint32_t>(std::min<size_t>(kItemLength, length - at)), start + at});
   }
 
-  StepTables tables(const void* groups) const {
+  StepTables tables(const void* groups, bool stochastic_weights) const {
     return {tensors.data(),
             grads.data(),
             group_of.data(),
@@ -159,7 +168,8 @@ struct HostStep {
             warp_items.data(),
             static_cast<uint32_t>(block_items.size()),
             static_cast<uint32_t>(warp_items.size()),
-            groups};
+            groups,
+            stochastic_weights};
   }
 };
 
@@ -182,7 +192,7 @@ class HostKernels : public ::testing::TestWithParam<HostKernel> {
       }
       const bool by_value = group_count <= StepParameters<T>::kGroups;
       StepParameters<T> parameters;
-      parameters.tables = step.tables(by_value ? nullptr : groups.data());
+      parameters.tables = step.tables(by_value ? nullptr : groups.data(), step_scalars.stochastic_weights != 0);
       if (by_value) std::copy(groups.begin(), groups.end(), parameters.groups);
       for (auto block = static_cast<unsigned>(block_count(parameters.tables)); block-- > 0;)
         GetParam().run_block(&parameters, block);

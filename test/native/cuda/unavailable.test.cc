@@ -47,20 +47,14 @@ std::string read_file(const std::string& path) {
   text << file.rdbuf();
   return text.str();
 }
-std::string write_file(const std::string& name, const std::string& content) {
-  const std::string path = ::testing::TempDir() + name;
-  std::ofstream(path, std::ios::binary) << content;
-  return path;
-}
-
-/// A file of machine code, whose header gives its length.
+/// Machine code, whose header gives its length.
 std::string fatbin(uint64_t bytes, const std::string& content) {
   std::string header("\x50\xed\x55\xba\x01\x00\x10\x00", 8);
   header.append(reinterpret_cast<const char*>(&bytes), sizeof bytes);
   return header + content;
 }
 const std::string kContent = "fused-adamw device code of a test";
-std::string write_usable() { return write_file("usable.fatbin", fatbin(kContent.size(), kContent)); }
+std::string usable() { return fatbin(kContent.size(), kContent); }
 
 class WhyUnavailable : public ::testing::Test {
  protected:
@@ -93,65 +87,58 @@ class WhyUnavailable : public ::testing::Test {
   }
 };
 
-TEST_F(WhyUnavailable, NoReason) { expect("usable", {}, write_usable()); }
+TEST_F(WhyUnavailable, NoReason) { expect("usable", {}, usable()); }
 
 TEST_F(WhyUnavailable, LibraryWithoutTheFunctions) {
-  expect("the CUDA driver is too old: it has no cuDriverGetVersion", {{"LD_LIBRARY_PATH", EMPTY_DRIVER}},
-         write_usable());
+  expect("the CUDA driver is too old: it has no cuDriverGetVersion", {{"LD_LIBRARY_PATH", EMPTY_DRIVER}}, usable());
 }
 
 TEST_F(WhyUnavailable, DriverThatIsTooOld) {
   expect("the CUDA driver is too old: it is for CUDA 11.8, and 12.0 or later is needed",
-         {{"FUSED_ADAMW_STAND_IN_DRIVER_VERSION", "11080"}}, write_usable());
+         {{"FUSED_ADAMW_STAND_IN_DRIVER_VERSION", "11080"}}, usable());
 }
 
 TEST_F(WhyUnavailable, DriverThatDoesNotStart) {
   expect(
       "the CUDA driver does not start: CUDA_ERROR_SYSTEM_DRIVER_MISMATCH \\(system has unsupported display driver / "
       "cuda driver combination\\)",
-      {{"FUSED_ADAMW_STAND_IN_INIT", "803"}}, write_usable());
+      {{"FUSED_ADAMW_STAND_IN_INIT", "803"}}, usable());
 }
 
 TEST_F(WhyUnavailable, NoDevice) {
-  expect("there is no CUDA device", {{"FUSED_ADAMW_STAND_IN_DEVICES", "0"}}, write_usable());
+  expect("there is no CUDA device", {{"FUSED_ADAMW_STAND_IN_DEVICES", "0"}}, usable());
   expect("there is no CUDA device", {{"FUSED_ADAMW_STAND_IN_DEVICES", "0"}, {"FUSED_ADAMW_STAND_IN_INIT", "0"}},
-         write_usable());
+         usable());
 }
 
 TEST_F(WhyUnavailable, NoSuchDevice) {
-  expect("there is no device cuda:3, the last is cuda:0", {{"FUSED_ADAMW_STAND_IN_DEVICES", "1"}}, write_usable(), 3);
-  expect("there is no device cuda:-1, the last is cuda:1", {{"FUSED_ADAMW_STAND_IN_DEVICES", "2"}}, write_usable(), -1);
+  expect("there is no device cuda:3, the last is cuda:0", {{"FUSED_ADAMW_STAND_IN_DEVICES", "1"}}, usable(), 3);
+  expect("there is no device cuda:-1, the last is cuda:1", {{"FUSED_ADAMW_STAND_IN_DEVICES", "2"}}, usable(), -1);
 }
 
-TEST_F(WhyUnavailable, NoDeviceCode) {
-  expect("no device code is usable: the package carries none", {}, "");
-  expect("no device code is usable: there is no device code at /nowhere/a.fatbin", {}, "/nowhere/a.fatbin");
-}
+TEST_F(WhyUnavailable, NoDeviceCode) { expect("no device code is usable: the package carries none", {}, ""); }
 
 TEST_F(WhyUnavailable, TruncatedDeviceCode) {
-  const auto truncated = write_file("truncated.fatbin", fatbin(kContent.size() + 1, kContent));
-  expect("no device code is usable: the device code at .*truncated.fatbin is truncated", {}, truncated);
-  const auto empty = write_file("empty.fatbin", "");
-  expect("no device code is usable: the device code at .*empty.fatbin is truncated", {}, empty);
+  expect("no device code is usable: it is truncated", {}, fatbin(kContent.size() + 1, kContent));
+  expect("no device code is usable: it is truncated", {}, "short");
 }
 
 TEST_F(WhyUnavailable, DeviceCodeThatTheDriverRefuses) {
   expect(
       "no device code is usable: CUDA failed in cuModuleLoadData: CUDA_ERROR_NO_BINARY_FOR_GPU \\(no kernel image is "
       "available for execution on the device\\)",
-      {{"FUSED_ADAMW_STAND_IN_MODULE", "209"}}, write_usable());
+      {{"FUSED_ADAMW_STAND_IN_MODULE", "209"}}, usable());
   expect(
       "no device code is usable: CUDA failed in cuModuleLoadData: CUDA_ERROR_INVALID_IMAGE \\(device kernel image is "
       "invalid\\)",
-      {}, write_file("noise.fatbin", "this is not device code, it is only some text"));
+      {}, "this is not device code, it is only some text");
 }
 
 TEST_F(WhyUnavailable, DeviceCodeOfTheBuildIsAccepted) {
-  const std::string path = PREBUILDS "/fused_adamw.fatbin";
-  const std::string image = read_file(path);
-  if (image.empty()) GTEST_SKIP() << "npm run build:cuda makes " << path;
-  expect("usable", {}, path);
-  expect("no device code is usable: .*", {}, write_file("half.fatbin", image.substr(0, image.size() / 2)));
+  const std::string image = read_file(DEVICE_CODE);
+  if (image.empty()) GTEST_SKIP() << "npm run build:cuda makes " DEVICE_CODE;
+  expect("usable", {}, image);
+  expect("no device code is usable: .*", {}, image.substr(0, image.size() / 2));
 }
 
 class DeviceInUse : public WhyUnavailable {};
@@ -159,7 +146,7 @@ class DeviceInUse : public WhyUnavailable {};
 TEST_F(DeviceInUse, IsOneThatIsReadyAndNoOtherIsMadeReady) {
   Environment environment{{kChild, "1"}, {"ASAN_OPTIONS", kWithoutLeaks}, {"FUSED_ADAMW_STAND_IN_DEVICES", "2"}};
   const auto print = [] {
-    set_device_code(write_usable());
+    set_device_code(usable());
     const bool is_none = Device::in_use() == nullptr;
     Device::get(1);
     const auto memory = Device::in_use()->allocate_pinned(100);
@@ -191,12 +178,12 @@ TEST_F(WithoutDriver, ReportsTheReasonOfTheLoader) {
 }  // namespace
 }  // namespace fused_adamw::cuda
 
-/// Uses the device code of the build; the stand-in also accepts a file that only has its mark.
+/// Uses the device code of the build; the stand-in also accepts what only has its mark.
 int main(int argc, char** argv) {
   namespace cuda = fused_adamw::cuda;
   ::testing::InitGoogleTest(&argc, argv);
-  std::string path = PREBUILDS "/fused_adamw.fatbin";
-  if (cuda::read_file(path).empty() && cuda::testing::is_stand_in()) path = cuda::write_usable();
-  cuda::set_device_code(path);
+  std::string image = cuda::read_file(DEVICE_CODE);
+  if (image.empty() && cuda::testing::is_stand_in()) image = cuda::usable();
+  cuda::set_device_code(image);
   return RUN_ALL_TESTS();
 }
