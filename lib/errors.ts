@@ -23,6 +23,11 @@ export function outOfRangeIn(expected: string, name: string, received: string): 
   return new RangeError(message(expected, name, received));
 }
 
+/** The error for what an asynchronous step uses until its promise is settled. */
+export function busy(expected: string, name: string, received: string): RangeError {
+  return Object.assign(outOfRangeIn(expected, name, received), { code: 'FUSED_ADAMW_BUSY' });
+}
+
 function message(expected: string, name: string, received: string): string {
   return `Expected ${expected} for ${name} but received ${received}`;
 }

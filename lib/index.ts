@@ -10,7 +10,7 @@ export type { Threading } from './backend/threading.js';
 export { type AccumulateOptions, accumulate } from './gradients/accumulate.js';
 export { type GradientStats, type GradientStatsOptions, gradientStats } from './gradients/gradient-stats.js';
 export { LossScaler, type LossScalerOptions, type LossScalerStateDict } from './gradients/loss-scaler.js';
-export type { StepOptions } from './gradients/step-options.js';
+export type { AsyncStepOptions, StepOptions } from './gradients/step-options.js';
 export type { DataOf, Device, DType, Float16ArrayLike } from './numerics/dtype.js';
 export {
   ADAMW_OPTIONS,

@@ -8,6 +8,7 @@
       'sources': [
         'node/abi.cc',
         'node/addon.cc',
+        'node/background-jobs.cc',
         'node/copies.cc',
         'node/cpu-exports.cc',
         'node/cuda-exports.cc',
@@ -21,6 +22,7 @@
         'platform/files.cc',
         'platform/posix.cc',
         'core/tensor-list.cc',
+        'cpu/background.cc',
         'cpu/gradients.cc',
         'cpu/isa/kernels.cc',
         'cpu/openmp.cc',

@@ -539,6 +539,20 @@ describe('a step on a GPU', () => {
     expect(Tensor.zeros(2, { device: 'cuda' }).toArray()).to.deep.equal(new Float32Array(2));
   });
 
+  itUnless(noCuda, 'should be put on the stream by updateAsync(), with the bits and counts of update()', async () => {
+    const values = Array.from({ length: 5000 }, (_, i) => Math.sin(i));
+    const [one, twin] = [0, 1].map(() => {
+      const [weight, grad] = [0, 1].map(() => Tensor.zeros(5000, { device: 'cuda' }).set(values));
+      const optimizer = new AdamW({ learningRate: 0.1 });
+      return { weight, grad, optimizer, state: optimizer.createState(0, weight) };
+    });
+    const promises = [0, 1, 2].map(() => one.optimizer.updateAsync(0, one.weight, one.grad, one.state));
+    for (let t = 0; t < 3; t++) twin.optimizer.update(0, twin.weight, twin.grad, twin.state);
+    for (const result of await Promise.all(promises)) expect(result).to.deep.equal({ skipped: false });
+    expectSameBits(one.weight.toArray(), twin.weight.toArray(), 'weight');
+    expect(one.optimizer.stateDict()).to.deep.equal(twin.optimizer.stateDict());
+  });
+
   itUnless(noCuda, 'should not crash a process that exits during it', () => {
     const source = `
       const { AdamW, Tensor } = await import(libraryUrl);

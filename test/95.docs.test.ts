@@ -91,7 +91,7 @@ describe('The document of errors', () => {
     .map(read)
     .join('\n');
 
-  it('should have the code of each warning', () => {
+  it('should have the code of each error and warning', () => {
     const codes = (text: string, pattern: RegExp): string[] =>
       [...new Set([...text.matchAll(pattern)].map(([, code]) => code))].sort();
     const documented = codes(read('docs/errors.md'), /^\| `(FUSED_ADAMW_[A-Z_]+)` +\|/gm);

@@ -121,6 +121,20 @@ function withEverythingAround(arrays: Arrays): Runner {
   };
 }
 
+/** One step after another, each awaited: what the native thread and the event loop add. */
+function withPromises({ weights, grads, states }: Arrays): Runner {
+  const indices = weights.map((_, i) => i);
+  const optimizer = new AdamW(OPTIONS);
+  return {
+    async run(steps) {
+      const start = process.hrtime.bigint();
+      for (let i = 0; i < steps; i++) await optimizer.updateAsync(indices, weights, grads, states);
+      return Number(process.hrtime.bigint() - start) / steps;
+    },
+    close: () => optimizer.dispose(),
+  };
+}
+
 function tensorLike(array: TensorLike): TensorLike {
   const tensor = array instanceof Tensor ? array : Tensor.from(array);
   return Tensor.zeros(tensor.length, { dtype: tensor.dtype }).copyFrom(tensor);
@@ -160,6 +174,7 @@ export const OURS: readonly Contender[] = [
     const { grads } = tensors();
     return { run: (steps) => timed(steps, () => gradientStats(grads)) };
   }),
+  native('await updateAsync(lists)', true, (context) => withPromises(context.tensors())),
   native('multiAdamwUpdate, fresh lists', true, (context) => withMultiAdamwUpdate(context.tensors())),
   {
     name: 'TypeScript',

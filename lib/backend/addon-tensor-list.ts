@@ -1,7 +1,14 @@
 /** The tensors of a step, kept by the addon: in memory of the host or of a GPU. */
 import type { Storage } from '../numerics/dtype.js';
 import { RULES } from './abi.js';
-import { type BackendTensorList, type Memory, type Overlap, overlapOf, type TensorArrays } from './backend.js';
+import {
+  type BackendTensorList,
+  type Memory,
+  type Overlap,
+  overlapOf,
+  type SumsOfSquares,
+  type TensorArrays,
+} from './backend.js';
 import type { DeviceMemory } from './cuda-addon.js';
 
 /** Stands for memory of the host where the addon is given the number of a GPU. */
@@ -24,6 +31,8 @@ interface AddonObject {
   begin(): void;
   step(first: number, last: number): void;
   sumsOfSquares(sums: Float64Array): boolean;
+  startStep(): Promise<void>;
+  startSumsOfSquares(): Promise<SumsOfSquares>;
   dispose(): void;
 }
 
@@ -70,6 +79,14 @@ class AddonTensorList<M extends Memory> implements BackendTensorList<M> {
 
   sumsOfSquares(sums: Float64Array): boolean {
     return this.#live.sumsOfSquares(sums);
+  }
+
+  startStep(): Promise<void> {
+    return this.#live.startStep();
+  }
+
+  startSumsOfSquares(): Promise<SumsOfSquares> {
+    return this.#live.startSumsOfSquares();
   }
 
   dispose(): void {

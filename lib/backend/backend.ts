@@ -35,6 +35,12 @@ export function overlapOf(found: readonly [number, number, number, number] | nul
   return { written: ROLES[written].name, writtenTensor, other: ROLES[other].name, otherTensor };
 }
 
+/** The sum of the squares of each gradient, and whether all elements are finite. */
+export interface SumsOfSquares {
+  readonly sums: Float64Array;
+  readonly finite: boolean;
+}
+
 /** The tensors of a step on one device, kept by a backend. */
 export interface BackendTensorList<M = Memory> {
   /** Takes these gradients, unless an array that is written shares memory with another: that overlap is returned. */
@@ -50,6 +56,12 @@ export interface BackendTensorList<M = Memory> {
    * element is infinite or NaN.
    */
   sumsOfSquares(sums: Float64Array): boolean;
+  /**
+   * As step() over all tensors and as sumsOfSquares(), beside JavaScript and with the scalars as they are now. `progress`
+   * stays as it is. Only where the backend can do that, on the host.
+   */
+  startStep?(): Promise<void>;
+  startSumsOfSquares?(): Promise<SumsOfSquares>;
   /** Frees what the list holds; it is not used again. */
   dispose(): void;
 }

@@ -30,8 +30,8 @@ export function accumulate(
   const { scale = 1 } = readOptions(options, 'options', ['scale']);
   if (typeof scale !== 'number') throw wrongKind('a number', 'scale', scale);
   checkAlike(grads, 'grads', into, 'into');
-  const sums = resolveHostArrays(into, 'into');
-  const added = resolveHostArrays(grads, 'grads');
+  const sums = resolveHostArrays(into, 'into', 'written');
+  const added = resolveHostArrays(grads, 'grads', 'read');
   const isList = Array.isArray(into);
   const named = (name: string, i: number): string => (isList ? nameOf({ name }, i) : name);
   sums.dtypes.forEach((dtype, i) => {

@@ -39,7 +39,7 @@ export function gradientStats(
   const { scale = 1 } = readOptions(options, 'options', ['scale']);
   if (typeof scale !== 'number') throw wrongKind('a number', 'scale', scale);
   if (!Number.isFinite(scale)) throw outOfRange('a finite number', 'scale', scale);
-  const { dtypes, storages } = resolveHostArrays(grads, 'grads');
+  const { dtypes, storages } = resolveHostArrays(grads, 'grads', 'read');
   const sums = new Float64Array(storages.length);
   const finite = loadBackend().backend.sumsOfSquares(storages, dtypes, sums);
   return { norm: Math.sqrt(sumOf(sums)) * Math.abs(scale), finite };

@@ -2,6 +2,7 @@
 import { nameOf, outOfRangeIn, wrongKind } from '../errors.js';
 import { copyList } from '../lists.js';
 import type { DType, Storage } from '../numerics/dtype.js';
+import { type Access, checkIdle } from '../tensor/in-flight.js';
 import { resolve, type TensorLike } from '../tensor/tensor-like.js';
 
 export interface HostArrays {
@@ -13,14 +14,19 @@ export interface HostArrays {
 /**
  * One array, or a list of them.
  *
- * @throws TypeError for anything else, RangeError for memory that is gone or on a GPU
+ * @throws TypeError for anything else, RangeError for memory that is gone, on a GPU or used by an asynchronous step
  */
-export function resolveHostArrays(values: TensorLike | readonly TensorLike[], name: string): HostArrays {
+export function resolveHostArrays(
+  values: TensorLike | readonly TensorLike[],
+  name: string,
+  access: Access,
+): HostArrays {
   const list = Array.isArray(values) ? copyList(values as readonly TensorLike[]) : [values as TensorLike];
   const named = Array.isArray(values) ? (i: number) => nameOf({ name }, i) : () => name;
   const arrays = list.map((value, i) => resolve(value, { name: named(i) }));
-  arrays.forEach(({ device }, i) => {
+  arrays.forEach(({ device, memory }, i) => {
     if (device !== 'cpu') throw outOfRangeIn('memory on the CPU', named(i), `memory on ${device}`);
+    checkIdle(memory, access, () => named(i));
   });
   return {
     dtypes: arrays.map(({ dtype }) => dtype),

@@ -19,6 +19,12 @@ export interface StepOptions {
   readonly lossScaler?: LossScaler | null;
 }
 
+/** Options of one asynchronous step. */
+export interface AsyncStepOptions extends StepOptions {
+  /** Cancels the step, if it is aborted before the step begins: the promise is rejected by its reason. */
+  readonly signal?: AbortSignal | null;
+}
+
 /** The options of a step, read once. */
 export interface ReadStepOptions {
   readonly zeroGrads: boolean;
@@ -33,10 +39,27 @@ const OPTIONS = ['zeroGrads', 'maxGradNorm', 'lossScaler'] as const satisfies re
 
 const SYNONYMS = { zeroGrad: 'zeroGrads', setToNone: 'zeroGrads', clipGradNorm: 'maxGradNorm', scaler: 'lossScaler' };
 
+const ASYNC_OPTIONS = [...OPTIONS, 'signal'] as const satisfies readonly (keyof AsyncStepOptions)[];
+
 /** @throws TypeError for options of the wrong kind or that are not known, RangeError for values out of range */
 export function readStepOptions(options: StepOptions | undefined): ReadStepOptions {
   if (options === undefined) return NONE;
-  const { zeroGrads, maxGradNorm, lossScaler } = readOptions(options, 'options', OPTIONS, SYNONYMS);
+  return checkStepOptions(readOptions(options, 'options', OPTIONS, SYNONYMS));
+}
+
+/** @throws as readStepOptions() */
+export function readAsyncStepOptions(options: AsyncStepOptions = {}): {
+  readonly step: ReadStepOptions;
+  readonly signal: AbortSignal | null;
+} {
+  const { signal, ...step } = readOptions(options, 'options', ASYNC_OPTIONS, SYNONYMS);
+  if (signal !== undefined && signal !== null && !(signal instanceof AbortSignal)) {
+    throw wrongKind('an AbortSignal', 'signal', signal);
+  }
+  return { step: checkStepOptions(step), signal: signal ?? null };
+}
+
+function checkStepOptions({ zeroGrads, maxGradNorm, lossScaler }: StepOptions): ReadStepOptions {
   if (lossScaler !== undefined && lossScaler !== null && !(lossScaler instanceof LossScaler)) {
     throw wrongKind('a LossScaler', 'lossScaler', lossScaler);
   }

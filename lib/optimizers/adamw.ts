@@ -15,8 +15,10 @@ import {
 } from '../errors.js';
 import type { LossScaler } from '../gradients/loss-scaler.js';
 import {
+  type AsyncStepOptions,
   checkMaxGradNorm,
   type ReadStepOptions,
+  readAsyncStepOptions,
   readStepOptions,
   type StepOptions,
   scaleOf,
@@ -29,7 +31,7 @@ import { fixedOption, readOptions, refuseAssignment, unknownOption } from '../op
 import { BoundStep } from '../step/bound-step.js';
 import { checkIndex, type Index } from '../step/indices.js';
 import { Measurement } from '../step/measurement.js';
-import { runStep, type StepResult } from '../step/run-step.js';
+import { runStep, runStepAsync, type StepPlan, type StepResult } from '../step/run-step.js';
 import {
   type ArithmeticTypes,
   checkBeta,
@@ -138,6 +140,15 @@ export const ADAMW_OPTIONS = [
   'amsgrad',
   'stream',
 ] as const satisfies readonly (keyof AdamWOptions)[];
+
+/** A step whose scalars are written, and what follows from it. */
+interface PreparedStep {
+  readonly plan: StepPlan;
+  /** Once it is done. */
+  readonly settle: () => void;
+  /** Where it failed. */
+  readonly fail: (error: unknown) => void;
+}
 
 /** What the last fusedStep() or step() was called with, so that the same lists are not validated again. */
 interface LastStep {
@@ -385,6 +396,60 @@ export class AdamW extends Optimizer<AdamWState> {
   }
 
   /**
+   * As fusedStep(), but JavaScript goes on meanwhile: on the CPU native code takes the step on a thread of its own, and
+   * the TypeScript backend in a later task. Steps of tensors on a GPU are put on the stream, as those of fusedStep() are.
+   *
+   * Until the promise is settled the tensors are in use. Calls of the package that need them, and those that change the
+   * optimizer, throw a RangeError with the code FUSED_ADAMW_BUSY; whoever reads or writes `tensor.data` finds undefined
+   * values. Steps of one optimizer take place in the order of their calls. Each takes counts, learning rate and options
+   * when its turn comes: in the call itself where none is pending, and the scale of a LossScaler always in the call.
+   *
+   * @param weights as of fusedStep(), in memory of Tensor.zeros() or SharedArrayBuffers, as the grads and states
+   * @param options of this step, and a `signal` that cancels it while another one is before it
+   * @returns rejected by what fusedStep() throws, by a TypeError for other memory, and by the reason of the signal: then
+   *   nothing has changed
+   */
+  async updateAsync(
+    indices: OneOrMany<Index>,
+    weights: OneOrMany<TensorLike>,
+    grads: OneOrMany<TensorLike>,
+    states: OneOrMany<AdamWState>,
+    options?: AsyncStepOptions,
+  ): Promise<StepResult> {
+    const { signal, step, lossScale, lists } = this.exclusive.runInTurn(() => {
+      const read = readAsyncStepOptions(options);
+      return {
+        ...read,
+        lossScale: scaleOf(read.step.lossScaler),
+        lists: copyLists(toLists(indices, weights, grads, states)),
+      };
+    });
+    return this.exclusive.queue(() => this.#stepAsync(lists, step, lossScale, signal));
+  }
+
+  async #stepAsync(
+    lists: StepArguments<AdamWState>,
+    options: ReadStepOptions,
+    lossScale: number,
+    signal: AbortSignal | null,
+  ): Promise<StepResult> {
+    signal?.throwIfAborted();
+    const { tensors, prepared, steps } = this.exclusive.runInTurn(() => {
+      const bound = this.#bindCached(lists);
+      const prepared = this.#prepare(bound, this.aggregateNum, options, lossScale);
+      return { tensors: bound.tensors, prepared, steps: bound.tensors.usesDevice ? runStep : runStepAsync };
+    });
+    try {
+      const result = await steps(tensors, prepared.plan);
+      prepared.settle();
+      return result;
+    } catch (error) {
+      prepared.fail(error);
+      throw error;
+    }
+  }
+
+  /**
    * The tensors of a step, validated once: `bound.step()` is a fusedStep() of
    * them whose cost in TypeScript does not grow with their number.
    *
@@ -510,6 +575,19 @@ export class AdamW extends Optimizer<AdamWState> {
 
   /** A step over what is bound, `aggregateNum` tensors in one native call. */
   #step(bound: BoundStep, aggregateNum: number, options: ReadStepOptions): StepResult {
+    const { plan, settle, fail } = this.#prepare(bound, aggregateNum, options);
+    try {
+      const result = runStep(bound.tensors, plan);
+      settle();
+      return result;
+    } catch (error) {
+      fail(error);
+      throw error;
+    }
+  }
+
+  /** Everything of a step that other code has a say in. `lossScale` is that of the scaler when the step was called. */
+  #prepare(bound: BoundStep, aggregateNum: number, options: ReadStepOptions, lossScale?: number): PreparedStep {
     const { tensors, groups } = bound;
     const { zeroGrads, lossScaler } = options;
     if (this.#failure !== undefined) throw this.#failure;
@@ -518,12 +596,12 @@ export class AdamW extends Optimizer<AdamWState> {
     if (tensors.usesDevice && (isMeasured || zeroGrads)) throw onlyOnCpu(zeroGrads, lossScaler);
     if (isSkipped(this.rescaleGrad, tensors)) {
       this.#scalars(tensors);
-      return runStep(tensors, { skips: true, aggregateNum, zeroGrads });
+      return { plan: { skips: true, aggregateNum, zeroGrads }, settle: () => {}, fail: () => {} };
     }
     // Schedulers and parameters are the caller's code: whatever they assign is read after both.
     groups.update(tensors, this.counts, this.multipliers);
     const learningRate = this.learningRateAt(this.counts.numUpdateAfter(groups.counters));
-    const scale = scaleOf(lossScaler);
+    const scale = lossScale ?? scaleOf(lossScaler);
     const skips = !withSubnormals(() => this.#writeScalars(groups, learningRate, tensors, scale, zeroGrads));
     const maxGradNorm = this.#maxGradNormOf(options);
     const isRepeated = this.multipliers.hasUnmet && groups.counters.some(({ count }) => count > this.counts.begin);
@@ -531,26 +609,27 @@ export class AdamW extends Optimizer<AdamWState> {
     const measurement =
       lossScaler === null && maxGradNorm === null ? undefined : new Measurement(tensors, groups.table, maxGradNorm);
     let hasBegun = false;
-    try {
-      const result = runStep(bound.tensors, {
+    return {
+      plan: {
         skips,
         aggregateNum,
         zeroGrads,
-        measure: measurement && (() => withSubnormals(() => measurement.take())),
+        measurement,
         begin: () => {
           counts.announce(groups.counters, tensors.size, groups.table);
           hasBegun = true;
         },
-      });
-      counts.settle();
-      if (measurement?.finite !== undefined) lossScaler?.update(measurement.finite);
-      if (isRepeated) this.multipliers.tellUnmet();
-      return result;
-    } catch (error) {
-      // A device that failed after it was given work fails for good.
-      if (hasBegun && tensors.usesDevice) this.#failure = error;
-      throw error;
-    }
+      },
+      settle: () => {
+        counts.settle();
+        if (measurement?.finite !== undefined) lossScaler?.update(measurement.finite);
+        if (isRepeated) this.multipliers.tellUnmet();
+      },
+      fail: (error) => {
+        // A device that failed after it was given work fails for good.
+        if (hasBegun && tensors.usesDevice) this.#failure = error;
+      },
+    };
   }
 
   /** The bound of the norm of a step: its own, or the optimizer's. */
@@ -702,6 +781,17 @@ export function checkState(state: unknown, i: number): void {
   if (typeof state !== 'object' || state === null || !('mean' in state) || !('variance' in state)) {
     throw wrongKind('a state with mean and variance', `states[${i}]`, state);
   }
+}
+
+/** The lists as they are now. */
+function copyLists<State>({ indices, weights, grads, states }: StepArguments<State>): StepArguments<State> {
+  const size = indices.length;
+  return {
+    indices: copyList(indices, size),
+    weights: copyList(weights, size),
+    grads: copyList(grads, size),
+    states: copyList(states, size),
+  };
 }
 
 function isSame(a: readonly unknown[], b: readonly unknown[]): boolean {

@@ -2,6 +2,7 @@
 
 import { nameOf, outOfRangeIn, wrongKindIn } from '../errors.js';
 import { setTypedArray } from '../numerics/typed-arrays.js';
+import { checkIdle } from '../tensor/in-flight.js';
 import { Tensor } from '../tensor/tensor.js';
 import { type ResolvedTensor, resolve, type TensorLike } from '../tensor/tensor-like.js';
 import { type AdamWState, checkState } from './adamw.js';
@@ -30,6 +31,7 @@ export function syncMaster(weights: OneOrMany<TensorLike>, states: OneOrMany<Ada
     if (length !== values.length) {
       throw outOfRangeIn(`length ${values.length}`, nameOf(MASTERS, i), `length ${length}`);
     }
+    checkIdle(memory, 'written', () => nameOf(MASTERS, i));
     return [{ master: master instanceof Tensor ? master : (memory as Float32Array), values }];
   });
   for (const { master, values } of copies) {

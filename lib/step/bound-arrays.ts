@@ -1,6 +1,7 @@
 /** The arrays of one role whose addresses native code keeps, and whether their memory is still there. */
+import { types } from 'node:util';
 import type { Arrays, Memory } from '../backend/backend.js';
-import { type Named, nameOf, outOfRangeIn } from '../errors.js';
+import { type Named, nameOf, outOfRangeIn, wrongKindIn } from '../errors.js';
 import type { Storage } from '../numerics/dtype.js';
 import {
   detached,
@@ -9,6 +10,8 @@ import {
   typedArrayByteOffset,
   typedArrayLength,
 } from '../numerics/typed-arrays.js';
+import { isOurs, pinHolds } from '../tensor/allocator.js';
+import { type Access, checkIdle } from '../tensor/in-flight.js';
 import { Tensor } from '../tensor/tensor.js';
 import type { TensorLike } from '../tensor/tensor-like.js';
 
@@ -49,6 +52,34 @@ export class BoundArrays implements Named {
         throw detached(nameOf(this, i));
       }
     }
+  }
+
+  /** @throws RangeError where an asynchronous step uses an array */
+  checkIdle(access: Access): void {
+    for (let i = 0; i < this.#storages.length; i++) {
+      const storage = this.#storages[i];
+      if (storage !== undefined) checkIdle(storage, access, () => nameOf(this, i));
+    }
+  }
+
+  /** @throws TypeError for memory that JavaScript could free during an asynchronous step */
+  checkStays(): void {
+    for (let i = 0; i < this.#storages.length; i++) {
+      const storage = this.#storages[i];
+      if (storage === undefined) continue;
+      const buffer = typedArrayBuffer(storage);
+      if (!types.isSharedArrayBuffer(buffer) && !isOurs(buffer)) {
+        const expected = 'memory of Tensor.zeros or a SharedArrayBuffer';
+        throw wrongKindIn(expected, nameOf(this, i), 'an ArrayBuffer, which may be freed before the step has ended');
+      }
+    }
+  }
+
+  /** Whether all memory is where it is until it is garbage, whatever other code does. */
+  get staysForSure(): boolean {
+    return (
+      pinHolds || this.#storages.every((storage) => !storage || types.isSharedArrayBuffer(typedArrayBuffer(storage)))
+    );
   }
 
   /** @throws RangeError where a Tensor was disposed of */

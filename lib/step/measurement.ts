@@ -1,8 +1,15 @@
 /** What a step finds in its gradients, and what follows from it. */
+import type { SumsOfSquares } from '../backend/backend.js';
+import { withSubnormals } from '../backend/index.js';
 import type { ScalarTable } from '../backend/scalar-table.js';
 import { clipFactor, normOf } from '../gradients/norm.js';
-import type { Measured } from './run-step.js';
 import type { TensorList } from './tensor-list.js';
+
+/** What was found in the gradients of a step. */
+export interface Measured {
+  readonly norm: number;
+  readonly skips: boolean;
+}
 
 export class Measurement {
   /** Whether all gradients are finite; undefined until they were looked at. */
@@ -20,8 +27,17 @@ export class Measurement {
 
   /** Reads the gradients, and clips by the factor of all of them. It calls nothing that other code may have replaced. */
   take(): Measured {
+    return withSubnormals(() => this.#clip(this.#tensors.sumsOfSquares()));
+  }
+
+  /** The same, beside JavaScript. */
+  async start(): Promise<Measured> {
+    const found = await this.#tensors.startSumsOfSquares();
+    return withSubnormals(() => this.#clip(found));
+  }
+
+  #clip({ sums, finite }: SumsOfSquares): Measured {
     const { rescale } = this.#table;
-    const { sums, finite } = this.#tensors.sumsOfSquares();
     this.finite = finite;
     const norm = normOf(sums, rescale);
     if (!finite) return { norm, skips: true };

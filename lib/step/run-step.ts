@@ -1,5 +1,7 @@
 /** The order of a step, once its scalars are computed. */
+import { setImmediate as nextTask } from 'node:timers/promises';
 import { warnOfFallback } from '../backend/index.js';
+import type { Measured, Measurement } from './measurement.js';
 import type { TensorList } from './tensor-list.js';
 
 /** What a step did. */
@@ -22,12 +24,6 @@ export type StepResult =
       readonly gradNorm?: number;
     };
 
-/** What was found in the gradients of a step. */
-export interface Measured {
-  readonly norm: number;
-  readonly skips: boolean;
-}
-
 /** How tensors whose scalars are written are to be stepped. */
 export interface StepPlan {
   /** Whether nothing is to be updated. */
@@ -36,8 +32,8 @@ export interface StepPlan {
   readonly aggregateNum: number;
   /** Whether to clear the gradients. Default false. */
   readonly zeroGrads?: boolean;
-  /** Looks at the gradients before the step; it calls nothing that other code may have replaced. */
-  readonly measure?: () => Measured;
+  /** Looks at the gradients before the step. */
+  readonly measurement?: Measurement;
   /** Called when nothing can fail any more but a device, before the first tensor is updated. */
   readonly begin?: () => void;
 }
@@ -48,9 +44,10 @@ export interface StepPlan {
  * @throws RangeError where memory is gone, and what a device reports; before `begin` nothing has changed
  */
 export function runStep(tensors: TensorList, plan: StepPlan): StepResult {
-  const { skips, aggregateNum, zeroGrads = false, measure, begin } = plan;
+  const { skips, aggregateNum, zeroGrads = false, measurement, begin } = plan;
   if (zeroGrads) tensors.checkDistinctGrads();
   tensors.prepareCheck();
+  tensors.checkIdle(zeroGrads);
   warnOfFallback();
   // Code of the caller's (schedulers, parameters) may detach memory: none of it runs between this and the kernels.
   tensors.checkMemory();
@@ -58,13 +55,50 @@ export function runStep(tensors: TensorList, plan: StepPlan): StepResult {
     if (zeroGrads) tensors.zeroGrads();
     return { skipped: true, reason: 'rescaleGrad' };
   }
-  const measured = measure?.();
-  if (measured?.skips) {
-    if (zeroGrads) tensors.zeroGrads();
-    return { skipped: true, reason: 'gradNorm', gradNorm: measured.norm };
-  }
+  const measured = measurement?.take();
+  if (measured?.skips) return skippedBy(measured, tensors, zeroGrads);
   tensors.begin();
   begin?.();
   tensors.step(aggregateNum);
+  return resultOf(measured);
+}
+
+/**
+ * Runs a step on the CPU beside JavaScript or, where nothing can do that, in a later task.
+ *
+ * @throws as runStep(), TypeError for memory that JavaScript could free meanwhile
+ */
+export async function runStepAsync(tensors: TensorList, plan: StepPlan): Promise<StepResult> {
+  const { skips, zeroGrads = false, measurement, begin } = plan;
+  tensors.checkStays();
+  if (zeroGrads) tensors.checkDistinctGrads();
+  tensors.prepareCheck();
+  tensors.checkIdle(zeroGrads);
+  warnOfFallback();
+  tensors.checkMemory();
+  const giveBack = tensors.take(zeroGrads);
+  try {
+    if (skips || !tensors.canRunBeside) {
+      await nextTask();
+    } else {
+      const measured = await measurement?.start();
+      if (measured?.skips) return skippedBy(measured, tensors, zeroGrads);
+      await tensors.startStep();
+      begin?.();
+      tensors.noteStarted();
+      return resultOf(measured);
+    }
+  } finally {
+    giveBack();
+  }
+  return runStep(tensors, plan);
+}
+
+function skippedBy({ norm }: Measured, tensors: TensorList, zeroGrads: boolean): StepResult {
+  if (zeroGrads) tensors.zeroGrads();
+  return { skipped: true, reason: 'gradNorm', gradNorm: norm };
+}
+
+function resultOf(measured: Measured | undefined): StepResult {
   return measured === undefined ? { skipped: false } : { skipped: false, gradNorm: measured.norm };
 }

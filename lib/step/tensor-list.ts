@@ -6,15 +6,25 @@
  */
 import { DTYPE_CONFIGS, type DTypeConfig, type EveryRole, ROLES, type Role, type Rule } from '../backend/abi.js';
 import { cudaTensorList } from '../backend/addon-tensor-list.js';
-import type { Arrays, BackendTensorList, HostBackend, Memory, Overlap, TensorArrays } from '../backend/backend.js';
+import type {
+  Arrays,
+  BackendTensorList,
+  HostBackend,
+  Memory,
+  Overlap,
+  SumsOfSquares,
+  TensorArrays,
+} from '../backend/backend.js';
 import { cudaTensorListClass } from '../backend/cuda.js';
 import type { DeviceMemory } from '../backend/cuda-addon.js';
 import { findOverlap } from '../backend/overlaps.js';
+import { addProgress } from '../backend/scalar-table.js';
 import { type Named, nameOf, outOfRangeIn, wrongKind, wrongKindIn } from '../errors.js';
 import { filledList } from '../lists.js';
 import { type DType, isHalf, type Storage } from '../numerics/dtype.js';
 import { fillZeros } from '../numerics/typed-arrays.js';
 import { ordinalOf, type ResolvedDevice } from '../tensor/device.js';
+import { type Access, isAllIdle, take } from '../tensor/in-flight.js';
 import { disposalCount } from '../tensor/tensor.js';
 import { dtypeOf, type ResolvedTensor, resolve, type TensorLike } from '../tensor/tensor-like.js';
 import { BoundArrays } from './bound-arrays.js';
@@ -57,6 +67,8 @@ export class TensorList {
   readonly #devices: readonly ResolvedDevice[];
   readonly #lengths: readonly number[];
   readonly #partitions: BackendPartition[] = [];
+  /** As of setGroups(). */
+  #scalars: Float64Array = new Float64Array(0);
   /** In the order of ROLES; the last gradients among them. */
   readonly #arrays: (BoundArrays | undefined)[];
   /** Whether every backend has the gradients that #arrays has. */
@@ -183,6 +195,7 @@ export class TensorList {
 
   /** The group of each tensor, and the array that holds the scalars of all later steps (scalar-table.ts). */
   setGroups(groupOf: Uint32Array, scalars: Float64Array): void {
+    this.#scalars = scalars;
     for (const { positions, tensors } of this.#partitions) {
       const ofPartition = positions.length === this.size ? groupOf : Uint32Array.from(positions, (i) => groupOf[i]);
       tensors.setGroups(ofPartition, scalars);
@@ -218,6 +231,56 @@ export class TensorList {
     if (this.#disposals === disposalCount()) return;
     for (let role = 0; role < ROLES.length; role++) this.#arrays[role]?.checkDisposed();
     this.#disposals = disposalCount();
+  }
+
+  /**
+   * Whether a step is at liberty to use the arrays.
+   *
+   * @param zeroGrads whether it writes the gradients
+   * @throws RangeError where an asynchronous step uses one of them
+   */
+  checkIdle(zeroGrads: boolean): void {
+    if (isAllIdle()) return;
+    this.#arrays.forEach((arrays, role) => {
+      arrays?.checkIdle(accessOf(role, zeroGrads));
+    });
+  }
+
+  /** @throws TypeError for memory that JavaScript could free during an asynchronous step */
+  checkStays(): void {
+    for (const arrays of this.#arrays) arrays?.checkStays();
+  }
+
+  /** Takes the memory of all arrays for an asynchronous step; what is returned gives it back. */
+  take(zeroGrads: boolean): () => void {
+    const all = this.#arrays.flatMap((arrays, role) =>
+      (arrays?.memories ?? []).flatMap((memory) => (memory ? [[memory, accessOf(role, zeroGrads)] as const] : [])),
+    );
+    return take(all);
+  }
+
+  /** Whether startStep() can be called: native code runs, and nothing can take the memory away from it. */
+  get canRunBeside(): boolean {
+    return (
+      !this.usesDevice &&
+      this.#partitions.every(({ tensors }) => tensors.startStep !== undefined) &&
+      this.#arrays.every((arrays) => arrays?.staysForSure ?? true)
+    );
+  }
+
+  /** As step(), beside JavaScript; noteStarted() comes after it. */
+  async startStep(): Promise<void> {
+    for (const { tensors } of this.#partitions) await tensors.startStep?.();
+  }
+
+  /** Notes in the scalars that the step that was started is done, as step() does it. */
+  noteStarted(): void {
+    addProgress(this.#scalars, this.size);
+  }
+
+  /** As sumsOfSquares(), beside JavaScript. */
+  async startSumsOfSquares(): Promise<SumsOfSquares> {
+    return (await this.#partitions[0]?.tensors.startSumsOfSquares?.()) ?? { sums: new Float64Array(0), finite: true };
   }
 
   /** Does whatever may fail in a step, before anything is changed; checkMemory() comes before it. */
@@ -263,7 +326,7 @@ export class TensorList {
    * The sums of the squares of each gradient, all on the CPU, in the order of native/core/gradient-norm.h, and whether
    * all elements are finite.
    */
-  sumsOfSquares(): { readonly sums: Float64Array; readonly finite: boolean } {
+  sumsOfSquares(): SumsOfSquares {
     this.#sums ??= new Float64Array(this.size);
     let finite = true;
     for (let k = 0; k < this.#partitions.length; k++) {
@@ -292,6 +355,10 @@ export class TensorList {
     const b = nameOf(listOf(other), positions[otherTensor]);
     return outOfRangeIn('memory of its own', a, `memory shared with ${b}`);
   }
+}
+
+function accessOf(role: number, zeroGrads: boolean): Access {
+  return ROLES[role].access === 'written' || (role === GRAD && zeroGrads) ? 'written' : 'read';
 }
 
 /**

@@ -20,6 +20,8 @@ const STAGGER_FROM = 1024 * 1024; // bytes
 const HUGE_PAGES_FROM = 4 * 1024 * 1024; // bytes
 const SMALL = 4 * 1024; // bytes
 const SLAB = 256 * 1024; // bytes
+/** Of arrays that allocate() and allocatePinned() returned. */
+const buffersOfOurs = new WeakSet<ArrayBufferLike>();
 let nextSlot = 0;
 let slab = { buffer: new ArrayBuffer(0), used: 0 };
 
@@ -60,6 +62,7 @@ export function allocatePinned(dtype: DType, length: number, device: number): St
   if (bytes === 0) return newStorage(dtype, length);
   const buffer = cudaAddon().pinned(bytes, device);
   pin(buffer);
+  buffersOfOurs.add(buffer);
   return viewOf(dtype, buffer, 0, length);
 }
 
@@ -94,7 +97,13 @@ function newBuffer(bytes: number, spare: number): ArrayBuffer {
     throw cannotAllocate(bytes);
   }
   pin(buffer);
+  buffersOfOurs.add(buffer);
   return buffer;
+}
+
+/** Whether a buffer is memory that was allocated here. */
+export function isOurs(buffer: ArrayBufferLike): boolean {
+  return buffersOfOurs.has(buffer);
 }
 
 /** Native code keeps the address of this memory, so it must neither be transferred nor resized. */
@@ -109,3 +118,18 @@ export function pin(buffer: ArrayBuffer): void {
     });
   }
 }
+
+/**
+ * Whether pin() holds whatever is called: in Node 22 ArrayBuffer.prototype.transfer takes the memory away all the same.
+ */
+export const pinHolds: boolean = (() => {
+  const buffer = new ArrayBuffer(8);
+  markAsUntransferable(buffer);
+  const { transfer } = ArrayBuffer.prototype as { transfer?: () => ArrayBuffer };
+  try {
+    transfer?.call(buffer);
+  } catch {
+    return true;
+  }
+  return buffer.byteLength > 0;
+})();

@@ -37,6 +37,7 @@ import { allocate, allocateOn, allocatePinned, firstTouch, newStorage } from './
 import { cudaDevice, type ResolvedDevice, resolveDevice } from './device.js';
 import { type DlpackCapsule, makeCapsule, takeDlpack } from './dlpack.js';
 import { storageOfArray, storageOfBuffer } from './host-storage.js';
+import { type Access, checkIdle } from './in-flight.js';
 import { checkNumbers } from './numbers.js';
 import { checkShape, elementsOf } from './shape.js';
 import { checkTensorJSON, type TensorJSON, toNumbers } from './tensor-json.js';
@@ -428,7 +429,7 @@ export class Tensor<D extends DType = DType> {
     if (values instanceof Tensor) throw wrongKind('a list of numbers, not what copyFrom() takes,', 'values', values);
     const numbers = checkNumbers(values, 'values', this.length);
     const elements = isHalf(this.dtype) ? encodeAll(numbers, encoderOf(this.dtype)) : numbers;
-    const memory = this.#live(); // only now: a getter among the values may do anything
+    const memory = this.#idle('written'); // only now: a getter among the values may do anything
     if (ArrayBuffer.isView(memory)) {
       setTypedArray(memory, elements);
     } else {
@@ -448,8 +449,8 @@ export class Tensor<D extends DType = DType> {
    */
   copyFrom(source: Tensor): this {
     this.#checkSource(source);
-    const to = this.#live();
-    const from = source.#live('source');
+    const to = this.#idle('written');
+    const from = source.#idle('read', 'source');
     if (ArrayBuffer.isView(to) && ArrayBuffer.isView(from)) setTypedArray(to, from);
     else cudaAddon().copy(to, from);
     return this;
@@ -464,8 +465,8 @@ export class Tensor<D extends DType = DType> {
    */
   async copyAsync(source: Tensor): Promise<this> {
     this.#checkSource(source);
-    const to = this.#live();
-    const from = source.#live('source');
+    const to = this.#idle('written');
+    const from = source.#idle('read', 'source');
     if (ArrayBuffer.isView(to) === ArrayBuffer.isView(from)) return this.copyFrom(source);
     const [host, name] = ArrayBuffer.isView(to) ? [this, 'this'] : [source, 'source'];
     if (!host.#stays) throw outOfRangeIn('memory of Tensor.zeros', name, 'memory that may move away');
@@ -486,9 +487,14 @@ export class Tensor<D extends DType = DType> {
       : Tensor.zeros(this.shape, { dtype: this.dtype, device: resolved }).copyFrom(this);
   }
 
-  /** Lets go of the memory; every later use throws. A second call does nothing. */
+  /**
+   * Lets go of the memory; every later use throws. A second call does nothing.
+   *
+   * @throws RangeError while an asynchronous step uses it
+   */
   dispose(): void {
     if (this.#memory === null) return;
+    checkIdle(this.#memory, 'written', () => 'this');
     disposals++;
     if (!ArrayBuffer.isView(this.#memory)) this.#memory.dispose();
     this.#giveBack?.();
@@ -530,9 +536,16 @@ export class Tensor<D extends DType = DType> {
     return memory;
   }
 
+  /** The memory, unless an asynchronous step uses it. */
+  #idle(access: Access, name = 'this'): Memory {
+    const memory = this.#live(name);
+    checkIdle(memory, access, () => name);
+    return memory;
+  }
+
   /** The memory, or a copy of that of a GPU. */
   #onHost(): Storage {
-    const memory = this.#live();
+    const memory = this.#idle('read');
     if (ArrayBuffer.isView(memory)) return memory;
     const copy = newStorage(this.dtype, this.length);
     cudaAddon().copy(copy, memory);

@@ -5,6 +5,7 @@
 #include <mutex>
 #include <vector>
 
+#include "background-jobs.h"
 #include "in-flight.h"
 
 namespace fused_adamw {
@@ -72,6 +73,8 @@ struct Environment {
   Napi::FunctionReference hold;  // see held-list.h
   std::shared_ptr<ReleasedReferences> released = std::make_shared<ReleasedReferences>();
   std::shared_ptr<DeviceMemorySlots> device_memories = std::make_shared<DeviceMemorySlots>();
+
+  BackgroundJobs background_jobs;
 
   ~Environment() { released->end(); }
 

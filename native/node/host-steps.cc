@@ -14,6 +14,54 @@ auto reader(Napi::Env env) {
   };
 }
 
+cpu::SquareSums square_sums_of(const TensorList& list) {
+  std::vector<size_t> lengths(list.size());
+  for (size_t i = 0; i < lengths.size(); ++i) lengths[i] = list.tensor(i).length;
+  return cpu::SquareSums(lengths);
+}
+
+/// A copy of the list and of all that a step reads, since the list may take other tensors meanwhile.
+class StepJob : public BackgroundJob {
+ public:
+  StepJob(const TensorList& list, const ScalarTable& scalars)
+      : list_(list), scalars_(list.group_count()), zero_grads_(scalars.step().zero_grads != 0) {
+    cpu::round_groups(scalars.step(), scalars.groups(), scalars_.size(), scalars_.data());
+  }
+
+ private:
+  void compute() override { cpu::step(list_, variant_, scalars_.data(), 0, list_.size(), threads_, zero_grads_); }
+
+  const TensorList list_;
+  std::vector<cpu::GroupScalars> scalars_;
+  const bool zero_grads_;
+  const cpu::Variant& variant_ = cpu::active_variant();
+  const int threads_ = cpu::num_threads();
+};
+
+class SumsOfSquaresJob : public BackgroundJob {
+ public:
+  explicit SumsOfSquaresJob(const TensorList& list)
+      : list_(list), square_sums_(square_sums_of(list)), sums_(list.size()) {}
+
+ private:
+  void compute() override { finite_ = square_sums_.compute(list_.tensors(), variant_, threads_, sums_.data()); }
+  Napi::Value result(Napi::Env env) override {
+    Napi::Object result = Napi::Object::New(env);
+    Napi::Float64Array sums = Napi::Float64Array::New(env, sums_.size());
+    std::copy(sums_.begin(), sums_.end(), sums.Data());
+    result["sums"] = sums;
+    result["finite"] = finite_;
+    return result;
+  }
+
+  const TensorList list_;
+  cpu::SquareSums square_sums_;
+  std::vector<double> sums_;
+  bool finite_ = false;
+  const cpu::Variant& variant_ = cpu::active_variant();
+  const int threads_ = cpu::num_threads();
+};
+
 class HostSteps : public TensorSteps {
  public:
   explicit HostSteps(TensorList list) : list_(std::move(list)) {}
@@ -37,12 +85,14 @@ class HostSteps : public TensorSteps {
               scalars.step().zero_grads != 0);
   }
   bool sums_of_squares(double* sums) override {
-    if (!square_sums_) {
-      std::vector<size_t> lengths(list_.size());
-      for (size_t i = 0; i < lengths.size(); ++i) lengths[i] = list_.tensor(i).length;
-      square_sums_.emplace(lengths);
-    }
+    if (!square_sums_) square_sums_.emplace(square_sums_of(list_));
     return square_sums_->compute(list_.tensors(), cpu::active_variant(), cpu::num_threads(), sums);
+  }
+  std::unique_ptr<BackgroundJob> step_job(const ScalarTable& scalars) const override {
+    return std::make_unique<StepJob>(list_, scalars);
+  }
+  std::unique_ptr<BackgroundJob> sums_of_squares_job() const override {
+    return std::make_unique<SumsOfSquaresJob>(list_);
   }
 
  private:

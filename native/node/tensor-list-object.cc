@@ -35,6 +35,8 @@ Napi::Function TensorListObject::define(Napi::Env env) {
                          InstanceMethod<&TensorListObject::set_groups>("setGroups"),
                          InstanceMethod<&TensorListObject::begin>("begin"),
                          InstanceMethod<&TensorListObject::step>("step"),
+                         InstanceMethod<&TensorListObject::start_step>("startStep"),
+                         InstanceMethod<&TensorListObject::start_sums_of_squares>("startSumsOfSquares"),
                          InstanceMethod<&TensorListObject::sums_of_squares>("sumsOfSquares"),
                          InstanceMethod<&TensorListObject::dispose>("dispose"),
                      });
@@ -132,6 +134,29 @@ void TensorListObject::step(const Napi::CallbackInfo& info) {
     steps(env).run(scalars_, first, last);
     scalars_.add_progress(last - first);
   });
+}
+
+Napi::Value TensorListObject::start_step(const Napi::CallbackInfo& info) {
+  const Napi::Env env = info.Env();
+  return guarded(env, [&]() -> Napi::Value {
+    if (!has_grads_ || scalars_.is_empty())
+      throw Napi::Error::New(env, "Expected setGrads and setGroups before a step");
+    return start(env, steps(env).step_job(scalars_));
+  });
+}
+
+Napi::Value TensorListObject::start_sums_of_squares(const Napi::CallbackInfo& info) {
+  const Napi::Env env = info.Env();
+  return guarded(env, [&]() -> Napi::Value {
+    if (!has_grads_) throw Napi::Error::New(env, "Expected setGrads before sumsOfSquares");
+    return start(env, steps(env).sums_of_squares_job());
+  });
+}
+
+Napi::Value TensorListObject::start(Napi::Env env, std::unique_ptr<BackgroundJob> job) const {
+  for (const Napi::ObjectReference& reference : held_)
+    if (!reference.IsEmpty()) job->hold(Napi::Persistent(reference.Value()));
+  return Environment::of(env).background_jobs.start(env, std::move(job));
 }
 
 Napi::Value TensorListObject::sums_of_squares(const Napi::CallbackInfo& info) {

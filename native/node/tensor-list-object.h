@@ -36,6 +36,11 @@ class TensorListObject : public Napi::ObjectWrap<TensorListObject> {
   /// step(first, last): updates tensors [first, last) in place. The calls of one step go through the tensors in order;
   /// on the CPU the call that starts at 0 reads the scalars.
   void step(const Napi::CallbackInfo& info);
+  /// startStep(): Promise; as step() over all tensors, on the background thread and with the scalars as they are now.
+  /// `progress` stays as it is.
+  Napi::Value start_step(const Napi::CallbackInfo& info);
+  /// startSumsOfSquares(): Promise<{ sums: Float64Array, finite: boolean }>, on the background thread.
+  Napi::Value start_sums_of_squares(const Napi::CallbackInfo& info);
   /// sumsOfSquares(sums: Float64Array): writes the sum of the squares of each gradient, in the order of
   /// core/gradient-norm.h. Returns whether all elements are finite.
   Napi::Value sums_of_squares(const Napi::CallbackInfo& info);
@@ -43,6 +48,7 @@ class TensorListObject : public Napi::ObjectWrap<TensorListObject> {
   void dispose(const Napi::CallbackInfo& info);
 
   TensorSteps& steps(Napi::Env env) const;
+  Napi::Value start(Napi::Env env, std::unique_ptr<BackgroundJob> job) const;
   void clear();
 
   std::shared_ptr<InFlight> in_flight_;

@@ -7,6 +7,7 @@
 
 #include "../core/tensor-list.h"
 #include "../cuda/device.h"
+#include "background-jobs.h"
 #include "held-list.h"
 #include "read.h"
 
@@ -31,6 +32,14 @@ class TensorSteps {
   virtual void begin(const ScalarTable& scalars) = 0;
   /// Updates tensors [first, last).
   virtual void run(const ScalarTable& scalars, size_t first, size_t last) = 0;
+  /// run() over all tensors as a job, with the scalars as they are now.
+  virtual std::unique_ptr<BackgroundJob> step_job(const ScalarTable&) const {
+    throw std::logic_error("Expected tensors on the CPU");
+  }
+  /// sums_of_squares() as a job, whose result is { sums: Float64Array, finite }.
+  virtual std::unique_ptr<BackgroundJob> sums_of_squares_job() const {
+    throw std::logic_error("Expected tensors on the CPU");
+  }
   /// Writes the sum of the squares of each gradient; false if an element is infinite or NaN.
   virtual bool sums_of_squares(double* sums) = 0;
 };

@@ -1,14 +1,15 @@
 // Node with its permission model, Bun and Deno.
-import { BOTH, IMPORT, program, REQUIRE } from './use.mjs';
+import { ASYNC, BOTH, IMPORT, program, REQUIRE } from './use.mjs';
 
-const files = { 'import.mjs': program(IMPORT), 'require.cjs': program(REQUIRE), 'both.mjs': BOTH };
+const files = { 'import.mjs': program(IMPORT), 'require.cjs': program(REQUIRE), 'both.mjs': BOTH, 'async.mjs': ASYNC };
 
 const plainly = (command) => ({
-  how: '`import`, `require()`, and both in one process, with the same classes',
+  how: '`import`, `require()`, both in one process with the same classes, `updateAsync`',
   run: [
     [...command, 'import.mjs'],
     [...command, 'require.cjs'],
     [...command, 'both.mjs'],
+    [...command, 'async.mjs'],
   ],
   native: true,
 });

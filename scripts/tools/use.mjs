@@ -31,6 +31,27 @@ ${STEPS}
 ${REPORT}
 `;
 
+/** A program whose steps do not block: in memory of ours and in shared memory, the same bits as of the others. */
+export const ASYNC = `import { AdamW, backendInfo, Tensor } from 'fused-adamw';
+const zeros = {
+  ours: () => Tensor.zeros(3),
+  shared: () => Tensor.from(new SharedArrayBuffer(12), { dtype: 'float32' }),
+};
+const results = [];
+for (const make of Object.values(zeros)) {
+  const [weight, grad, mean, variance] = [1, 2, 3, 4].map(make);
+  weight.set([1, -2, 3]);
+  grad.set([0.1, 0.2, -0.3]);
+  const optimizer = new AdamW({ learningRate: 0.01, wd: 0.01 });
+  await Promise.all([1, 2, 3].map(() => optimizer.updateAsync(0, weight, grad, { mean, variance })));
+  results.push([...new Uint32Array(weight.toArray().buffer)].map((each) => each.toString(16)).join(' '));
+}
+const [bits, shared] = results;
+if (bits !== shared) throw new Error('shared memory: ' + shared);
+const { backend, native } = backendInfo();
+${REPORT}
+`;
+
 /** TypeScript that must compile, and in which one mistake must be found. */
 export const typed = (header) => `${header}
 const weight: Tensor<'bfloat16'> = Tensor.zeros([3, 4], { dtype: 'bfloat16' });

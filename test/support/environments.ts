@@ -29,7 +29,32 @@ export function environments(options: { readonly threads?: boolean } = {}): Envi
 
 /** Runs a function in an environment, asserts that it is active, and restores the previous one. */
 export function inEnvironment<T>(environment: Environment, run: () => T): T {
+  const leave = enter(environment);
+  try {
+    return run();
+  } finally {
+    leave();
+  }
+}
+
+/** The same for what returns a promise: the environment is there until that is settled. */
+export async function inEnvironmentAsync<T>(environment: Environment, run: () => Promise<T>): Promise<T> {
+  const leave = enter(environment);
+  try {
+    return await run();
+  } finally {
+    leave();
+  }
+}
+
+/** What is returned restores the previous environment. */
+function enter(environment: Environment): () => void {
   const before = backendInfo();
+  const leave = (): void => {
+    switchBackend(before.backend);
+    if (before.native.available) addon?.setIsa(before.native.isa);
+    setNumThreads(null);
+  };
   try {
     switchBackend(environment.backend);
     if (environment.isa !== undefined) expect(addon?.setIsa(environment.isa)).to.equal(true);
@@ -38,11 +63,10 @@ export function inEnvironment<T>(environment: Environment, run: () => T): T {
     expect(now.backend).to.equal(environment.backend);
     if (environment.isa !== undefined) expect(now.native).to.include({ isa: environment.isa });
     if (environment.threads !== undefined) expect(now.threads).to.equal(environment.threads);
-    return run();
-  } finally {
-    switchBackend(before.backend);
-    if (before.native.available) addon?.setIsa(before.native.isa);
-    setNumThreads(null);
+    return leave;
+  } catch (error) {
+    leave();
+    throw error;
   }
 }
 
