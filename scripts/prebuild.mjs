@@ -1,9 +1,9 @@
 // Builds prebuilds/<platform>-<arch>/fused_adamw.node for every platform, on Linux, by zig: its clang, C libraries
 // and C++ library. macOS's are linked by LLVM's own linker (Debian's lld-19), which signs them.
 //
-//   node scripts/prebuild.mjs              if the tools can be had; else it says so in one line and succeeds
-//   node scripts/prebuild.mjs --required   fails without them
-//   node scripts/prebuild.mjs --force      even if the files are up to date
+//   node scripts/prebuild.mjs [TARGET...]   if the tools can be had; else it says so in one line and succeeds
+//   node scripts/prebuild.mjs --required    fails without them
+//   node scripts/prebuild.mjs --force       even if the files are up to date
 import { execFile } from 'node:child_process';
 import { createHash } from 'node:crypto';
 import { existsSync, mkdirSync, readdirSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs';
@@ -11,14 +11,16 @@ import { createRequire } from 'node:module';
 import { availableParallelism } from 'node:os';
 import { basename, dirname, join, relative } from 'node:path';
 import { fileURLToPath } from 'node:url';
-import { promisify } from 'node:util';
+import { parseArgs, promisify } from 'node:util';
 import { failure, root, run, sitePackages } from './commands.mjs';
 
 const require = createRequire(import.meta.url);
 const execute = promisify(execFile);
 const work = join(root, 'build/prebuild');
-const required = process.argv.includes('--required');
-const force = process.argv.includes('--force');
+const { values, positionals } = parseArgs({
+  options: { required: { type: 'boolean' }, force: { type: 'boolean' } },
+  allowPositionals: true,
+});
 
 const ZIG = 'ziglang==0.17.1';
 const MACOS_LINKER = 'ld64.lld-19';
@@ -177,14 +179,17 @@ async function inParallel(tasks) {
 }
 
 async function build() {
-  const stamp = join(work, 'inputs');
   const digest = inputs();
-  const names = Object.keys(TARGETS);
-  const isUpToDate = names.every((name) => existsSync(binaryOf(name))) && existsSync(stamp);
-  if (isUpToDate && readFileSync(stamp, 'utf8') === digest && !force) return 'the binaries are up to date';
+  const stampOf = (target) => join(work, target, 'inputs');
+  const isUpToDate = (target) =>
+    existsSync(binaryOf(target)) && existsSync(stampOf(target)) && readFileSync(stampOf(target), 'utf8') === digest;
+  const unknown = positionals.find((name) => !(name in TARGETS));
+  if (unknown) throw new Error(`Expected one of ${Object.keys(TARGETS).join(', ')} but received ${unknown}`);
+  const wanted = positionals.length > 0 ? positionals : Object.keys(TARGETS);
+  const names = wanted.filter((target) => values.force || !isUpToDate(target));
+  if (names.length === 0) return 'the binaries are up to date';
   // Older binaries must not stand for these sources.
   for (const name of names) rmSync(binaryOf(name), { force: true });
-  rmSync(stamp, { force: true });
 
   const folder = join(sitePackages(join(root, '.zig', ZIG), [ZIG]), 'ziglang');
   run(MACOS_LINKER, ['--version']);
@@ -214,9 +219,9 @@ async function build() {
       const objects = objectsOf(target).map(([, object]) => object);
       await link(zig, target, objects, output); // the first time it builds the platform's libraries, on one processor
       renameSync(output, binaryOf(target));
+      writeFileSync(stampOf(target), digest);
     }),
   );
-  writeFileSync(stamp, digest);
   return `${names.map((name) => `prebuilds/${name}`).join(', ')} were built by ${ZIG}`;
 }
 
@@ -224,5 +229,5 @@ try {
   console.log(`fused-adamw: ${await build()}`);
 } catch (error) {
   console.log(`fused-adamw: no binaries were built for other machines (${error.message})`);
-  process.exitCode = required ? 1 : 0;
+  process.exitCode = values.required ? 1 : 0;
 }

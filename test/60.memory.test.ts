@@ -443,8 +443,14 @@ describe('a loop that never yields to the event loop', () => {
           gc();
           return process.memoryUsage().rss;
         };
-        const before = loop(50);
-        report((loop(250) - before) / 2 ** 20);`;
+        let before = loop(50);
+        const grown = Array.from({ length: 3 }, () => {
+          const after = loop(250);
+          const more = after - before;
+          before = after;
+          return more;
+        });
+        report(Math.min(...grown) / 2 ** 20); // a leak is in each, growth of the engine's own heap is not`;
       const grown = reportOf(source, { flags: ['--expose-gc'] });
       expect(grown, `MiB more after 250 steps of ${N} tensors`).to.be.below(15);
     });

@@ -40,6 +40,31 @@ const ncc = (source) => [
   '--quiet',
 ];
 
+const NEXT_CONFIG = `const root = import.meta.dirname;
+export default {
+  output: 'standalone', distDir: 'out', serverExternalPackages: ['fused-adamw'], outputFileTracingRoot: root, turbopack: { root },
+};`;
+const NEXT_ROUTE = `export const dynamic = 'force-dynamic';
+export async function GET() {
+  await import('../../import.mjs');
+  return Response.json('done');
+}`;
+/** Starts the server that Next made and asks it once. */
+const ASK_NEXT = `const { createServer } = await import('node:net');
+const { once } = await import('node:events');
+const probe = createServer().listen(0, '127.0.0.1');
+await once(probe, 'listening');
+const { port } = probe.address();
+await new Promise((resolve) => probe.close(resolve));
+Object.assign(process.env, { PORT: String(port), HOSTNAME: '127.0.0.1' });
+await import(process.cwd() + '/standalone/server.js');
+for (let tries = 0; tries < 100; tries++) {
+  const answer = await fetch('http://127.0.0.1:' + port + '/steps').catch(() => null);
+  if (answer) process.exit(answer.ok ? 0 : 1);
+  await new Promise((resolve) => setTimeout(resolve, 100));
+}
+process.exit(1);`;
+
 const CANNOT_LOAD = /^this bundle cannot load prebuilds\/.*mark fused-adamw as external/;
 
 export default [
@@ -187,6 +212,24 @@ for (const file of fileList) cpSync(file, 'out/' + file);`,
         how: 'what it traces, CommonJS',
         run: [['node', 'trace.mjs', 'require.cjs']],
         alone: ['node', 'require.cjs'],
+        native: true,
+      },
+    ],
+  },
+  {
+    tool: 'Next',
+    install: { next: '16.4.6', react: '19.3.1', 'react-dom': '19.3.1' },
+    files: {
+      ...files,
+      'next.config.mjs': NEXT_CONFIG,
+      'app/layout.js': 'export default ({ children }) => <html lang="en"><body>{children}</body></html>;',
+      'app/steps/route.js': NEXT_ROUTE,
+    },
+    checks: [
+      {
+        how: "`output: 'standalone'` and `serverExternalPackages`",
+        run: [['env', 'NEXT_TELEMETRY_DISABLED=1', 'node', 'node_modules/next/dist/bin/next', 'build']],
+        alone: ['node', '--input-type=module', '--eval', ASK_NEXT],
         native: true,
       },
     ],

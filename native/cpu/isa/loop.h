@@ -18,6 +18,16 @@ constexpr size_t kBytesAhead = 6 * kCacheLine;  // how far ahead arrays are pref
 constexpr size_t kAlignFrom = 512;              // elements
 constexpr size_t kFetchFrom = 16 * 1024;        // elements: more than the nearest cache holds
 
+// Clang forgets __restrict where a loop is inlined: it would compare the arrays' addresses before each run, or not
+// vectorise the loop at all.
+#if defined(__clang__)
+#define ADAMW_APART _Pragma("clang loop vectorize(assume_safety)")
+#define ADAMW_APART_TWO_VECTORS _Pragma("clang loop vectorize(assume_safety) interleave_count(2)")
+#else
+#define ADAMW_APART
+#define ADAMW_APART_TWO_VECTORS
+#endif
+
 /// The array of a role, of the configuration's type.
 template <DTypeConfig config, Role role>
 ADAMW_INLINE auto* array_of(const Span& span) {
@@ -29,6 +39,18 @@ template <typename T>
 ADAMW_INLINE size_t to_next_line(const T* from) {
   constexpr size_t line = kCacheLine / sizeof(T);
   return (line - reinterpret_cast<uintptr_t>(from) / sizeof(T) % line) % line;
+}
+
+/// Reads all before it writes, so that compilers that do not know the arrays to be apart keep values in registers.
+template <Rule rule, bool amsgrad, typename T>
+ADAMW_INLINE void update_element(T* w, const T* g, T* m, T* v, T* x, size_t i, const Scalars<T>& s) {
+  T weight = w[i], mean = m[i], variance = v[i], maximum{};
+  if constexpr (amsgrad) maximum = x[i];
+  adamw<rule, amsgrad>(weight, g[i], mean, variance, maximum, s);
+  w[i] = weight;
+  m[i] = mean;
+  v[i] = variance;
+  if constexpr (amsgrad) x[i] = maximum;
 }
 
 /// Vectors that cross a cache line cost twice, so long arrays start with the
@@ -43,7 +65,7 @@ ADAMW_INLINE void update_array(T* __restrict w, const T* __restrict g, T* __rest
   const Scalars<T> s = scalars;
   size_t i = 0;
   if (length >= kAlignFrom) {
-    for (const size_t first = to_next_line(w); i < first; ++i) adamw<rule, amsgrad>(w[i], g[i], m[i], v[i], x[i], s);
+    for (const size_t first = to_next_line(w); i < first; ++i) update_element<rule, amsgrad>(w, g, m, v, x, i, s);
   }
   if (length >= kFetchFrom) {
     constexpr size_t line = kCacheLine / sizeof(T);
@@ -56,10 +78,12 @@ ADAMW_INLINE void update_array(T* __restrict w, const T* __restrict g, T* __rest
         __builtin_prefetch(v + k);
         if constexpr (amsgrad) __builtin_prefetch(x + k);
       }
-      for (size_t k = i; k < i + run; ++k) adamw<rule, amsgrad>(w[k], g[k], m[k], v[k], x[k], s);
+      ADAMW_APART
+      for (size_t k = i; k < i + run; ++k) update_element<rule, amsgrad>(w, g, m, v, x, k, s);
     }
   }
-  for (; i < length; ++i) adamw<rule, amsgrad>(w[i], g[i], m[i], v[i], x[i], s);
+  ADAMW_APART
+  for (; i < length; ++i) update_element<rule, amsgrad>(w, g, m, v, x, i, s);
 }
 
 template <class Isa>
@@ -96,9 +120,12 @@ ADAMW_INLINE void update_bfloat16(BFloat16* __restrict weight, const BFloat16* _
                                   float* __restrict variance, float* __restrict master, size_t length,
                                   const Scalars<float>& scalars) {
   const Scalars<float> s = scalars;
+  ADAMW_APART_TWO_VECTORS
   for (size_t i = 0; i < length; ++i) {
-    float w = has_master ? master[i] : to_float(weight[i]);
-    adamw<rule>(w, to_float(grad[i]), mean[i], variance[i], s);
+    float w = has_master ? master[i] : to_float(weight[i]), m = mean[i], v = variance[i];
+    adamw<rule>(w, to_float(grad[i]), m, v, s);
+    mean[i] = m;
+    variance[i] = v;
     if constexpr (has_master) master[i] = w;
     weight[i] = to_bfloat16(w);
   }
@@ -157,6 +184,7 @@ ADAMW_INLINE void update_pairs(T* __restrict weight, const T* __restrict grad, B
                                BFloat16* __restrict variance, size_t pairs, const Scalars<float>& s, RandomKey key,
                                uint32_t index) {
   uint32_t counter = random_counter(key, index / 2), counter_of_weight = random_counter(key_of_weights(key), index / 2);
+  ADAMW_APART
   for (size_t i = 0; i < pairs; ++i, counter += kCounterStep, counter_of_weight += kCounterStep) {
     const auto w = Pair<T>::load(weight + 2 * i), g = Pair<T>::load(grad + 2 * i);
     const auto m = Pair<BFloat16>::load(mean + 2 * i), v = Pair<BFloat16>::load(variance + 2 * i);
