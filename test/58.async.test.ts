@@ -133,6 +133,10 @@ function clone(array: TensorLike, place: Place): TensorLike {
   return copy;
 }
 
+function nested(frames: number): number {
+  return frames === 0 ? 0 : 1 + nested(frames - 1);
+}
+
 for (const environment of eachBackend()) {
   const here = <T>(run: () => Promise<T>) => inEnvironmentAsync(environment, run);
 
@@ -424,6 +428,37 @@ for (const environment of eachBackend()) {
         expect(await rejectionOf(second)).to.equal(reason);
         expect(await third).to.deep.equal({ skipped: false });
         expect(optimizer.numUpdate).to.equal(2);
+      });
+    });
+
+    it('should be made whole or not at all at every depth of the stack', async () => {
+      await here(async () => {
+        const [scene, twin] = [small(), small()];
+        await scene.start(); // all that is made at the first call is there
+        const { optimizer, start, weight } = scene;
+        const deep = (frames: number): Promise<unknown> =>
+          frames === 0 ? start({ maxGradNorm: 1e9 }) : deep(frames - 1);
+        let room = 100;
+        while ('value' in attempt(() => nested(room))) room += 100;
+        let done = 1;
+        let refused = 0;
+        // Coarsely down to the first that has room, then from a little above it.
+        for (let frames = room, stride = 50; done < 30; frames -= stride) {
+          const [outcome] = await Promise.allSettled([
+            (async () => {
+              await null; // each from the same depth
+              return deep(frames);
+            })(),
+          ]);
+          if (outcome.status === 'fulfilled') done++;
+          else refused++;
+          if (outcome.status === 'fulfilled' && stride > 1) [frames, stride] = [frames + stride, 1];
+          expect(optimizer.numUpdate, `at ${frames} frames: ${outcome.status}`).to.equal(done);
+        }
+        expect(refused).to.be.greaterThan(10);
+        for (let t = 0; t < done; t++) twin.step();
+        expect(weight.data).to.deep.equal(twin.weight.data);
+        scene.step(); // nothing is left that keeps the optimizer busy
       });
     });
 
