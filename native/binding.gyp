@@ -37,6 +37,8 @@
         'cuda/event.cc',
         'cuda/memory.cc',
         'cuda/module.cc',
+        'cuda/square-sums.cc',
+        'cuda/staged-buffer.cc',
         'cuda/step.cc',
         'cuda/transfer.cc',
       ],

@@ -31,8 +31,15 @@ const MOST_REGISTERS = 64; // four blocks of 256 threads to a multiprocessor
 const problems = [];
 
 /** As native/cuda/kernels.cu names them. */
-const kernels = ruleNames().flatMap((rule) => dtypeConfigs().map(({ identifier }) => `adamw_${rule}_${identifier}`));
-if (kernels.length === 0) problems.push('there are no kernels in the tables of native/core/');
+const steps = ruleNames().flatMap((rule) => dtypeConfigs().map(({ identifier }) => `adamw_${rule}_${identifier}`));
+/** Each kernel, and the operations that it must have. */
+const OPERATIONS = new Map([
+  ...steps.map((kernel) => [kernel, ['div.rn', 'sqrt.rn', 'mul.rn', 'add.rn']]),
+  ['norm_sum_items', ['mul.rn', 'add.rn']],
+  ['norm_sum_tensors', ['add.rn']],
+]);
+const kernels = [...OPERATIONS.keys()];
+if (steps.length === 0) problems.push('there are no kernels in the tables of native/core/');
 
 function checkSources() {
   const expected = sourceHash();
@@ -87,7 +94,7 @@ function checkPtx(name, text) {
       const found = instructions.find((each) => pattern.test(each));
       if (found) problems.push(`${name}, ${kernel}: ${what}: ${found}`);
     }
-    for (const operation of ['div.rn', 'sqrt.rn', 'mul.rn', 'add.rn'])
+    for (const operation of OPERATIONS.get(kernel))
       if (!instructions.some((each) => each.startsWith(operation)))
         problems.push(`${name}, ${kernel}: there is no ${operation}`);
   }

@@ -5,10 +5,11 @@
 //
 // Of each kernel it makes a function of that name, which runs one thread:
 //
-//   extern "C" void NAME(const char* parameters, unsigned ctaid, unsigned nctaid, unsigned tid);
+//   extern "C" void NAME(const char* parameters, unsigned ctaid, unsigned nctaid, unsigned tid, ptx::Warp& warp);
 //
 // A register becomes a variable and an instruction one statement, with the functions of test/native/cuda/ptx.h. An
-// instruction that is not in the table below is an error. Threads do not speak to each other, so they may run in turn.
+// instruction that is not in the table below is an error. Threads run in turn; in a shuffle one returns where it has to
+// wait for another, and is run again later.
 import { readFileSync } from 'node:fs';
 
 const REGISTER_TYPES = { pred: 'bool', b16: 'uint16_t', b32: 'uint32_t', b64: 'uint64_t', f32: 'float', f64: 'double' };
@@ -67,6 +68,7 @@ const INSTRUCTIONS = [
   [/^selp\.([bsu](?:16|32|64)|f32|f64)$/, ([t], a, b, c) => `${c('pred')} ? ${a(t)} : ${b(t)}`],
 
   [/^cvt\.([su](?:16|32|64))\.([su](?:16|32|64))$/, ([to, from], a) => `static_cast<${TYPES[to]}>(${a(from)})`],
+  [/^cvt\.f64\.f32$/, (_, a) => `static_cast<double>(${a('f32')})`],
   [/^cvt\.f32\.f16$/, (_, a) => `from_f16(${a('b16')})`],
   [/^cvt\.rn\.f16\.f32$/, (_, a) => `to_f16(${a('f32')})`],
   [/^cvt\.rn\.bf16x2\.f32$/, (_, a, b) => `to_bf16x2(${a('f32')}, ${b('f32')})`],
@@ -101,8 +103,9 @@ class Kernel {
   toString() {
     const registers = [...this.#registers].map(([name, type]) => `  ${type} ${name}{};`);
     return [
-      `extern "C" void ${this.#name}(const char* parameters, uint32_t ctaid, uint32_t nctaid, uint32_t tid) {`,
+      `extern "C" void ${this.#name}(const char* parameters, uint32_t ctaid, uint32_t nctaid, uint32_t tid, Warp& warp) {`,
       '  static_cast<void>(nctaid);',
+      '  static_cast<void>(warp);',
       ...registers,
       ...this.#body.map((each) => `  ${each}`),
       '}',
@@ -139,11 +142,29 @@ class Kernel {
     return text.startsWith('%') || isParameter ? `bit_cast<${cpp}>(${value})` : `static_cast<${cpp}>(${value})`;
   }
 
-  /** Two registers of 16 bits as one of 32, the lower half first. */
+  /** Two registers as one of twice the bits, the lower half first. */
   #join(list, type) {
-    if (list.length !== 2 || type !== 'b32') throw new Error(`cannot join {${list}} to ${type}`);
-    const [lower, upper] = list.map((each) => this.#read(each, 'u16'));
-    return `(${lower} | uint32_t{${upper}} << 16)`;
+    const bits = { b32: 16, b64: 32 }[type];
+    if (list.length !== 2 || !bits) throw new Error(`cannot join {${list}} to ${type}`);
+    const [lower, upper] = list.map((each) => this.#read(each, `u${bits}`));
+    return `(${lower} | ${unsigned(2 * bits)}{${upper}} << ${bits})`;
+  }
+
+  /** The reverse. */
+  #split([to, from], type) {
+    const bits = { b32: 16, b64: 32 }[type];
+    if (to.length !== 2 || !bits) throw new Error(`cannot split ${type} to {${to}}`);
+    const halves = to.map(
+      (each, i) => `${this.#variable(each)} = static_cast<${unsigned(bits)}>(both >> ${i * bits});`,
+    );
+    return `{ const auto both = ${this.#read(from, type)}; ${halves.join(' ')} }`;
+  }
+
+  /** The result, and whether it is another thread's. */
+  #shuffle([to, ...sources]) {
+    const [result, isInRange] = to.split('|').map((each) => this.#variable(each));
+    const values = sources.map((each) => this.#read(each, 'u32'));
+    return `if (!warp.shuffle_down(tid % 32, ${values.join(', ')}, ${result}, ${isInRange})) return;`;
   }
 
   /** The address in brackets: a register or the parameters, and an offset. */
@@ -162,12 +183,14 @@ class Kernel {
     }
     if (opcode === 'ret') return 'return;';
     if (opcode === 'bra' || opcode === 'bra.uni') return `goto ${rest.replace('$', '')};`;
+    if (opcode === 'shfl.sync.down.b32') return this.#shuffle(operandsOf(rest));
     const access = /^(ld|st)(?:\.(?:param|global))?(?:\.v([24]))?\.([busf]\d+)$/.exec(opcode);
     if (access) return this.#access(access, operandsOf(rest));
     for (const [pattern, expression] of INSTRUCTIONS) {
       const found = pattern.exec(opcode);
       if (!found) continue;
       const [to, ...sources] = operandsOf(rest);
+      if (Array.isArray(to) && opcode.startsWith('mov.')) return this.#split([to, ...sources], opcode.slice(4));
       const readers = sources.map((source) => (type) => this.#read(source, type));
       if (readers.length !== expression.length - 1) throw new Error(`${line} has other operands than it should`);
       if (Array.isArray(to)) throw new Error(`${line} has several results`);

@@ -193,9 +193,10 @@ describe('a step on a GPU', () => {
       const model: Model = {
         indices: host.indices,
         weights: host.weights.map((weight, i) => moved(weight as Tensor, i)),
-        states: host.states.map(({ mean, variance, master }, i) => ({
+        states: host.states.map(({ mean, variance, master, maxVariance }, i) => ({
           mean: moved(mean as Tensor, i),
           variance: moved(variance as Tensor, i),
+          maxVariance: maxVariance && moved(maxVariance as Tensor, i),
           master: master && moved(master as Tensor, i),
         })),
       };

@@ -7,7 +7,7 @@
 import type { DType } from '../numerics/dtype.js';
 
 /** Version of everything else about the interface: the arguments of the addon's functions and what they do. */
-const VERSION = 5;
+const VERSION = 6;
 
 /** The update rules (native/core/adamw.h). */
 export const RULES = ['mxnet', 'coupled', 'pytorch'] as const;
@@ -139,6 +139,11 @@ export const DTYPE_CONFIGS = [
   },
 ] as const satisfies readonly DTypeConfig[];
 export type DTypeConfigName = (typeof DTYPE_CONFIGS)[number]['name'];
+
+/** Configurations with gradients of these dtypes, as their positions. */
+export function configsOfGrads(dtypes: readonly DType[]): Uint8Array {
+  return Uint8Array.from(dtypes, (dtype) => DTYPE_CONFIGS.findIndex(({ grad }) => grad === dtype));
+}
 
 /** The dtypes that accumulate() takes (FUSED_ADAMW_ACCUMULATIONS in native/core/gradient-norm.h). */
 export const ACCUMULATIONS = [

@@ -31,6 +31,7 @@ interface AddonObject {
   begin(): void;
   step(first: number, last: number): void;
   sumsOfSquares(sums: Float64Array): boolean;
+  zeroGrads(): void;
   startStep(): Promise<void>;
   startSumsOfSquares(): Promise<SumsOfSquares>;
   dispose(): void;
@@ -79,6 +80,10 @@ class AddonTensorList<M extends Memory> implements BackendTensorList<M> {
 
   sumsOfSquares(sums: Float64Array): boolean {
     return this.#live.sumsOfSquares(sums);
+  }
+
+  zeroGrads(): void {
+    this.#live.zeroGrads();
   }
 
   startStep(): Promise<void> {

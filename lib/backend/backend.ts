@@ -56,6 +56,8 @@ export interface BackendTensorList<M = Memory> {
    * element is infinite or NaN.
    */
   sumsOfSquares(sums: Float64Array): boolean;
+  /** Clears the gradients. */
+  zeroGrads(): void;
   /**
    * As step() over all tensors and as sumsOfSquares(), beside JavaScript and with the scalars as they are now. `progress`
    * stays as it is. Only where the backend can do that, on the host.

@@ -36,6 +36,11 @@ export interface CudaAddon {
   synchronize(device: number): void;
   /** Returns what else the stream is, if it is not one of the device. */
   waitEvent(device: number, event: bigint, stream: bigint): string | null;
+  /**
+   * As BackendTensorList's sumsOfSquares(), for gradients on a GPU, after all work so far on it that is ours; the dtypes are
+   * those of the gradients of dtype configurations.
+   */
+  sumsOfSquares(device: number, grads: readonly DeviceMemory[], configs: Uint8Array, sums: Float64Array): boolean;
   /** Whether some thread of the process has set it. */
   hasDeviceCode(): boolean;
   setDeviceCode(image: Uint8Array): void;

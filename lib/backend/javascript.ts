@@ -157,6 +157,10 @@ class JavascriptTensorList implements BackendTensorList<Storage> {
     return sumsOfSquares(this.#grads, (i) => DTYPE_CONFIGS[configs[i]].grad, sums);
   }
 
+  zeroGrads(): void {
+    for (let i = 0; i < this.#grads.length; i++) fillZeros(this.#grads[i]);
+  }
+
   dispose(): void {
     this.#grads = [];
   }

@@ -1,7 +1,7 @@
 /** Loads the addon. */
 import { checkOneOf, outOfRangeIn } from '../errors.js';
 import type { Storage } from '../numerics/dtype.js';
-import { type Abi, ACCUMULATIONS, checkAbi, DTYPE_CONFIGS } from './abi.js';
+import { type Abi, ACCUMULATIONS, checkAbi, configsOfGrads } from './abi.js';
 import { type AddonTensorListClass, hostTensorList } from './addon-tensor-list.js';
 import type { HostBackend } from './backend.js';
 import { binaries, platformName } from './binary.js';
@@ -89,8 +89,7 @@ export function nativeBackend(addon: Addon): HostBackend {
     name: 'native',
     createTensorList: (arrays) => hostTensorList(addon.TensorList, arrays),
     sumsOfSquares(grads, dtypes, sums) {
-      const configs = Uint8Array.from(dtypes, (dtype) => DTYPE_CONFIGS.findIndex(({ grad }) => grad === dtype));
-      return addon.sumsOfSquares(grads, configs, sums);
+      return addon.sumsOfSquares(grads, configsOfGrads(dtypes), sums);
     },
     accumulate(into, grads, intoDTypes, gradDTypes, scale) {
       const dtypes = Uint8Array.from(intoDTypes, (dtype, i) =>

@@ -7,7 +7,7 @@ import {
   typedArrayLength,
 } from '../numerics/typed-arrays.js';
 import { ROLES, type Role } from './abi.js';
-import type { Arrays, Overlap, TensorArrays } from './backend.js';
+import type { Arrays, Memory, Overlap, TensorArrays } from './backend.js';
 import { sameMemory } from './shared-memory.js';
 
 interface Range {
@@ -63,6 +63,25 @@ export function findOverlap(
     const grad = rangeOf(grads[i], 'grad', i);
     const before = lastBeginningBefore(written.get(memoryOf(grads[i])) ?? [], grad.end);
     if (before && before.end > grad.begin) return overlapOf(before, grad);
+  }
+  return null;
+}
+
+/** The first two arrays of a list that share memory, on the host or on a GPU. */
+export function findShared(arrays: Arrays<Memory>): Overlap | null {
+  const onHost = arrays.map((array) => (array && 'pointer' in array ? undefined : array));
+  const overlap = findOverlap({ lists: [onHost] }, []);
+  if (overlap) return overlap;
+  const onDevice = arrays
+    .flatMap((array, tensor) => (array && 'pointer' in array && array.byteLength > 0 ? [{ array, tensor }] : []))
+    .sort((a, b) => a.array.device - b.array.device || (a.array.pointer < b.array.pointer ? -1 : 1));
+  for (let i = 1; i < onDevice.length; i++) {
+    const [before, next] = [onDevice[i - 1], onDevice[i]];
+    if (before.array.device !== next.array.device) continue;
+    if (before.array.pointer + BigInt(before.array.byteLength) <= next.array.pointer) continue;
+    const [first, second] = before.tensor < next.tensor ? [before, next] : [next, before];
+    const role = ROLES[0].name;
+    return { written: role, writtenTensor: second.tensor, other: role, otherTensor: first.tensor };
   }
   return null;
 }

@@ -1,9 +1,9 @@
-/** Lists of arrays on the CPU, validated. */
+/** Lists of arrays, validated. */
 import { nameOf, outOfRangeIn, wrongKind } from '../errors.js';
 import { copyList } from '../lists.js';
 import type { DType, Storage } from '../numerics/dtype.js';
 import { type Access, checkIdle } from '../tensor/in-flight.js';
-import { resolve, type TensorLike } from '../tensor/tensor-like.js';
+import { type ResolvedTensor, resolve, type TensorLike } from '../tensor/tensor-like.js';
 
 export interface HostArrays {
   readonly dtypes: readonly DType[];
@@ -11,22 +11,40 @@ export interface HostArrays {
   readonly storages: readonly Storage[];
 }
 
+/** What the arrays of an argument are called: it is one, or a list of them. */
+function namesOf(values: TensorLike | readonly TensorLike[], name: string): (i: number) => string {
+  return Array.isArray(values) ? (i) => nameOf({ name }, i) : () => name;
+}
+
 /**
  * One array, or a list of them.
  *
- * @throws TypeError for anything else, RangeError for memory that is gone, on a GPU or used by an asynchronous step
+ * @throws TypeError for anything else, RangeError for memory that is gone or used by an asynchronous step
  */
+export function resolveArrays(
+  values: TensorLike | readonly TensorLike[],
+  name: string,
+  access: Access,
+): ResolvedTensor[] {
+  const list = Array.isArray(values) ? copyList(values as readonly TensorLike[]) : [values as TensorLike];
+  const named = namesOf(values, name);
+  const arrays = list.map((value, i) => resolve(value, { name: named(i) }));
+  arrays.forEach(({ memory }, i) => {
+    checkIdle(memory, access, () => named(i));
+  });
+  return arrays;
+}
+
+/** @throws as resolveArrays(), and RangeError for memory on a GPU */
 export function resolveHostArrays(
   values: TensorLike | readonly TensorLike[],
   name: string,
   access: Access,
 ): HostArrays {
-  const list = Array.isArray(values) ? copyList(values as readonly TensorLike[]) : [values as TensorLike];
-  const named = Array.isArray(values) ? (i: number) => nameOf({ name }, i) : () => name;
-  const arrays = list.map((value, i) => resolve(value, { name: named(i) }));
-  arrays.forEach(({ device, memory }, i) => {
+  const arrays = resolveArrays(values, name, access);
+  const named = namesOf(values, name);
+  arrays.forEach(({ device }, i) => {
     if (device !== 'cpu') throw outOfRangeIn('memory on the CPU', named(i), `memory on ${device}`);
-    checkIdle(memory, access, () => named(i));
   });
   return {
     dtypes: arrays.map(({ dtype }) => dtype),

@@ -13,7 +13,6 @@ import {
   wrongKind,
   wrongKindIn,
 } from '../errors.js';
-import type { LossScaler } from '../gradients/loss-scaler.js';
 import {
   type AsyncStepOptions,
   checkMaxGradNorm,
@@ -592,8 +591,6 @@ export class AdamW extends Optimizer<AdamWState> {
     const { zeroGrads, lossScaler } = options;
     if (this.#failure !== undefined) throw this.#failure;
     if (this.counts.isBroken) throw interrupted();
-    const isMeasured = lossScaler !== null || this.#maxGradNormOf(options) !== null;
-    if (tensors.usesDevice && (isMeasured || zeroGrads)) throw onlyOnCpu(zeroGrads, lossScaler);
     if (isSkipped(this.rescaleGrad, tensors)) {
       this.#scalars(tensors);
       return { plan: { skips: true, aggregateNum, zeroGrads }, settle: () => {}, fail: () => {} };
@@ -737,11 +734,6 @@ function withDefaults(options: AdamWOptions, known: readonly string[]) {
     epsilon: given.epsilon ?? (isPytorch ? 1e-8 : 1e-6),
     wd: given.wd ?? (isPytorch ? 0.01 : 0),
   };
-}
-
-function onlyOnCpu(zeroGrads: boolean, lossScaler: LossScaler | null): RangeError {
-  const option = lossScaler ? 'lossScaler' : zeroGrads ? 'zeroGrads' : 'maxGradNorm';
-  return outOfRangeIn('tensors on the CPU', option, 'tensors on a GPU, where it is not supported');
 }
 
 function interrupted(): Error {

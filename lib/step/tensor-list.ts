@@ -17,12 +17,11 @@ import type {
 } from '../backend/backend.js';
 import { cudaTensorListClass } from '../backend/cuda.js';
 import type { DeviceMemory } from '../backend/cuda-addon.js';
-import { findOverlap } from '../backend/overlaps.js';
+import { findShared } from '../backend/overlaps.js';
 import { addProgress } from '../backend/scalar-table.js';
 import { type Named, nameOf, outOfRangeIn, wrongKind, wrongKindIn } from '../errors.js';
 import { filledList } from '../lists.js';
 import { type DType, isHalf, type Storage } from '../numerics/dtype.js';
-import { fillZeros } from '../numerics/typed-arrays.js';
 import { ordinalOf, type ResolvedDevice } from '../tensor/device.js';
 import { type Access, isAllIdle, take } from '../tensor/in-flight.js';
 import { disposalCount } from '../tensor/tensor.js';
@@ -308,7 +307,7 @@ export class TensorList {
   checkDistinctGrads(): void {
     if (this.#hasDistinctGrads) return;
     const grads = this.#arrays[GRAD] as BoundArrays;
-    const overlap = findOverlap({ lists: [grads.memories as Arrays<Storage>] }, []);
+    const overlap = findShared(grads.memories);
     if (overlap) {
       const shared = `memory shared with ${nameOf(grads, overlap.otherTensor)}`;
       throw outOfRangeIn('memory of its own (zeroGrads)', nameOf(grads, overlap.writtenTensor), shared);
@@ -316,21 +315,23 @@ export class TensorList {
     this.#hasDistinctGrads = true;
   }
 
-  /** Clears the gradients, which are on the CPU. */
+  /** Clears the gradients. */
   zeroGrads(): void {
-    const { memories } = this.#arrays[GRAD] as BoundArrays;
-    for (let i = 0; i < memories.length; i++) fillZeros(memories[i] as Storage);
+    for (let k = 0; k < this.#partitions.length; k++) this.#partitions[k].tensors.zeroGrads();
   }
 
   /**
-   * The sums of the squares of each gradient, all on the CPU, in the order of native/core/gradient-norm.h, and whether
-   * all elements are finite.
+   * The sums of the squares of each gradient, in the order of native/core/gradient-norm.h, and whether all elements are
+   * finite. Where they are on a GPU this waits for it.
    */
   sumsOfSquares(): SumsOfSquares {
     this.#sums ??= new Float64Array(this.size);
     let finite = true;
     for (let k = 0; k < this.#partitions.length; k++) {
-      if (!this.#partitions[k].tensors.sumsOfSquares(this.#sums)) finite = false;
+      const { positions, tensors } = this.#partitions[k];
+      const sums: Float64Array = positions.length === this.size ? this.#sums : new Float64Array(positions.length);
+      if (!tensors.sumsOfSquares(sums)) finite = false;
+      if (sums !== this.#sums) for (let j = 0; j < sums.length; j++) this.#sums[positions[j]] = sums[j];
     }
     return { sums: this.#sums, finite };
   }

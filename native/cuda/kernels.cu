@@ -1,5 +1,6 @@
 // The kernels: one launch updates any number of tensors of one dtype configuration.
 #include "loop.h"
+#include "norm.h"
 
 namespace {
 using namespace fused_adamw;
@@ -13,3 +14,11 @@ using namespace fused_adamw::cuda;
   }
 #define DTYPE_CONFIG(identifier, ...) FUSED_ADAMW_RULES(DEFINE_KERNEL, identifier)
 #include "../core/dtype-configs.def"
+
+#define DEFINE_NORM_KERNEL(name)                                       \
+  extern "C" __global__ void __launch_bounds__(kBlock)                 \
+      norm_##name(const __grid_constant__ NormParameters parameters) { \
+    name##_thread(parameters, blockIdx.x, threadIdx.x);                \
+  }
+DEFINE_NORM_KERNEL(sum_items)
+DEFINE_NORM_KERNEL(sum_tensors)

@@ -165,7 +165,7 @@ ADAMW_INLINE void step_thread(const StepParameters<ArithmeticType<config>>& para
   const WorkItem item = *assigned;
   const DeviceTensor& tensor = tables.tensors[item.tensor];
   auto* weight = static_cast<typename D::Weight*>(tensor.arrays[Role::weight]) + item.start;
-  const auto* grad = static_cast<const typename D::Grad*>(tables.grads[item.tensor]) + item.start;
+  auto* grad = static_cast<typename D::Grad*>(tables.grads[item.tensor]) + item.start;
   auto* mean = static_cast<typename D::Mean*>(tensor.arrays[Role::mean]) + item.start;
   auto* variance = static_cast<typename D::Variance*>(tensor.arrays[Role::variance]) + item.start;
   auto* master = D::kHasMaster ? static_cast<typename D::Master*>(tensor.arrays[Role::master]) + item.start : nullptr;
@@ -240,6 +240,7 @@ ADAMW_INLINE void step_thread(const StepParameters<ArithmeticType<config>>& para
     store_pack<width>(variance + i, elements.variance, aligned[Role::variance]);
     if constexpr (D::kHasMaster) store_pack<width>(master + i, elements.master, aligned[Role::master]);
     if constexpr (D::kHasMaximum) store_pack<width>(maximum + i, elements.maximum, aligned[Role::maximum]);
+    if (tables.zero_grads) store_pack<width>(grad + i, Pack<typename D::Grad, width>{}, aligned[Role::grad]);
   };
   const auto scalar = [&](uint32_t i) {
     T w;
@@ -260,6 +261,7 @@ ADAMW_INLINE void step_thread(const StepParameters<ArithmeticType<config>>& para
       variance[i] = to_bfloat16_stochastic(v, random_bits(key, first + i));
     else
       variance[i] = rounded<typename D::Variance>(v);
+    if (tables.zero_grads) grad[i] = {};
   };
   AccessSplit split = split_accesses<D>(weight, grad, mean, variance, master, maximum, item.length);
   pin(split.aligned.bits);

@@ -4,7 +4,6 @@
 #include <mutex>
 #include <utility>
 
-#include "kernels.h"
 #include "work.h"
 
 namespace fused_adamw::cuda {
@@ -66,6 +65,8 @@ Module::Module(const PrimaryContext& context) {
     const std::string name = kernel_name(rule_of_kernel(i), config_of_kernel(i));
     FUSED_ADAMW_CUDA(cuModuleGetFunction, &kernels_[i], module, name.c_str());
   }
+  for (const NormKernel kernel : kNormKernels)
+    FUSED_ADAMW_CUDA(cuModuleGetFunction, &norm_kernels_[static_cast<int>(kernel)], module, kernel_name(kernel));
 }
 
 }  // namespace fused_adamw::cuda

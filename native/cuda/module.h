@@ -1,11 +1,13 @@
 // The device code, and the kernels that a device loaded.
 #pragma once
 
+#include <iterator>
 #include <string>
 
 #include "../core/dtype-configs.h"
 #include "context.h"
 #include "driver.h"
+#include "kernels.h"
 
 namespace fused_adamw::cuda {
 
@@ -20,9 +22,11 @@ class Module {
   explicit Module(const PrimaryContext& context);
 
   FunctionHandle kernel(Rule rule, DTypeConfig config) const { return kernels_[kernel_index(rule, config)]; }
+  FunctionHandle kernel(NormKernel kernel) const { return norm_kernels_[static_cast<int>(kernel)]; }
 
  private:
   FunctionHandle kernels_[kKernels] = {};
+  FunctionHandle norm_kernels_[std::size(kNormKernels)] = {};
 };
 
 }  // namespace fused_adamw::cuda

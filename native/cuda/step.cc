@@ -9,22 +9,6 @@
 
 namespace fused_adamw::cuda {
 
-StagedBuffer::StagedBuffer(Device& device, size_t capacity)
-    : device_(device), memory_(device.allocate_table(capacity)) {}
-
-void* StagedBuffer::stage() {
-  staged_ = device_.allocate_staging(capacity());
-  return staged_->data();
-}
-
-void StagedBuffer::upload(size_t bytes, StreamHandle stream) {
-  auto after = device_.make_event();
-  FUSED_ADAMW_CUDA(cuMemcpyHtoDAsync_v2, memory_->pointer(), staged_->data(), bytes, stream);
-  after->record(stream);
-  using Uploaded = std::pair<std::shared_ptr<Memory>, std::shared_ptr<PinnedMemory>>;
-  device_.retire(std::make_shared<Uploaded>(memory_, std::move(staged_)), std::move(after));
-}
-
 Step::Step(Device& device, TensorList list, Memories memories, StreamHandle stream)
     : device_(device), list_(std::move(list)), stream_(stream), resources_(std::make_shared<Resources>()) {
   {
@@ -123,6 +107,14 @@ void Step::set_groups(const std::vector<uint32_t>& groups, size_t group_count) {
   new_groups_ = true;
 }
 
+void Step::upload_grads() {
+  if (!new_grads_) return;
+  auto** grads = static_cast<void**>(resources_->grads->stage());
+  for (size_t i = 0; i < list_.size(); ++i) grads[i] = list_.tensor(i).arrays[Role::grad];
+  resources_->grads->upload(list_.size() * sizeof(void*), stream_);
+  new_grads_ = false;
+}
+
 void Step::begin(const StepScalars& step, const ScalarGroup* groups) {
   if (configs_.empty()) return;
   const std::lock_guard lock(device_.mutex());
@@ -133,12 +125,7 @@ void Step::begin(const StepScalars& step, const ScalarGroup* groups) {
     resources_->tables->upload(table_bytes_, stream_);
     new_tables_ = false;
   }
-  if (new_grads_) {
-    auto** grads = static_cast<void**>(resources_->grads->stage());
-    for (size_t i = 0; i < size; ++i) grads[i] = list_.tensor(i).arrays[Role::grad];
-    resources_->grads->upload(size * sizeof(void*), stream_);
-    new_grads_ = false;
-  }
+  upload_grads();
   if (new_groups_) {
     auto* group_of = static_cast<uint32_t*>(resources_->group_of->stage());
     for (size_t i = 0; i < size; ++i) group_of[i] = list_.tensor(i).group;
@@ -146,6 +133,7 @@ void Step::begin(const StepScalars& step, const ScalarGroup* groups) {
     new_groups_ = false;
   }
   stochastic_weights_ = step.stochastic_weights != 0;
+  zero_grads_ = step.zero_grads != 0;
   const FloatEnvironment environment;  // a scalar may be subnormal in float
   round_groups(step, groups, f32_, resources_->f32.get());
   round_groups(step, groups, f64_, resources_->f64.get());
@@ -161,28 +149,71 @@ void Step::round_groups(const StepScalars& step, const ScalarGroup* groups, std:
   table->upload(bytes, stream_);
 }
 
-void Step::run(size_t first, size_t last) {
-  if (configs_.empty()) return;
-  const std::lock_guard lock(device_.mutex());
-  const ContextGuard guard(device_.context());
-  auto after = device_.make_event();
+template <class Run>
+void Step::launch_work(std::shared_ptr<Event> after, const Run& run) {
   const auto finish = [&] {
     after->record(stream_);
     launched_ = after;
     device_.end_step(stream_, std::move(after), resources_->memories);
   };
   try {
+    run();
+  } catch (...) {
+    finish();  // some launches may be in flight
+    throw;
+  }
+  finish();
+}
+
+void Step::run(size_t first, size_t last) {
+  if (configs_.empty()) return;
+  const std::lock_guard lock(device_.mutex());
+  const ContextGuard guard(device_.context());
+  launch_work(device_.make_event(), [&] {
     for (const ConfigItems& items : configs_) {
       if (info(items.config).is_f64)
         launch(items, first, last, f64_, resources_->f64.get());
       else
         launch(items, first, last, f32_, resources_->f32.get());
     }
-  } catch (...) {
-    finish();  // some launches may be in flight
-    throw;
+  });
+}
+
+bool Step::sums_of_squares(double* sums) {
+  if (configs_.empty()) return true;
+  const ContextGuard guard(device_.context());
+  if (!resources_->square_sums)
+    resources_->square_sums = std::make_shared<SquareSums>(device_, list_.tensors(), list_.size());
+  std::shared_ptr<Event> after;
+  std::shared_ptr<PinnedMemory> copy;
+  {
+    const std::lock_guard lock(device_.mutex());
+    device_.begin_step(stream_, resources_->memories);
+    after = device_.make_event();
+    upload_grads();
+    launch_work(after, [&] {
+      resources_->square_sums->launch(static_cast<const void* const*>(resources_->grads->address()), stream_);
+      copy = resources_->square_sums->start_copy(stream_);
+    });
+    device_.retire(copy, after);
   }
-  finish();
+  after->wait();
+  return resources_->square_sums->read(*copy, sums);
+}
+
+void Step::zero_grads() {
+  if (configs_.empty()) return;
+  const std::lock_guard lock(device_.mutex());
+  const ContextGuard guard(device_.context());
+  device_.begin_step(stream_, resources_->memories);
+  launch_work(device_.make_event(), [&] {
+    for (size_t i = 0; i < list_.size(); ++i) {
+      const TensorArrays& tensor = list_.tensor(i);
+      const size_t bytes = tensor.length * role_bytes(tensor.config, Role::grad);
+      const auto pointer = static_cast<DevicePointer>(reinterpret_cast<uintptr_t>(tensor.arrays[Role::grad]));
+      if (bytes > 0) FUSED_ADAMW_CUDA(cuMemsetD8Async, pointer, 0, bytes, stream_);
+    }
+  });
 }
 
 template <typename T>
@@ -192,7 +223,7 @@ void Step::launch(const ConfigItems& items, size_t first, size_t last, const std
   StepParameters<T> parameters;
   parameters.tables = {
       static_cast<const DeviceTensor*>(resources_->tables->address()),
-      static_cast<const void* const*>(resources_->grads->address()),
+      static_cast<void* const*>(resources_->grads->address()),
       static_cast<const uint32_t*>(resources_->group_of->address()),
       items.block_items + items.block_starts[first],
       items.warp_items + items.warp_starts[first],
@@ -200,6 +231,7 @@ void Step::launch(const ConfigItems& items, size_t first, size_t last, const std
       items.warp_starts[last] - items.warp_starts[first],
       by_value ? nullptr : table->address(),
       stochastic_weights_,
+      zero_grads_,
   };
   if (by_value) std::copy(groups.begin(), groups.end(), parameters.groups);
   const auto blocks = static_cast<unsigned>(block_count(parameters.tables));

@@ -6,34 +6,11 @@
 #include <vector>
 
 #include "../core/tensor-list.h"
-#include "device.h"
-#include "transfer.h"
+#include "square-sums.h"
+#include "staged-buffer.h"
 #include "work.h"
 
 namespace fused_adamw::cuda {
-
-/// Device memory that the host overwrites now and then through page-locked memory,
-/// from a pool at each time, so that it can write while the device reads what it wrote before.
-class StagedBuffer {
- public:
-  StagedBuffer(Device& device, size_t capacity);
-  StagedBuffer(const StagedBuffer&) = delete;
-  StagedBuffer& operator=(const StagedBuffer&) = delete;
-
-  // They need a current context.
-
-  /// Where to write what the next upload() sends.
-  void* stage();
-  /// What it uses is kept until it is done.
-  void upload(size_t bytes, StreamHandle stream);
-  size_t capacity() const { return memory_->bytes(); }
-  const void* address() const { return memory_->address(); }
-
- private:
-  Device& device_;
-  std::shared_ptr<Memory> memory_;
-  std::shared_ptr<PinnedMemory> staged_;
-};
 
 class Step {
  public:
@@ -56,6 +33,10 @@ class Step {
 
   /// Rounds the scalars of a step and uploads what has changed since the last one.
   void begin(const StepScalars& step, const ScalarGroup* groups);
+  /// Writes the sum of the squares of each gradient; false if an element is infinite or NaN. Waits for the device.
+  bool sums_of_squares(double* sums);
+  /// Clears the gradients.
+  void zero_grads();
   /// Launches the update of tensors [first, last): one launch for each dtype configuration among them.
   void run(size_t first, size_t last);
 
@@ -73,9 +54,14 @@ class Step {
     std::shared_ptr<StagedBuffer> tables;
     std::shared_ptr<StagedBuffer> grads, group_of;
     std::shared_ptr<StagedBuffer> f32, f64;  // scalars of more groups than fit into the parameters
+    std::shared_ptr<SquareSums> square_sums;
   };
 
   void fill_tables();
+  void upload_grads();
+  /// Puts work of the device on the stream, after a begin_step(): run() launches it. `after` marks its end.
+  template <class Run>
+  void launch_work(std::shared_ptr<Event> after, const Run& run);
   template <typename T>
   void make_room(std::shared_ptr<StagedBuffer>& table, size_t group_count);
   template <typename T>
@@ -95,7 +81,7 @@ class Step {
   std::vector<DeviceGroup<float>> f32_;  // scalars of the current step
   std::vector<DeviceGroup<double>> f64_;
   bool uses_f32_ = false, uses_f64_ = false;
-  bool stochastic_weights_ = false;  // in the current step
+  bool stochastic_weights_ = false, zero_grads_ = false;  // in the current step
   bool new_tables_ = true, new_grads_ = false, new_groups_ = false;
 };
 

@@ -53,13 +53,13 @@ inline constexpr size_t kParameterBytes = 4096;
 
 struct StepTables {
   const DeviceTensor* tensors;
-  const void* const* grads;  // of each tensor
+  void* const* grads;        // of each tensor
   const uint32_t* group_of;  // of each tensor
   const WorkItem* block_items;
   const WorkItem* warp_items;
   uint32_t block_item_count, warp_item_count;
   const void* groups;  // null if they are in the parameters
-  bool stochastic_weights;
+  uint32_t stochastic_weights, zero_grads;  // whether
 };
 
 template <typename T>

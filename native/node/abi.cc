@@ -10,7 +10,7 @@ namespace fused_adamw {
 namespace {
 
 /// Changes with whatever the names do not show, such as the arguments of a function.
-constexpr int kVersion = 5;
+constexpr int kVersion = 6;
 
 template <typename Names>
 Napi::Array to_array(Napi::Env env, const Names& names) {

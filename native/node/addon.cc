@@ -34,6 +34,7 @@ Napi::Object init(Napi::Env env, Napi::Object exports) {
     Napi::Object cuda = Napi::Object::New(env);
     export_cuda(env, cuda);
     export_copies(env, cuda);
+    export_cuda_gradients(env, cuda);
     exports["cuda"] = cuda;
     Napi::Object dlpack = Napi::Object::New(env);
     export_dlpack(env, dlpack);

@@ -6,15 +6,6 @@
 namespace fused_adamw {
 namespace {
 
-/// The elements of a memory of the device, which is added to those that own the addresses.
-View take(Napi::Env env, const cuda::Device& device, cuda::Memories& memories, const DeviceMemoryObject& memory,
-          size_t element_bytes, const char* name) {
-  if (&memory.device() != &device || memory.bytes() % element_bytes != 0)
-    throw Napi::RangeError::New(env, std::string("Expected elements in memory of one device for ") + name);
-  memories.push_back(memory.memory());
-  return View{memory.address(), memory.bytes() / element_bytes};
-}
-
 class CudaSteps : public TensorSteps {
  public:
   CudaSteps(cuda::Device& device, TensorList list, cuda::Memories memories, cuda::StreamHandle stream)
@@ -31,7 +22,7 @@ class CudaSteps : public TensorSteps {
     const auto addresses = read_grads(env, list(), [&](uint32_t i, size_t element_bytes) {
       const DeviceMemoryObject* memory = all.find(static_cast<const uint32_t*>(slots.data)[i]);
       if (!memory || !memory->memory()) throw Napi::Error::New(env, "Expected live device memory for grad");
-      return take(env, step_.device(), memories, *memory, element_bytes, "grad");
+      return take_elements(env, step_.device(), memories, *memory, element_bytes, "grad");
     });
     return step_.set_grads(addresses, std::move(memories));
   }
@@ -46,7 +37,8 @@ class CudaSteps : public TensorSteps {
     if (!has_begun_) throw std::logic_error("Expected begin before a step");
     step_.run(first, last);
   }
-  bool sums_of_squares(double*) override { throw std::logic_error("Expected tensors on the CPU"); }
+  bool sums_of_squares(double* sums) override { return step_.sums_of_squares(sums); }
+  void zero_grads() override { step_.zero_grads(); }
 
  private:
   cuda::Step step_;
@@ -59,7 +51,7 @@ std::unique_ptr<TensorSteps> make_cuda_steps(Napi::Env env, const TensorListArgu
                                              cuda::StreamHandle stream) {
   cuda::Memories memories;
   TensorList list = read_tensors(env, arguments, [&](napi_value value, size_t element_bytes, const char* name) {
-    return take(env, device, memories, DeviceMemoryObject::of(env, value, name), element_bytes, name);
+    return take_elements(env, device, memories, DeviceMemoryObject::of(env, value, name), element_bytes, name);
   });
   try {
     return std::make_unique<CudaSteps>(device, std::move(list), std::move(memories), stream);

@@ -101,4 +101,12 @@ void DeviceMemoryObject::release(Napi::Env env) {
   if (external_bytes_ != 0) Napi::MemoryManagement::AdjustExternalMemory(env, -external_bytes_);
 }
 
+View take_elements(Napi::Env env, const cuda::Device& device, cuda::Memories& memories,
+                   const DeviceMemoryObject& memory, size_t element_bytes, const char* name) {
+  if (&memory.device() != &device || memory.bytes() % element_bytes != 0)
+    throw Napi::RangeError::New(env, std::string("Expected elements in memory of one device for ") + name);
+  memories.push_back(memory.memory());
+  return View{memory.address(), memory.bytes() / element_bytes};
+}
+
 }  // namespace fused_adamw

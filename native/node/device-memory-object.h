@@ -4,6 +4,7 @@
 #include <memory>
 
 #include "environment.h"
+#include "read.h"
 
 namespace fused_adamw {
 
@@ -48,5 +49,9 @@ class DeviceMemoryObject : public Napi::ObjectWrap<DeviceMemoryObject> {
   int64_t external_bytes_ = 0;   // that the garbage collector knows of
   std::shared_ptr<void> owner_;  // null without one
 };
+
+/// The elements of a memory of the device, which is added to those that own the addresses.
+View take_elements(Napi::Env env, const cuda::Device& device, cuda::Memories& memories,
+                   const DeviceMemoryObject& memory, size_t element_bytes, const char* name);
 
 }  // namespace fused_adamw

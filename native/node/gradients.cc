@@ -1,7 +1,9 @@
-// What is done with gradients outside of a step, over typed arrays.
+// What is done with gradients outside of a step.
 #include "../cpu/gradients.h"
 
 #include "../cpu/threads.h"
+#include "../cuda/square-sums.h"
+#include "device-memory-object.h"
 #include "exports.h"
 #include "held-list.h"
 #include "tensor-steps.h"
@@ -45,6 +47,27 @@ Napi::Value sums_of_squares(const Napi::CallbackInfo& info) {
                                                      static_cast<double*>(sums.data)));
 }
 
+/// cuda.sumsOfSquares(device, grads: DeviceMemory[], configs, sums): boolean; the same for memory of a GPU, after all
+/// work so far that this package has put on it
+Napi::Value sums_of_squares_on_device(const Napi::CallbackInfo& info) {
+  const Napi::Env env = info.Env();
+  cuda::Device& device = cuda::Device::get(info[0].As<Napi::Number>().Int32Value());
+  const View sums = read_view(env, info[3], napi_float64_array, "sums");
+  const View configs = read_bytes(env, info[2], sums.length, kDTypeConfigs, "configs");
+  const HeldList grads(env, info[1], sums.length, "grads");
+  std::vector<TensorArrays> tensors(sums.length);
+  cuda::Memories memories;
+  for_each_tensor(env, tensors.size(), [&](uint32_t i) {
+    tensors[i].config = static_cast<DTypeConfig>(static_cast<const uint8_t*>(configs.data)[i]);
+    const View grad = take_elements(env, device, memories, DeviceMemoryObject::of(env, grads[i], grads.name()),
+                                    role_bytes(tensors[i].config, Role::grad), grads.name());
+    tensors[i].arrays[Role::grad] = grad.data;
+    tensors[i].length = grad.length;
+  });
+  return Napi::Boolean::New(
+      env, cuda::sums_of_squares(device, tensors, std::move(memories), static_cast<double*>(sums.data)));
+}
+
 /// accumulate(into, grads: typed arrays, dtypes: Uint8Array, scale); dtypes are positions in FUSED_ADAMW_ACCUMULATIONS
 void accumulate(const Napi::CallbackInfo& info) {
   const Napi::Env env = info.Env();
@@ -68,6 +91,10 @@ void accumulate(const Napi::CallbackInfo& info) {
 void export_gradients(Napi::Env env, Napi::Object exports) {
   exports["sumsOfSquares"] = guarded_function<sums_of_squares>(env, "sumsOfSquares");
   exports["accumulate"] = guarded_function<accumulate>(env, "accumulate");
+}
+
+void export_cuda_gradients(Napi::Env env, Napi::Object cuda) {
+  cuda["sumsOfSquares"] = guarded_function<sums_of_squares_on_device>(env, "sumsOfSquares");
 }
 
 }  // namespace fused_adamw

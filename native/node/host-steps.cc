@@ -1,4 +1,6 @@
 // Steps over typed arrays, on the CPU.
+#include <cstring>
+
 #include "../cpu/gradients.h"
 #include "../cpu/isa/kernels.h"
 #include "../cpu/step.h"
@@ -87,6 +89,13 @@ class HostSteps : public TensorSteps {
   bool sums_of_squares(double* sums) override {
     if (!square_sums_) square_sums_.emplace(square_sums_of(list_));
     return square_sums_->compute(list_.tensors(), cpu::active_variant(), cpu::num_threads(), sums);
+  }
+  void zero_grads() override {
+    for (size_t i = 0; i < list_.size(); ++i) {
+      const TensorArrays& tensor = list_.tensor(i);
+      if (tensor.length > 0)
+        std::memset(tensor.arrays[Role::grad], 0, tensor.length * role_bytes(tensor.config, Role::grad));
+    }
   }
   std::unique_ptr<BackgroundJob> step_job(const ScalarTable& scalars) const override {
     return std::make_unique<StepJob>(list_, scalars);

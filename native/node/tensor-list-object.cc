@@ -38,6 +38,7 @@ Napi::Function TensorListObject::define(Napi::Env env) {
                          InstanceMethod<&TensorListObject::start_step>("startStep"),
                          InstanceMethod<&TensorListObject::start_sums_of_squares>("startSumsOfSquares"),
                          InstanceMethod<&TensorListObject::sums_of_squares>("sumsOfSquares"),
+                         InstanceMethod<&TensorListObject::zero_grads>("zeroGrads"),
                          InstanceMethod<&TensorListObject::dispose>("dispose"),
                      });
 }
@@ -166,6 +167,14 @@ Napi::Value TensorListObject::sums_of_squares(const Napi::CallbackInfo& info) {
     if (!has_grads_ || sums.length != steps(env).list().size())
       throw Napi::Error::New(env, "Expected setGrads before sumsOfSquares, and a sum for each tensor");
     return Napi::Boolean::New(env, steps(env).sums_of_squares(static_cast<double*>(sums.data)));
+  });
+}
+
+void TensorListObject::zero_grads(const Napi::CallbackInfo& info) {
+  const Napi::Env env = info.Env();
+  guarded(env, [&] {
+    if (!has_grads_) throw Napi::Error::New(env, "Expected setGrads before zeroGrads");
+    steps(env).zero_grads();
   });
 }
 

@@ -44,6 +44,7 @@ class TensorListObject : public Napi::ObjectWrap<TensorListObject> {
   /// sumsOfSquares(sums: Float64Array): writes the sum of the squares of each gradient, in the order of
   /// core/gradient-norm.h. Returns whether all elements are finite.
   Napi::Value sums_of_squares(const Napi::CallbackInfo& info);
+  void zero_grads(const Napi::CallbackInfo& info);
   /// dispose(): frees everything. assign() may follow.
   void dispose(const Napi::CallbackInfo& info);
 

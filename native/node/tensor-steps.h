@@ -42,6 +42,7 @@ class TensorSteps {
   }
   /// Writes the sum of the squares of each gradient; false if an element is infinite or NaN.
   virtual bool sums_of_squares(double* sums) = 0;
+  virtual void zero_grads() = 0;
 };
 
 /// What the constructor of a TensorList was given; the lists by role.

@@ -58,7 +58,7 @@ ADAMW_INLINE void update_element(T* w, const T* g, T* m, T* v, T* x, size_t i, c
 /// keep the processor from running as far ahead as in a plain stream, so arrays
 /// that come from memory are prefetched (docs/performance.md).
 ///
-/// @param x the greatest variances with AMSGrad; otherwise it is not accessed
+/// @param x the greatest variances with AMSGrad, else null
 template <Rule rule, bool amsgrad, typename T>
 ADAMW_INLINE void update_array(T* __restrict w, const T* __restrict g, T* __restrict m, T* __restrict v,
                                T* __restrict x, size_t length, const Scalars<T>& scalars) {
@@ -297,7 +297,7 @@ ADAMW_INLINE void update_blocks(const Span& span, const Scalars<float>& scalars)
     load<Isa>(grad + at, g, length);
     load<Isa>(mean + at, m, length);
     load<Isa>(variance + at, v, length);
-    update_array<rule, false>(w, g, m, v, v, length, scalars);
+    update_array<rule, false>(w, g, m, v, static_cast<float*>(nullptr), length, scalars);
     if constexpr (kHasRole<config, Role::master>) store<Isa>(w, values + at, length);
     store<Isa>(w, weight + at, length);
     store<Isa>(m, mean + at, length);
@@ -325,7 +325,7 @@ ADAMW_INLINE void update_span(const Span& span, const GroupScalars& group, [[may
   [[maybe_unused]] auto* mean = array_of<config, Role::mean>(span);
   [[maybe_unused]] auto* variance = array_of<config, Role::variance>(span);
   if constexpr (has_one_dtype && std::is_same_v<Weight, T>) {
-    T* maximum = variance;
+    T* maximum = nullptr;
     if constexpr (amsgrad) maximum = array_of<config, Role::maximum>(span);
     update_array<rule, amsgrad>(weight, grad, mean, variance, maximum, span.length, scalars);
   } else if constexpr (amsgrad || !std::is_same_v<Weight, Grad>) {

@@ -1,4 +1,4 @@
-// The kernels on the host, where step_thread() is called for each thread in turn.
+// The kernels on the host, where their function of one thread is called for each in turn.
 #pragma once
 
 #include <array>
@@ -6,38 +6,53 @@
 #include <utility>
 
 #include "cuda/kernels.h"
-#include "cuda/loop.h"
+#include "cuda/norm.h"
 
 namespace fused_adamw::cuda::testing {
 
+/// A kernel of whatever kind.
 struct HostKernel {
   std::string name;
-  Rule rule;
-  DTypeConfig config;
-  size_t parameter_bytes, group_bytes;
-  /// Runs one block. `parameters` are the StepParameters of the configuration's arithmetic type.
+  size_t parameter_bytes;
+  /// Runs one block.
   void (*run_block)(const void* parameters, unsigned block);
 };
 
-template <Rule rule, DTypeConfig config>
-void run_block(const void* parameters, unsigned block) {
-  using Parameters = StepParameters<ArithmeticType<config>>;
-  for (unsigned thread = 0; thread < kBlock; ++thread)
-    step_thread<rule, config>(*static_cast<const Parameters*>(parameters), block, thread);
-}
+/// One whose parameters are the StepParameters of the configuration's arithmetic type.
+struct HostStepKernel : HostKernel {
+  Rule rule;
+  DTypeConfig config;
+  size_t group_bytes;
+};
 
 template <Rule rule, DTypeConfig config>
-HostKernel make_host_kernel() {
+HostStepKernel make_host_kernel() {
   using T = ArithmeticType<config>;
-  return {kernel_name(rule, config), rule, config, sizeof(StepParameters<T>), sizeof(DeviceGroup<T>),
-          &run_block<rule, config>};
+  const auto run_block = [](const void* parameters, unsigned block) {
+    for (unsigned thread = 0; thread < kBlock; ++thread)
+      step_thread<rule, config>(*static_cast<const StepParameters<T>*>(parameters), block, thread);
+  };
+  return {{kernel_name(rule, config), sizeof(StepParameters<T>), run_block}, rule, config, sizeof(DeviceGroup<T>)};
 }
 
 template <int... kernels>
-std::array<HostKernel, kKernels> make_host_kernels(std::integer_sequence<int, kernels...>) {
+std::array<HostStepKernel, kKernels> make_host_kernels(std::integer_sequence<int, kernels...>) {
   return {make_host_kernel<rule_of_kernel(kernels), config_of_kernel(kernels)>()...};
 }
-inline const std::array<HostKernel, kKernels> kHostKernels =
+inline const std::array<HostStepKernel, kKernels> kHostKernels =
     make_host_kernels(std::make_integer_sequence<int, kKernels>{});
+
+template <auto run_thread>
+HostKernel make_host_kernel(NormKernel kernel) {
+  const auto run_block = [](const void* parameters, unsigned block) {
+    for (unsigned thread = 0; thread < kBlock; ++thread)
+      run_thread(*static_cast<const NormParameters*>(parameters), block, thread);
+  };
+  return {kernel_name(kernel), sizeof(NormParameters), run_block};
+}
+inline const HostKernel kHostNormKernels[] = {
+    make_host_kernel<sum_items_thread>(NormKernel::sum_items),
+    make_host_kernel<sum_tensors_thread>(NormKernel::sum_tensors),
+};
 
 }  // namespace fused_adamw::cuda::testing

@@ -12,7 +12,7 @@ namespace fused_adamw::cuda {
 namespace {
 
 using fused_adamw::testing::Random;
-using testing::HostKernel;
+using testing::HostStepKernel;
 
 TEST(WorkItems, EachIsTakenOnceByEveryLaneOfABlockOrAWarp) {
   Random random(1);
@@ -160,7 +160,7 @@ struct HostStep {
       block_items.push_back({number, static_cast<uint32_t>(std::min<size_t>(kItemLength, length - at)), start + at});
   }
 
-  StepTables tables(const void* groups, bool stochastic_weights) const {
+  StepTables tables(const void* groups, bool stochastic_weights, bool zero_grads) const {
     return {tensors.data(),
             grads.data(),
             group_of.data(),
@@ -169,11 +169,12 @@ struct HostStep {
             static_cast<uint32_t>(block_items.size()),
             static_cast<uint32_t>(warp_items.size()),
             groups,
-            stochastic_weights};
+            stochastic_weights,
+            zero_grads};
   }
 };
 
-class HostKernels : public ::testing::TestWithParam<HostKernel> {
+class HostKernels : public ::testing::TestWithParam<HostStepKernel> {
  protected:
   /// One launch, against the kernel of the CPU over each tensor.
   void compare(const std::vector<std::pair<size_t, uint64_t>>& lengths_and_starts, size_t group_count, Random& random) {
@@ -185,6 +186,7 @@ class HostKernels : public ::testing::TestWithParam<HostKernel> {
       std::vector<cpu::GroupScalars> scalars;
       std::vector<DeviceGroup<T>> groups;
       const StepScalars step_scalars = fused_adamw::testing::random_step_scalars(random);
+      const bool zero_grads = random.below(3) == 0;
       for (size_t i = 0; i < group_count; ++i) {
         const ScalarGroup group = fused_adamw::testing::random_group(random);
         scalars.push_back(cpu::round_scalars(step_scalars, group));
@@ -192,7 +194,8 @@ class HostKernels : public ::testing::TestWithParam<HostKernel> {
       }
       const bool by_value = group_count <= StepParameters<T>::kGroups;
       StepParameters<T> parameters;
-      parameters.tables = step.tables(by_value ? nullptr : groups.data(), step_scalars.stochastic_weights != 0);
+      parameters.tables =
+          step.tables(by_value ? nullptr : groups.data(), step_scalars.stochastic_weights != 0, zero_grads);
       if (by_value) std::copy(groups.begin(), groups.end(), parameters.groups);
       for (auto block = static_cast<unsigned>(block_count(parameters.tables)); block-- > 0;)
         GetParam().run_block(&parameters, block);
@@ -202,6 +205,8 @@ class HostKernels : public ::testing::TestWithParam<HostKernel> {
         const cpu::GroupScalars& group = scalars[step.group_of[i]];
         const auto key = static_cast<uint32_t>(step.tensors[i].key);
         kernel(step.expected[i].span(step.starts[i], key, group.count), group);
+        if (auto* grad = step.expected[i].template data<Role::grad>(); zero_grads)
+          std::fill_n(grad, step.expected[i].length(), std::remove_pointer_t<decltype(grad)>{});
         ASSERT_TRUE(step.actual[i].equals(step.expected[i]))
             << "tensor " << i << " of length " << step.actual[i].length() << ", start " << step.starts[i];
       }
@@ -237,7 +242,7 @@ INSTANTIATE_TEST_SUITE_P(Every, HostKernels, ::testing::ValuesIn(testing::kHostK
 TEST(KernelNames, AreThoseOfRulesAndConfigurations) {
   EXPECT_EQ(kernel_name(Rule::coupled, DTypeConfig::float16_float32_states), "adamw_coupled_float16_float32_states");
   for (int i = 0; i < kKernels; ++i) {
-    const HostKernel& kernel = testing::kHostKernels[static_cast<size_t>(i)];
+    const HostStepKernel& kernel = testing::kHostKernels[static_cast<size_t>(i)];
     EXPECT_EQ(kernel_index(kernel.rule, kernel.config), i);
   }
 }

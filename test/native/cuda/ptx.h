@@ -3,12 +3,14 @@
 #pragma once
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
 #include <type_traits>
+#include <vector>
 
 #include "core/dtypes.h"
 
@@ -55,6 +57,66 @@ inline void store(char* memory, size_t i, Register value) {
   static_assert(sizeof(T) <= sizeof value);
   std::memcpy(memory + i * sizeof(T), &value, sizeof(T));
 }
+
+// ---- Shuffles ----
+
+/// What the threads of a warp pass to one another. They run in turn, each from its start up to where it needs what
+/// another has not passed on yet, and again from the start until all are done: so they must have changed nothing by
+/// then.
+class Warp {
+ public:
+  static constexpr unsigned kThreads = 32;
+
+  /// Runs each thread, run(lane) being one of them, to its end.
+  template <class Run>
+  void run(const Run& run) {
+    std::array<bool, kThreads> is_done{};
+    for (size_t done = 0, before; done < kThreads;) {
+      before = passed_ + done;
+      for (unsigned lane = 0; lane < kThreads; ++lane) {
+        if (is_done[lane]) continue;
+        next_ = 0;
+        is_waiting_ = false;
+        run(lane);
+        is_done[lane] = !is_waiting_;
+        done += is_done[lane];
+      }
+      if (passed_ + done == before) fail("threads wait for one another");
+    }
+  }
+
+  /// shfl.sync.down.b32; false if the thread must wait.
+  bool shuffle_down(unsigned lane, uint32_t value, uint32_t by, uint32_t control, uint32_t members, uint32_t& result,
+                    bool& is_in_range) {
+    if (next_ == shuffles_.size()) shuffles_.emplace_back();
+    Shuffle& shuffle = shuffles_[next_++];
+    if (!(shuffle.known >> lane & 1)) ++passed_;
+    shuffle.known |= 1u << lane;
+    shuffle.values[lane] = value;
+    const uint32_t segment = control >> 8 & 31;
+    const uint32_t last = (lane & segment) | (control & 31 & ~segment);
+    is_in_range = lane + by <= last;
+    const unsigned from = is_in_range ? lane + by : lane;
+    if (!(members >> lane & members >> from & 1)) fail("a shuffle with a thread that is not a member");
+    result = shuffle.values[from];
+    is_waiting_ = !(shuffle.known >> from & 1);
+    return !is_waiting_;
+  }
+
+ private:
+  struct Shuffle {
+    uint32_t known = 0;  // lanes
+    std::array<uint32_t, kThreads> values{};
+  };
+  [[noreturn]] static void fail(const char* what) {
+    std::fprintf(stderr, "PTX: %s\n", what);
+    std::abort();
+  }
+
+  std::vector<Shuffle> shuffles_;  // in the order in which a thread makes them
+  size_t next_ = 0, passed_ = 0;
+  bool is_waiting_ = false;
+};
 
 // ---- Integers ----
 

@@ -1,6 +1,6 @@
 // A stand-in for the CUDA driver, for tests on machines without a GPU: a
 // libcuda.so.1 that keeps device memory in host memory and runs the kernels by
-// step_thread(), so that the whole host side is tested.
+// step_thread() and the like, so that the whole host side is tested.
 //
 // It is as asynchronous as CUDA allows. Work waits in its stream and is run
 // later by one thread, after random delays and in any order that the streams,
@@ -51,6 +51,7 @@
 #include "cpu/float-environment.h"
 #include "cuda/driver.h"
 #include "host-kernels.h"
+#include "ptx.h"
 
 #if defined(__SANITIZE_ADDRESS__)
 #include <sanitizer/asan_interface.h>
@@ -62,7 +63,9 @@
 using namespace fused_adamw;
 using namespace fused_adamw::cuda;
 using fused_adamw::cuda::testing::HostKernel;
+using fused_adamw::cuda::testing::HostStepKernel;
 using fused_adamw::cuda::testing::kHostKernels;
+using fused_adamw::cuda::testing::kHostNormKernels;
 
 #define EXPORT extern "C" __attribute__((visibility("default")))
 
@@ -325,11 +328,12 @@ struct CUmod_st {
   ContextHandle context;
 };
 /// One thread of a kernel that was translated from PTX.
-using TranslatedThread = void(const char* parameters, uint32_t ctaid, uint32_t nctaid, uint32_t tid);
+using TranslatedThread = void(const char* parameters, uint32_t ctaid, uint32_t nctaid, uint32_t tid, ptx::Warp& warp);
 
 struct CUfunc_st {
   ContextHandle context;
   const HostKernel* kernel;
+  const HostStepKernel* step;    // null: one of those around the step
   TranslatedThread* translated;  // null: the host's own kernel runs
 };
 
@@ -597,46 +601,96 @@ class Call {
   static_cast<void>(0)
 
 /// Everything a launch accesses must be in allocations of its device, each array in one.
-void check_launch(const Arena& arena, const HostKernel& kernel, const void* parameters) {
-  const std::lock_guard lock(state().mutex);
-  const auto expect = [&](const void* address, uint64_t bytes, const char* what) {
+class Accesses {
+ public:
+  explicit Accesses(const Arena& arena) : arena_(arena) {}
+
+  /// Where the stand-in reads what lies at an address that a kernel uses.
+  template <typename T>
+  const T* expect(const T* address, uint64_t count, const char* what) const {
     const auto pointer = reinterpret_cast<uintptr_t>(address);
-    if (!arena.find(pointer, bytes).start)
+    if (pointer % alignof(T) != 0) misuse(std::string(what) + " is misaligned");
+    if (!arena_.find(pointer, count * sizeof(T)).start)
       misuse(std::string(what) + " at " + hexadecimal(pointer) + " is not within an allocation of its device");
-    return arena.host(pointer);
-  };
-  StepTables tables;
-  std::memcpy(&tables, parameters, sizeof tables);
+    return reinterpret_cast<const T*>(arena_.host(pointer));
+  }
+  void expect_array(const void* address, uint64_t first, uint64_t count, size_t bytes, const std::string& what) const {
+    if (reinterpret_cast<uintptr_t>(address) % bytes != 0) misuse(what + " is misaligned");
+    expect(static_cast<const char*>(address) + first * bytes, count * bytes, what.c_str());
+  }
+
+ private:
+  const Arena& arena_;
+};
+
+void check_step(const Accesses& accesses, const HostStepKernel& kernel, const StepTables& tables) {
   const auto check_items = [&](const WorkItem* items, uint32_t count) {
     if (count == 0) return;
-    const auto* table =
-        reinterpret_cast<const WorkItem*>(expect(items, count * sizeof(WorkItem), "a kernel's work items"));
+    const WorkItem* table = accesses.expect(items, count, "a kernel's work items");
     for (uint32_t i = 0; i < count; ++i) {
       const WorkItem& item = table[i];
-      const auto entry = [&](auto* list, const char* what) {
-        return *reinterpret_cast<const std::remove_reference_t<decltype(*list)>*>(
-            expect(list + item.tensor, sizeof *list, what));
-      };
-      const DeviceTensor tensor = entry(tables.tensors, "a kernel's tensors");
-      const void* grad = entry(tables.grads, "a kernel's gradients");
-      const uint32_t group = entry(tables.group_of, "a kernel's groups");
+      const DeviceTensor tensor = *accesses.expect(tables.tensors + item.tensor, 1, "a kernel's tensors");
+      const void* grad = *accesses.expect(tables.grads + item.tensor, 1, "a kernel's gradients");
+      const uint32_t group = *accesses.expect(tables.group_of + item.tensor, 1, "a kernel's groups");
       if (tables.groups)
-        expect(static_cast<const char*>(tables.groups) + group * kernel.group_bytes, kernel.group_bytes,
-               "a kernel's scalars");
+        accesses.expect(static_cast<const char*>(tables.groups) + group * kernel.group_bytes, kernel.group_bytes,
+                        "a kernel's scalars");
       else if (sizeof tables + (group + 1) * kernel.group_bytes > kernel.parameter_bytes)
         misuse("a kernel's group is not among its parameters");
-      for (const Role role : kEveryRole) {
-        const size_t size = role_bytes(kernel.config, role);
-        if (size == 0) continue;
-        const void* array = role == Role::grad ? grad : tensor.arrays[role];
-        const std::string what = std::string("a kernel's ") + kRoleNames[static_cast<int>(role)];
-        if (reinterpret_cast<uintptr_t>(array) % size != 0) misuse(what + " is misaligned");
-        expect(static_cast<const char*>(array) + item.start * size, item.length * size, what.c_str());
-      }
+      for (const Role role : kEveryRole)
+        if (const size_t bytes = role_bytes(kernel.config, role); bytes > 0)
+          accesses.expect_array(role == Role::grad ? grad : tensor.arrays[role], item.start, item.length, bytes,
+                                std::string("a kernel's ") + kRoleNames[static_cast<int>(role)]);
     }
   };
   check_items(tables.block_items, tables.block_item_count);
   check_items(tables.warp_items, tables.warp_item_count);
+}
+
+void check_norm(const Accesses& accesses, const NormParameters& parameters) {
+  const uint32_t tensors = parameters.tensor_count;
+  const uint32_t items = accesses.expect(parameters.starts, tensors + 1, "a norm's starts")[tensors];
+  accesses.expect(parameters.of_items, items, "a norm's sums of items");
+  accesses.expect(parameters.of_tensors, tensors, "a norm's sums of tensors");
+  const NormItem* table = items > 0 ? accesses.expect(parameters.items, items, "a norm's items") : nullptr;
+  for (uint32_t i = 0; i < items; ++i) {
+    constexpr size_t kBytes[] = {sizeof(float), sizeof(double), sizeof(Float16), sizeof(BFloat16)};  // by GradType
+    accesses.expect_array(*accesses.expect(parameters.grads + table[i].tensor, 1, "a norm's gradients"), table[i].start,
+                          table[i].length, kBytes[static_cast<int>(table[i].type)], "a norm's gradient");
+  }
+}
+
+template <typename T>
+T read_parameters(const std::string& parameters) {
+  T value;
+  std::memcpy(&value, parameters.data(), sizeof value);
+  return value;
+}
+
+void check_launch(const Arena& arena, const CUfunc_st& function, const std::string& parameters) {
+  const std::lock_guard lock(state().mutex);
+  const Accesses accesses(arena);
+  if (function.step)
+    check_step(accesses, *function.step, read_parameters<StepTables>(parameters));
+  else
+    check_norm(accesses, read_parameters<NormParameters>(parameters));
+}
+
+/// The tables of a launch; the arrays are checked when it runs.
+std::vector<Range> tables_of(const CUfunc_st& function, const std::string& parameters) {
+  std::vector<Range> uses;
+  const auto add = [&](std::initializer_list<const void*> tables) {
+    for (const void* table : tables)
+      if (table) uses.push_back({reinterpret_cast<uintptr_t>(table), 1});
+  };
+  if (function.step) {
+    const auto tables = read_parameters<StepTables>(parameters);
+    add({tables.tensors, tables.grads, tables.group_of, tables.groups});
+  } else {
+    const auto norm = read_parameters<NormParameters>(parameters);
+    add({norm.grads, norm.items, norm.of_items});
+  }
+  return uses;
 }
 
 TranslatedThread* find_translated(const char* name) {
@@ -650,8 +704,7 @@ TranslatedThread* find_translated(const char* name) {
 }
 
 void run_kernel(const Arena& arena, const CUfunc_st& function, const std::string& parameters, unsigned blocks) {
-  const HostKernel& kernel = *function.kernel;
-  check_launch(arena, kernel, parameters.data());
+  check_launch(arena, function, parameters);
   alignas(16) char aligned[kParameterBytes];
   std::memcpy(aligned, parameters.data(), parameters.size());
   arena.open();
@@ -659,10 +712,13 @@ void run_kernel(const Arena& arena, const CUfunc_st& function, const std::string
   for (unsigned i = 0; i < blocks; ++i) {
     const unsigned block = (first + i) % blocks;
     if (!function.translated) {
-      kernel.run_block(aligned, block);
+      function.kernel->run_block(aligned, block);
       continue;
     }
-    for (unsigned thread = 0; thread < kBlock; ++thread) function.translated(aligned, block, blocks, thread);
+    for (unsigned first_thread = 0; first_thread < kBlock; first_thread += kWarp) {
+      ptx::Warp warp;
+      warp.run([&](unsigned lane) { function.translated(aligned, block, blocks, first_thread + lane, warp); });
+    }
   }
   arena.shut();
 }
@@ -800,12 +856,16 @@ EXPORT Status cuModuleLoadData(CUmod_st** module, const void* image) {
 EXPORT Status cuModuleGetFunction(FunctionHandle* function, CUmod_st* module, const char* name) {
   CALL(cuModuleGetFunction);
   if (!state().modules.count(module)) misuse("cuModuleGetFunction of a module that is not there");
-  for (const HostKernel& kernel : kHostKernels) {
-    if (kernel.name != name) continue;
-    *function = new CUfunc_st{module->context, &kernel, find_translated(name)};
+  const auto found = [&](const HostKernel& kernel, const HostStepKernel* step) {
+    if (kernel.name != name) return false;
+    *function = new CUfunc_st{module->context, &kernel, step, find_translated(name)};
     state().functions.insert(*function);
-    return kSuccess;
-  }
+    return true;
+  };
+  for (const HostStepKernel& kernel : kHostKernels)
+    if (found(kernel, &kernel)) return kSuccess;
+  for (const HostKernel& kernel : kHostNormKernels)
+    if (found(kernel, nullptr)) return kSuccess;
   return kNotFound;
 }
 
@@ -1065,17 +1125,10 @@ EXPORT Status cuLaunchKernel(FunctionHandle function, unsigned grid_x, unsigned 
   if (function->context != call.context()) misuse("cuLaunchKernel of another context's function");
   if (grid_x == 0 || grid_y != 1 || grid_z != 1 || block_x != kBlock || block_y != 1 || block_z != 1 || dynamic_memory)
     misuse("cuLaunchKernel of another shape than the kernels are made for");
-  const HostKernel& kernel = *function->kernel;
-  const std::string copy(static_cast<const char*>(parameters[0]), kernel.parameter_bytes);
-  StepTables tables;
-  std::memcpy(&tables, copy.data(), sizeof tables);
-  std::vector<Range> uses;  // the arrays are checked when the kernel runs
-  const void* named[] = {tables.tensors, tables.grads, tables.group_of, tables.groups};
-  for (const void* table : named)
-    if (table) uses.push_back({reinterpret_cast<uintptr_t>(table), 1});
+  const std::string copy(static_cast<const char*>(parameters[0]), function->kernel->parameter_bytes);
   const Arena& arena = state().gpus[static_cast<size_t>(function->context->device)]->arena;
   const auto run = [=, &arena] { run_kernel(arena, *function, copy, grid_x); };
-  state().enqueue(call.stream(stream), call.function(), run, std::move(uses));
+  state().enqueue(call.stream(stream), call.function(), run, tables_of(*function, copy));
   return kSuccess;
 }
 

@@ -45,6 +45,29 @@ TEST_P(Steps, EqualTheCpuInEveryRuleAndConfiguration) {
   }
 }
 
+TEST_P(Steps, MeasureAndClearGradientsInOrder) {
+  Random random(23);
+  StreamHandle stream = testing::make_stream(device(), GetParam());
+  Twins twins(device(), Rule::mxnet, stream, testing::random_tensors(20, random), random);
+  twins.set_group_count(2);
+  for (int i = 0; i < 12; ++i) {
+    if (i % 3 == 1)
+      twins.start_to_change_grads();
+    else
+      change_grads(twins, i % 2 == 0);
+    ASSERT_TRUE(twins.sums_are_equal());
+    if (i % 4 == 3) twins.step().zero_grads();
+    if (i % 4 == 3) {
+      std::vector<double> sums(twins.size(), 1);
+      ASSERT_TRUE(twins.step().sums_of_squares(sums.data()));
+      ASSERT_EQ(sums, std::vector<double>(twins.size()));
+      change_grads(twins, true);
+    }
+    twins.run();
+  }
+  ASSERT_TRUE(twins.are_equal());
+}
+
 TEST_P(Steps, RunWithoutWaiting) {
   Random random(2);
   StreamHandle stream = testing::make_stream(device(), GetParam());

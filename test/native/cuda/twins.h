@@ -7,8 +7,10 @@
 
 #include "../support.h"
 #include "core/tensor-list.h"
+#include "cpu/gradients.h"
 #include "cpu/step.h"
 #include "cuda/step.h"
+#include "cuda/transfer.h"
 
 namespace fused_adamw::cuda::testing {
 
@@ -200,7 +202,8 @@ class Twins {
   }
   /// One step with new scalars, the tensors split into so many launches.
   void run(size_t parts = 1) {
-    const StepScalars scalars_of_step = fused_adamw::testing::random_step_scalars(random_);
+    StepScalars scalars_of_step = fused_adamw::testing::random_step_scalars(random_);
+    scalars_of_step.zero_grads = random_.below(4) == 0;
     std::vector<ScalarGroup> groups(host_->group_count());
     for (ScalarGroup& group : groups) group = fused_adamw::testing::random_group(random_);
     step_->begin(scalars_of_step, groups.data());
@@ -208,7 +211,17 @@ class Twins {
 
     std::vector<cpu::GroupScalars> scalars(groups.size());
     cpu::round_groups(scalars_of_step, groups.data(), groups.size(), scalars.data());
-    cpu::step(*host_, *cpu::find_variant("baseline"), scalars.data(), 0, size(), 1);
+    cpu::step(*host_, *cpu::find_variant("baseline"), scalars.data(), 0, size(), 1, scalars_of_step.zero_grads != 0);
+  }
+  /// Whether the sums of the squares of the gradients have the bits of the CPU.
+  bool sums_are_equal() {
+    std::vector<double> on_device(size()), on_host(size());
+    std::vector<size_t> lengths;
+    for (size_t i = 0; i < size(); ++i) lengths.push_back(host_->tensor(i).length);
+    cpu::SquareSums sums(lengths);
+    const bool are_finite = sums.compute(host_->tensors(), *cpu::find_variant("baseline"), 1, on_host.data());
+    if (step_->sums_of_squares(on_device.data()) != are_finite) return false;
+    return std::equal(on_host.begin(), on_host.end(), on_device.begin(), fused_adamw::testing::same_bits<double>);
   }
   ::testing::AssertionResult are_equal() const {
     for (const auto& twin : twins_)
