@@ -182,6 +182,7 @@ class Kernel {
       return `if (${condition}) { ${this.#statement(line.slice(line.indexOf(opcode)))} }`;
     }
     if (opcode === 'ret') return 'return;';
+    if (opcode === '.pragma') return ''; // advice on optimisations
     if (opcode === 'bra' || opcode === 'bra.uni') return `goto ${rest.replace('$', '')};`;
     if (opcode === 'shfl.sync.down.b32') return this.#shuffle(operandsOf(rest));
     const access = /^(ld|st)(?:\.(?:param|global))?(?:\.v([24]))?\.([busf]\d+)$/.exec(opcode);
