@@ -58,7 +58,7 @@ struct StepTables {
   const WorkItem* block_items;
   const WorkItem* warp_items;
   uint32_t block_item_count, warp_item_count;
-  const void* groups;  // null if they are in the parameters
+  const void* groups;                       // null if they are in the parameters
   uint32_t stochastic_weights, zero_grads;  // whether
 };
 
