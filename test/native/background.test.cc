@@ -6,6 +6,7 @@
 #include <unistd.h>
 
 #include <atomic>
+#include <chrono>
 #include <functional>
 #include <future>
 #include <memory>
@@ -62,7 +63,10 @@ TEST(Background, EndDropsWhatWaitsAndWaitsForWhatRuns) {
   start(&one, [&has_run_late, held] { has_run_late = true; });
   start(&other, [&] { has_run_for_other = true; });
   begun.get_future().wait();
-  std::thread helper([&] { go_on.set_value(); });
+  std::thread helper([&] {
+    std::this_thread::sleep_for(std::chrono::milliseconds(200));  // end() drops what waits first
+    go_on.set_value();
+  });
   cpu::background::end(&one);
   EXPECT_TRUE(has_run);
   EXPECT_EQ(held.use_count(), 1);  // what was dropped is gone
