@@ -24,7 +24,7 @@ describe('backendInfo', () => {
         const { path, build, compiler, isa, isas } = info.native;
         expect(Object.keys(info.native)).to.have.lengthOf(6);
         expect(path).to.match(/fused_adamw\.node$/);
-        expect(build).to.be.oneOf(['node-gyp', 'cmake']);
+        expect(build).to.be.oneOf(['node-gyp', 'cmake', 'prebuild']);
         expect(compiler).to.match(/\d/);
         expect(isa).to.equal(environment.isa);
         expect(isas).to.include(isa);
