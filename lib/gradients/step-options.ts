@@ -19,6 +19,13 @@ export interface StepOptions {
   readonly lossScaler?: LossScaler | null;
 }
 
+declare global {
+  // As the types of Node and of the DOM declare it: a program may have neither.
+  interface AbortSignal {
+    readonly aborted: boolean;
+  }
+}
+
 /** Options of one asynchronous step. */
 export interface AsyncStepOptions extends StepOptions {
   /** Cancels the step, if it is aborted before the step begins: the promise is rejected by its reason. */
