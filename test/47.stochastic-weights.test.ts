@@ -22,6 +22,7 @@ import {
   makeModel,
 } from './support/model.js';
 import { randomFrom } from './support/random.js';
+import { quietly, warningsOf } from './support/warnings.js';
 
 /** The configurations whose weights are rounded stochastically, and those that have no weights to round. */
 const ROUNDED = DTYPE_CONFIGS.filter((name) => dtypesOf(name).dtype === 'bfloat16' && !dtypesOf(name).hasMaster);
@@ -173,13 +174,7 @@ describe("rounding: 'stochastic'", () => {
     expect(exact).to.be.closeTo(0.91, 1e-3);
     expect(run('bfloat16', { rounding: 'stochastic' })).to.be.closeTo(exact, 2e-3);
     expect(run('bfloat16', { rounding: 'stochastic', stateDtype: 'bfloat16' })).to.be.closeTo(exact, 2e-3);
-    const warn = process.emitWarning;
-    process.emitWarning = () => {};
-    try {
-      expect(run('bfloat16', { rounding: 'nearest' })).to.equal(1);
-    } finally {
-      process.emitWarning = warn;
-    }
+    expect(quietly(() => run('bfloat16', { rounding: 'nearest' }))).to.equal(1);
   });
 
   it('should keep NaN and infinities, and not round up to one', () => {
@@ -193,10 +188,7 @@ describe("rounding: 'stochastic'", () => {
   });
 
   it('should warn of nothing, and refuse float16 weights without masters', () => {
-    const warnings: unknown[] = [];
-    const warn = process.emitWarning;
-    process.emitWarning = (warning: string | Error) => warnings.push(warning);
-    try {
+    const warnings = warningsOf(() => {
       const optimizer = new AdamW({ rounding: 'stochastic' });
       optimizer.createState(0, Tensor.zeros(1, { dtype: 'bfloat16' }));
       const half = Tensor.zeros(1, { dtype: 'float16' });
@@ -214,9 +206,7 @@ describe("rounding: 'stochastic'", () => {
       );
       expect(optimizer.updateCount(0)).to.equal(0);
       optimizer.update(0, half, Tensor.zeros(1, { dtype: 'float16' }), { ...state, master: new Float32Array(1) });
-    } finally {
-      process.emitWarning = warn;
-    }
+    });
     expect(warnings).to.deep.equal([]);
   });
 });

@@ -509,10 +509,7 @@ export class AdamW extends Optimizer<AdamWState> {
   #bind(lists: StepArguments<AdamWState>): LastStep {
     const size = lists.indices.length;
     const kept = {
-      indices: copyList(lists.indices, size),
-      weights: copyList(lists.weights, size),
-      grads: copyList(lists.grads, size),
-      states: copyList(lists.states, size),
+      ...copyLists(lists),
       means: filledList<TensorLike | undefined>(size, undefined),
       variances: filledList<TensorLike | undefined>(size, undefined),
       masters: filledList<TensorLike | undefined>(size, undefined),
