@@ -395,8 +395,10 @@ const faulty = (library: string): string => `
   const { install, arm, disarm } = module.exports;
   const replaced = install(backendInfo().native.path);
 
-  const makeScene = (sizes) => {
-    const array = (length, value) => new Float32Array(length).fill(value);
+  const makeScene = (sizes, isAsync) => {
+    // JavaScript could free the memory of an ArrayBuffer during an asynchronous step.
+    const memoryOf = (length) => (isAsync ? new SharedArrayBuffer(4 * length) : length);
+    const array = (length, value) => new Float32Array(memoryOf(length)).fill(value);
     const weights = sizes.map((size) => array(size, 1));
     const optimizer = new AdamW({ learningRate: 0.1 });
     const [grads, others] = [0.5, -2].map((value) => sizes.map((size) => array(size, value)));
@@ -410,29 +412,29 @@ const faulty = (library: string): string => `
   ]);
 
   /** An operation and what uses its result, on a scene of their own. */
-  const run = (sizes, { prepare, act, finish = ({ bound }) => bound.step() }, fault) => {
-    const scene = makeScene(sizes);
+  const run = async (sizes, { prepare, act, finish = ({ bound }) => bound.step(), isAsync }, fault) => {
+    const scene = makeScene(sizes, isAsync);
     prepare?.(scene);
     const before = stateOf(scene);
     let error;
     if (fault) arm(...fault);
-    try { act?.(scene); } catch (thrown) { error = thrown; }
+    try { await act?.(scene); } catch (thrown) { error = thrown; }
     const fired = fault ? disarm() : false;
     return { scene, error, fired, changed: stateOf(scene) !== before, end: () => { finish(scene); return stateOf(scene); } };
   };
 
-  const violationsOf = (sizes, operations) => {
+  const violationsOf = async (sizes, operations) => {
     const found = {};
     for (const [name, operation] of Object.entries(operations)) {
-      run(sizes, operation).end(); // threads and whatever else is made once
-      const done = run(sizes, operation).end();
-      const notDone = run(sizes, { ...operation, act: undefined }).end();
+      (await run(sizes, operation)).end(); // threads and whatever else is made once
+      const done = (await run(sizes, operation)).end();
+      const notDone = (await run(sizes, { ...operation, act: undefined })).end();
       for (const kind of [0, 1, 2]) {
         const violations = [];
         let n = 1;
         for (;; n++) {
           writeSync(2, name + ', kind ' + kind + ', request ' + n + '\\n');
-          const { scene, error, fired, changed, end } = run(sizes, operation, [kind, n]);
+          const { scene, error, fired, changed, end } = await run(sizes, operation, [kind, n]);
           if (!fired) break;
           const at = (what) => violations.push('request ' + n + ': ' + what + (error ? ' after ' + error : ''));
           try {
@@ -443,17 +445,17 @@ const faulty = (library: string): string => `
             if (!(error instanceof Error)) at('no Error');
             if (changed && operation.canBreak) {
               // Its tensors are updated by one call each.
-              try { operation.act(scene); at('a step after a broken one'); } catch (broken) {
+              try { await operation.act(scene); at('a step after a broken one'); } catch (broken) {
                 if (!/The last step was interrupted/.test(broken.message)) at('not told that it broke off: ' + broken);
               }
               scene.optimizer.recover();
-              operation.act(scene);
+              await operation.act(scene);
             } else if (changed) at('something has changed');
             else {
-              operation.act(scene);
+              await operation.act(scene);
               if (end() !== done) at('another result of a second attempt');
             }
-            const other = run(sizes, operation, [kind, n]);
+            const other = await run(sizes, operation, [kind, n]);
             // What is kept from call to call may make it another request.
             const expected = other.error === undefined ? done : notDone;
             if (!changed && other.end() !== expected) at('another result without a second attempt');
@@ -477,6 +479,12 @@ const faulty = (library: string): string => `
     'fusedStep() with a norm and cleared gradients': {
       act: ({ optimizer, lists }) => optimizer.fusedStep(...lists, { maxGradNorm: 1e6, zeroGrads: true }),
     },
+    'updateAsync()': { act: ({ optimizer, lists }) => optimizer.updateAsync(...lists), isAsync: true },
+    'updateAsync() with a norm and cleared gradients': {
+      act: ({ optimizer, lists }) => optimizer.updateAsync(...lists, { maxGradNorm: 1e6, zeroGrads: true }),
+      isAsync: true,
+    },
+    'bound.stepAsync() with a norm': { act: ({ bound }) => bound.stepAsync({ maxGradNorm: 1e6 }), isAsync: true },
     'gradientStats()': { act: ({ weights }) => gradientStats(weights) },
     'accumulate()': { act: ({ weights, others }) => accumulate(weights, others) },
     'fusedStep() of other gradients': {
@@ -526,7 +534,7 @@ describe('what the addon asks for and is refused', () => {
       const child = runChild(
         `${faulty(library)}
         setNumThreads(2);
-        report({ replaced, found: violationsOf(${JSON.stringify(sizes)}, OPERATIONS) });`,
+        report({ replaced, found: await violationsOf(${JSON.stringify(sizes)}, OPERATIONS) });`,
         { env: { FUSED_ADAMW_BACKEND: 'native' }, timeout: 240 },
       );
       const { replaced, found } = reportsOf(child)[0] as {
@@ -559,12 +567,12 @@ describe('what the addon asks for and is refused', () => {
             const child = runChild(
               `${faulty(library)}
             setNumThreads(5);
-            const step = (fault) => {
-              const { error, fired, changed, end } = run([90_000, 70_000], OPERATIONS['first step'], fault);
+            const step = async (fault) => {
+              const { error, fired, changed, end } = await run([90_000, 70_000], OPERATIONS['first step'], fault);
               return { error: error && String(error), fired, changed, end: end() };
             };
-            const first = step([${kind}, ${request}]);
-            const later = step();
+            const first = await step([${kind}, ${request}]);
+            const later = await step();
             report({ replaced, first, later });`,
               { env: { FUSED_ADAMW_BACKEND: 'native', FUSED_ADAMW_THREADS: runtime } },
             );

@@ -18,8 +18,9 @@ void BackgroundJob::settle(napi_env env, napi_value, void* context, void* data) 
   static_cast<BackgroundJobs*>(context)->settled(env);
   try {
     napi_resolve_deferred(env, job->promise_, job->result(env));
-  } catch (const Napi::Error&) {
-    // A thread that is being terminated runs no JavaScript any more.
+  } catch (const Napi::Error& error) {
+    // On a thread that is being terminated this does nothing: it runs no JavaScript any more.
+    napi_reject_deferred(env, job->promise_, error.Value());
   }
 }
 

@@ -20,7 +20,7 @@ class BackgroundJob : public cpu::background::Work {
  protected:
   /// On the background thread.
   virtual void compute() = 0;
-  /// What the promise is resolved to; on the JavaScript thread.
+  /// What the promise is resolved to, or by what it throws rejected; on the JavaScript thread.
   virtual Napi::Value result(Napi::Env env) { return env.Undefined(); }
 
  private:
