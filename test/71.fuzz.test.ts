@@ -7,9 +7,10 @@ import { environments } from './support/environments.js';
 describe('random scenarios', () => {
   const natives = environments().filter(({ backend }) => backend === 'native');
 
-  it('should give the results of the reference, and the same on every backend', () => {
-    fc.assert(
-      fc.property(scenario, (scenario) => checkScenario(scenario, natives)),
+  it('should give the results of the reference, and the same on every backend', async function () {
+    this.timeout(120_000);
+    await fc.assert(
+      fc.asyncProperty(scenario, (scenario) => checkScenario(scenario, natives)),
       { seed: 71, numRuns: 80 },
     );
   });

@@ -2,8 +2,8 @@
 import type { AdamW } from '../../lib/index.js';
 import type { Values } from '../support/bits.js';
 import { expectSameBits } from '../support/bits.js';
-import { type Environment, inEnvironment, TYPESCRIPT } from '../support/environments.js';
-import { quietly } from '../support/warnings.js';
+import { type Environment, inEnvironmentAsync, TYPESCRIPT } from '../support/environments.js';
+import { quietlyAsync } from '../support/warnings.js';
 import { Reference } from './reference.js';
 import type { Scenario } from './scenario.js';
 import { type Outcome, type Snapshot, World } from './world.js';
@@ -15,18 +15,24 @@ interface Event {
 }
 
 /** Runs a scenario on the backend of this moment; an error must have changed nothing. */
-function trace(scenario: Scenario, world: World, observe: (k: number, run: () => Event) => Event): Event[] {
+async function trace(
+  scenario: Scenario,
+  world: World,
+  observe: (k: number, run: () => Promise<Event>) => Promise<Event>,
+): Promise<Event[]> {
+  const events: Event[] = [];
   let before = world.snapshot();
-  return scenario.operations.map((operation, k) => {
-    const event = observe(k, () => {
-      const outcome = world.apply(operation);
+  for (const [k, operation] of scenario.operations.entries()) {
+    const event = await observe(k, async () => {
+      const outcome = await world.apply(operation);
       return { outcome, after: world.snapshot() };
     });
     if ('error' in event.outcome)
       expectSameSnapshot(event.after, before, `operation ${k}, which threw ${event.outcome.error}`);
     before = event.after;
-    return event;
-  });
+    events.push(event);
+  }
+  return events;
 }
 
 function hasSameBytes(a: Values, b: Values): boolean {
@@ -46,12 +52,12 @@ function expectSameSnapshot(actual: Snapshot, expected: Snapshot, what: string):
 }
 
 /** Runs a scenario in TypeScript beside the reference. */
-function checkReference(scenario: Scenario): Event[] {
+function checkReference(scenario: Scenario): Promise<Event[]> {
   const world = new World(scenario);
   const reference = new Reference(scenario, world);
-  return trace(scenario, world, (k, run) => {
+  return trace(scenario, world, async (k, run) => {
     const expected = reference.apply(scenario.operations[k]);
-    const event = run();
+    const event = await run();
     const what = `TypeScript, operation ${k} (${scenario.operations[k].do})`;
     expectOutcome(event.outcome, expected, what);
     for (const grads of reference.cleared) {
@@ -101,16 +107,16 @@ function expectOutcome(outcome: Outcome, expected: ReturnType<Reference['apply']
 /**
  * Runs a scenario in TypeScript and in the environments given.
  *
- * @throws Error at the first difference
+ * @returns rejected at the first difference
  */
-export function checkScenario(scenario: Scenario, natives: readonly Environment[]): void {
-  quietly(() => {
-    const expected = inEnvironment(TYPESCRIPT, () => checkReference(scenario));
+export function checkScenario(scenario: Scenario, natives: readonly Environment[]): Promise<void> {
+  return quietlyAsync(async () => {
+    const expected = await inEnvironmentAsync(TYPESCRIPT, () => checkReference(scenario));
     for (const environment of natives) {
-      inEnvironment({ ...environment, threads: scenario.threads }, () => {
+      await inEnvironmentAsync({ ...environment, threads: scenario.threads }, () => {
         const world = new World(scenario);
-        trace(scenario, world, (k, run) => {
-          const event = run();
+        return trace(scenario, world, async (k, run) => {
+          const event = await run();
           const what = `${environment.name}, ${scenario.threads} threads, operation ${k} (${scenario.operations[k].do})`;
           const [found, wanted] = [event.outcome, expected[k].outcome].map((outcome) => JSON.stringify(outcome));
           if (found !== wanted) throw new Error(`${what}: ${found}, in TypeScript ${wanted}`);

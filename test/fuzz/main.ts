@@ -33,7 +33,7 @@ function numberOf(name: 'seed' | 'minutes' | 'cases', otherwise: number): number
 }
 
 const natives = environments().filter(({ backend }) => backend === 'native');
-const property = fc.property(scenario, (scenario) => checkScenario(scenario, natives));
+const property = fc.asyncProperty(scenario, (scenario) => checkScenario(scenario, natives));
 const firstSeed = numberOf('seed', Date.now() % 2 ** 31);
 const cases = numberOf('cases', given.path === undefined ? Infinity : 1);
 const end = cases < Infinity ? Infinity : Date.now() + 60_000 * numberOf('minutes', 1);
@@ -41,7 +41,7 @@ console.log(`from seed ${firstSeed}, in TypeScript, the reference and ${natives.
 
 let done = 0;
 for (let seed = firstSeed; done < cases && Date.now() < end; seed++) {
-  const result = fc.check(property, { seed, path: given.path, numRuns: Math.min(BATCH, cases - done) });
+  const result = await fc.check(property, { seed, path: given.path, numRuns: Math.min(BATCH, cases - done) });
   if (result.failed) {
     const { counterexample, counterexamplePath, errorInstance } = result;
     console.log(`\nseed ${seed} differs: ${(errorInstance as Error).stack}`);

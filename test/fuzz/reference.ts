@@ -5,7 +5,7 @@
  */
 import type { DType } from '../../lib/index.js';
 // The generator of the random bits has its own tests (41.stochastic.test.ts).
-import { randomBits, randomKey, tensorKey } from '../../lib/numerics/stochastic-rounding.js';
+import { keyOfWeights, randomBits, randomKey, tensorKey } from '../../lib/numerics/stochastic-rounding.js';
 import { nearlyExactPower } from '../support/exact-power.js';
 import { decodeBits, HALF_FORMATS, type HalfFormat } from '../support/halves.js';
 import { ExactFloat } from './exact-float.js';
@@ -181,14 +181,24 @@ class ReferenceTensor {
     return configOf(this.plan).weight === 'float64';
   }
 
-  /** @param usesMaximum whether the tensor's greatest variances take part */
-  step(scalars: Scalars, grads: ArrayLike<number>, key: number, count: number, usesMaximum = true): void {
+  /**
+   * @param usesMaximum whether the tensor's greatest variances take part
+   * @param isStochastic whether bfloat16 weights without masters are rounded at random
+   */
+  step(
+    scalars: Scalars,
+    grads: ArrayLike<number>,
+    key: number,
+    count: number,
+    { usesMaximum, isStochastic }: { readonly usesMaximum: boolean; readonly isStochastic: boolean },
+  ): void {
     const config = configOf(this.plan);
     const float = EXACT[this.isFloat64 ? 'float64' : 'float32'];
     const [weights, means, variances] = [this.of('weight'), this.of('mean'), this.of('variance')];
     const masters = this.values.get('master');
     const maximums = usesMaximum ? this.values.get('maximum') : undefined;
     const random = randomKey(key, count, 0);
+    const randomOfWeights = isStochastic && config.weight === 'bfloat16' && !masters ? keyOfWeights(random) : null;
     this.samples.forEach((at, k) => {
       const { weight, mean, variance, maximum } = update(float, scalars, load(config.grad, grads[at]), {
         weight: masters ? masters[k] : load(config.weight, weights[k]),
@@ -198,7 +208,9 @@ class ReferenceTensor {
       });
       if (masters) masters[k] = weight;
       if (maximums) maximums[k] = maximum as number;
-      weights[k] = store(config.weight, weight);
+      weights[k] = randomOfWeights
+        ? storeStochastic(weight, randomBits(randomOfWeights, at))
+        : store(config.weight, weight);
       means[k] = store(config.mean, mean);
       variances[k] =
         config.variance === 'bfloat16'
@@ -397,15 +409,16 @@ export class Reference {
     this.cleared = [];
     switch (operation.do) {
       case 'step': {
-        const { optimizer, grads, fault } = operation;
+        const { optimizer, grads, fault, call } = operation;
         const tensors = positionsOf(operation.tensors, this.tensors.length);
-        if (!this.#canBind(tensors) || this.#fault(fault, 'step', tensors)) return 'throws';
+        if (!this.#canBind(optimizer, tensors) || this.#fault(fault, 'step', tensors)) return 'throws';
+        if (call === 'updateAsync' && !this.#stays(tensors)) return 'throws';
         return this.#step(optimizer, tensors, grads, operation.options);
       }
       case 'bind': {
         const { optimizer, grads, fault } = operation;
         const tensors = positionsOf(operation.tensors, this.tensors.length);
-        const succeeds = this.#canBind(tensors) && !this.#fault(fault, 'bind', tensors);
+        const succeeds = this.#canBind(optimizer, tensors) && !this.#fault(fault, 'bind', tensors);
         if (!succeeds) return 'throws';
         this.#bounds.push({ optimizer, tensors, grads, isDisposed: false });
         return NOTHING;
@@ -414,6 +427,7 @@ export class Reference {
         const bound = this.#bound(operation.bound);
         if (!bound) return NOTHING;
         if (bound.isDisposed || bound.tensors.some((i) => around(this.tensors, i).isDisposed)) return 'throws';
+        if (operation.call === 'stepAsync' && !this.#stays(bound.tensors)) return 'throws';
         return this.#step(bound.optimizer, bound.tensors, bound.grads, operation.options);
       }
       case 'setGrads': {
@@ -494,11 +508,21 @@ export class Reference {
     return faultOf(plan, call, plans) !== null;
   }
 
-  /** Whether all are there, each once and under an index of its own. */
-  #canBind(positions: readonly number[]): boolean {
+  /** Whether all are there, each once and under an index of its own, and of dtypes that the optimizer takes. */
+  #canBind(optimizer: number, positions: readonly number[]): boolean {
+    const { amsgrad, rounding } = around(this.optimizers, optimizer).plan.options;
     const tensors = positions.map((i) => around(this.tensors, i));
     if (new Set(tensors.map(({ plan }) => indexOf(plan.index))).size < tensors.length) return false;
-    return tensors.every(({ isDisposed }) => !isDisposed);
+    return tensors.every(({ isDisposed, plan }) => {
+      const { weight, master, maximum } = configOf(plan);
+      const isRounded = rounding === 'nearest' || weight !== 'float16' || master !== undefined;
+      return !isDisposed && isRounded && (maximum !== undefined || !amsgrad);
+    });
+  }
+
+  /** Whether nothing can free the memory of an asynchronous step. */
+  #stays(positions: readonly number[]): boolean {
+    return positions.every((i) => around(this.tensors, i).plan.memory !== 'plain');
   }
 
   #usesFloat32(positions: readonly number[]): boolean {
@@ -522,7 +546,8 @@ export class Reference {
     if (!isUsable(optimizer, usesFloat32)) return 'throws';
     const { beta1, beta2, epsilon, rescaleGrad, clipGradient, plan } = optimizer;
     const cleared = zeroGrads ? positions.map((i) => this.#gradsOf(i, grads)) : [];
-    let rescale = rescaleGrad / (scale ?? 1);
+    const { maximize, rounding, seed } = plan.options;
+    let rescale = (maximize ? -rescaleGrad : rescaleGrad) / (scale ?? 1);
     if (isSkipped(rescaleGrad, usesFloat32) || isSkipped(rescale, usesFloat32)) {
       this.cleared = cleared;
       return { value: SKIPPED };
@@ -560,7 +585,10 @@ export class Reference {
     positions.forEach((i, k) => {
       const tensor = around(this.tensors, i);
       const index = indexOf(tensor.plan.index);
-      tensor.step({ ...all[k], rescale }, this.#gradsOf(i, grads), tensorKey(plan.options.seed, index), counts[k]);
+      tensor.step({ ...all[k], rescale }, this.#gradsOf(i, grads), tensorKey(seed, index), counts[k], {
+        usesMaximum: true,
+        isStochastic: rounding === 'stochastic',
+      });
       optimizer.counts.set(index, counts[k]);
     });
     optimizer.numUpdate = numUpdate;
@@ -612,7 +640,10 @@ export class Reference {
     tensors.forEach((tensor, k) => {
       const [eta, lr, wd] = of[k];
       const all: Scalars = { rule: 'mxnet', rescale, clip, beta1, beta2, epsilon, eta, lr, wd, root: 1 };
-      tensor.step(all, this.#gradsOf(positions[k], grads), tensorKey(seed, k), updateCount, false);
+      tensor.step(all, this.#gradsOf(positions[k], grads), tensorKey(seed, k), updateCount, {
+        usesMaximum: false,
+        isStochastic: false,
+      });
     });
     return { value: DONE };
   }

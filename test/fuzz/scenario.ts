@@ -1,6 +1,6 @@
 /** Random scenarios: plain data that says which public calls are made, and with what. */
 import fc from 'fast-check';
-import { DTYPE_CONFIGS, type DTypeConfig } from '../support/model.js';
+import { DTYPE_CONFIGS, type DTypeConfig, dtypesOf } from '../support/model.js';
 
 export interface TensorPlan {
   readonly config: DTypeConfig;
@@ -40,6 +40,9 @@ export interface OptimizerPlan {
     readonly beginNumUpdate: number;
     readonly aggregateNum: number | null;
     readonly useFusedStep: boolean;
+    readonly maximize: boolean;
+    readonly amsgrad: boolean;
+    readonly rounding: 'nearest' | 'stochastic';
   };
   readonly scheduler: SchedulerPlan | null;
   readonly names: Readonly<Record<string, string>>;
@@ -76,7 +79,7 @@ export interface StepOptionsPlan {
 export type Operation =
   | {
       readonly do: 'step';
-      readonly call: 'fusedStep' | 'step' | 'update' | 'updateMultiPrecision';
+      readonly call: 'fusedStep' | 'step' | 'update' | 'updateMultiPrecision' | 'updateAsync';
       readonly optimizer: number;
       readonly tensors: readonly number[];
       readonly grads: number;
@@ -90,7 +93,12 @@ export type Operation =
       readonly grads: number;
       readonly fault: FaultPlan | null;
     }
-  | { readonly do: 'boundStep'; readonly bound: number; readonly options: StepOptionsPlan | null }
+  | {
+      readonly do: 'boundStep';
+      readonly call: 'step' | 'stepAsync';
+      readonly bound: number;
+      readonly options: StepOptionsPlan | null;
+    }
   | { readonly do: 'setGrads'; readonly bound: number; readonly grads: number; readonly fault: FaultPlan | null }
   | { readonly do: 'disposeBound'; readonly bound: number }
   | { readonly do: 'dispose'; readonly optimizer: number }
@@ -144,14 +152,21 @@ const index = fc.oneof(
   { weight: 1, arbitrary: fc.constantFrom(2 ** 32 + 1, Number.MAX_SAFE_INTEGER, '9007199254740993') },
 );
 
-const tensorPlan: fc.Arbitrary<TensorPlan> = fc.record({
-  config: fc.constantFrom(...DTYPE_CONFIGS),
-  length,
-  index,
-  memory: fc.constantFrom('own', 'plain', 'shared'),
-  offset: fc.nat({ max: 9 }),
-  isNew: fc.boolean(),
-  seed: fc.nat(),
+const tensorPlan = (configs: readonly DTypeConfig[]): fc.Arbitrary<TensorPlan> =>
+  fc.record({
+    config: fc.constantFrom(...configs),
+    length,
+    index,
+    memory: fc.constantFrom('own', 'plain', 'shared'),
+    offset: fc.nat({ max: 9 }),
+    isNew: fc.boolean(),
+    seed: fc.nat(),
+  });
+
+/** What every optimizer takes, with AMSGrad and with stochastic rounding too. */
+const TAKEN_BY_ALL = DTYPE_CONFIGS.filter((config) => {
+  const { dtype, hasMaster, hasMaximum } = dtypesOf(config);
+  return hasMaximum && (dtype !== 'float16' || hasMaster);
 });
 
 /** Mostly ordinary values, which are also what a case is shrunk to. */
@@ -189,6 +204,9 @@ const optimizerPlan: fc.Arbitrary<OptimizerPlan> = fc.record({
     beginNumUpdate: count,
     aggregateNum: fc.constantFrom(null, null, 0, 1, 2, 3),
     useFusedStep: fc.boolean(),
+    maximize: fc.boolean(),
+    amsgrad: fc.constantFrom(false, false, true),
+    rounding: fc.constantFrom('nearest', 'nearest', 'stochastic'),
   }),
   scheduler: fc.option(
     fc.record({
@@ -265,7 +283,7 @@ const operation: fc.Arbitrary<Operation> = fc.oneof(
     weight: 8,
     arbitrary: fc.record({
       do: fc.constant('step' as const),
-      call: fc.constantFrom('fusedStep', 'step', 'update', 'updateMultiPrecision'),
+      call: fc.constantFrom('fusedStep', 'step', 'update', 'updateMultiPrecision', 'updateAsync', 'updateAsync'),
       optimizer: few,
       tensors,
       grads: few,
@@ -274,7 +292,15 @@ const operation: fc.Arbitrary<Operation> = fc.oneof(
     }),
   },
   { weight: 3, arbitrary: bind },
-  { weight: 6, arbitrary: fc.record({ do: fc.constant('boundStep' as const), bound: few, options: stepOptions }) },
+  {
+    weight: 6,
+    arbitrary: fc.record({
+      do: fc.constant('boundStep' as const),
+      call: fc.constantFrom('step', 'step', 'stepAsync'),
+      bound: few,
+      options: stepOptions,
+    }),
+  },
   {
     weight: 2,
     arbitrary: fc.record({ do: fc.constant('setGrads' as const), bound: few, grads: few, fault: rareFault }),
@@ -329,13 +355,15 @@ const operation: fc.Arbitrary<Operation> = fc.oneof(
   { weight: 1, arbitrary: fc.record({ do: fc.constant('disposeTensor' as const), tensor: fc.nat({ max: 20 }) }) },
 );
 
+/** Tensors with indices of their own. */
+const distinctTensors = (configs: readonly DTypeConfig[]): fc.Arbitrary<TensorPlan[]> =>
+  fc.uniqueArray(tensorPlan(configs), { minLength: 1, maxLength: 5, selector: ({ index }) => String(index) });
+
 export const scenario: fc.Arbitrary<Scenario> = fc.record({
   tensors: fc.oneof(
-    {
-      weight: 9,
-      arbitrary: fc.uniqueArray(tensorPlan, { minLength: 1, maxLength: 5, selector: ({ index }) => String(index) }),
-    },
-    { weight: 1, arbitrary: fc.array(tensorPlan, { minLength: 2, maxLength: 5 }) },
+    { weight: 6, arbitrary: distinctTensors(DTYPE_CONFIGS) },
+    { weight: 3, arbitrary: distinctTensors(TAKEN_BY_ALL) },
+    { weight: 1, arbitrary: fc.array(tensorPlan(DTYPE_CONFIGS), { minLength: 2, maxLength: 5 }) },
   ),
   optimizers: fc.array(optimizerPlan, { minLength: 1, maxLength: 2 }),
   // With fast-check's bias most would have few operations.

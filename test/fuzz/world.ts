@@ -19,7 +19,6 @@ import {
   type TensorLike,
 } from '../../lib/index.js';
 import type { Values } from '../support/bits.js';
-import { attempt } from '../support/errors.js';
 import { DTYPE_BYTES, tensorOf } from '../support/memory.js';
 import { InverseRoot } from '../support/schedulers.js';
 import { numbersFrom, randomValue } from '../support/special-values.js';
@@ -357,11 +356,12 @@ export class World {
     return around(this.#optimizers, i).optimizer;
   }
 
-  apply(operation: Operation): Outcome {
-    const outcome = attempt(() => this.#call(operation));
-    if ('value' in outcome) return outcome;
-    const { error } = outcome;
-    return { error: error instanceof Error ? `${error.constructor.name}: ${error.message}` : String(error) };
+  async apply(operation: Operation): Promise<Outcome> {
+    try {
+      return { value: await this.#call(operation) };
+    } catch (error) {
+      return { error: error instanceof Error ? `${error.constructor.name}: ${error.message}` : String(error) };
+    }
   }
 
   snapshot(): Snapshot {
@@ -379,6 +379,7 @@ export class World {
     return { arrays, optimizers: JSON.stringify(optimizers) };
   }
 
+  /** Returns what the call returns, a promise if it is asynchronous. */
   #call(operation: Operation): unknown {
     switch (operation.do) {
       case 'step': {
@@ -397,7 +398,7 @@ export class World {
         return undefined;
       }
       case 'boundStep':
-        return this.#bound(operation.bound)?.bound.step(toStepOptions(operation.options));
+        return this.#bound(operation.bound)?.bound[operation.call](toStepOptions(operation.options));
       case 'setGrads': {
         const bound = this.#bound(operation.bound);
         if (!bound) return undefined;

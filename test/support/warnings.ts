@@ -11,6 +11,17 @@ export function quietly<T>(run: () => T): T {
   }
 }
 
+/** The same for what returns a promise, until that is settled. */
+export async function quietlyAsync<T>(run: () => Promise<T>): Promise<T> {
+  const { emitWarning } = process;
+  process.emitWarning = () => {};
+  try {
+    return await run();
+  } finally {
+    process.emitWarning = emitWarning;
+  }
+}
+
 /**
  * The messages that a function passed to process.emitWarning(), which do not
  * reach the console. The warning of the fallback to TypeScript is left out.
