@@ -37,6 +37,8 @@ const OPERATIONS = new Map([
   ...steps.map((kernel) => [kernel, ['div.rn', 'sqrt.rn', 'mul.rn', 'add.rn']]),
   ['norm_sum_items', ['mul.rn', 'add.rn']],
   ['norm_sum_tensors', ['add.rn']],
+  ['norm_decide', ['add.rn', 'sqrt.rn', 'div.rn', 'mul.rn']],
+  ['norm_choose_scalars', ['cvt.rn.f32.f64']],
 ]);
 const kernels = [...OPERATIONS.keys()];
 if (steps.length === 0) problems.push('there are no kernels in the tables of native/core/');

@@ -7,11 +7,12 @@
 
 namespace fused_adamw::cuda {
 
-/// Those around the step.
-enum class NormKernel { sum_items, sum_tensors };
-inline constexpr NormKernel kNormKernels[] = {NormKernel::sum_items, NormKernel::sum_tensors};
+/// Those of the norm of gradients and of what follows from it (norm.h, decision.h).
+enum class NormKernel { sum_items, sum_tensors, decide, choose_scalars };
+inline constexpr NormKernel kNormKernels[] = {NormKernel::sum_items, NormKernel::sum_tensors, NormKernel::decide,
+                                              NormKernel::choose_scalars};
 constexpr const char* kernel_name(NormKernel kernel) {
-  constexpr const char* names[] = {"norm_sum_items", "norm_sum_tensors"};
+  constexpr const char* names[] = {"norm_sum_items", "norm_sum_tensors", "norm_decide", "norm_choose_scalars"};
   return names[static_cast<int>(kernel)];
 }
 

@@ -660,6 +660,19 @@ void check_norm(const Accesses& accesses, const NormParameters& parameters) {
   }
 }
 
+void check_decision(const Accesses& accesses, const DecisionParameters& parameters) {
+  accesses.expect(parameters.of_tensors, parameters.tensor_count, "a decision's sums");
+  accesses.expect(parameters.decision, 1, "a decision");
+  if (parameters.scale) accesses.expect(parameters.scale, 1, "a decision's scale");
+  const auto check_groups = [&](const auto* candidates, const auto* chosen) {
+    if (!candidates) return;
+    accesses.expect(candidates, kMostCandidates * parameters.group_count, "a decision's candidates");
+    accesses.expect(chosen, parameters.group_count, "a decision's scalars");
+  };
+  check_groups(parameters.candidates_f32, parameters.chosen_f32);
+  check_groups(parameters.candidates_f64, parameters.chosen_f64);
+}
+
 template <typename T>
 T read_parameters(const std::string& parameters) {
   T value;
@@ -672,6 +685,8 @@ void check_launch(const Arena& arena, const CUfunc_st& function, const std::stri
   const Accesses accesses(arena);
   if (function.step)
     check_step(accesses, *function.step, read_parameters<StepTables>(parameters));
+  else if (function.kernel->parameter_bytes == sizeof(DecisionParameters))
+    check_decision(accesses, read_parameters<DecisionParameters>(parameters));
   else
     check_norm(accesses, read_parameters<NormParameters>(parameters));
 }
@@ -685,7 +700,10 @@ std::vector<Range> tables_of(const CUfunc_st& function, const std::string& param
   };
   if (function.step) {
     const auto tables = read_parameters<StepTables>(parameters);
-    add({tables.tensors, tables.grads, tables.group_of, tables.groups});
+    add({tables.tensors, tables.grads, tables.group_of, tables.groups, tables.decision});
+  } else if (function.kernel->parameter_bytes == sizeof(DecisionParameters)) {
+    const auto decision = read_parameters<DecisionParameters>(parameters);
+    add({decision.of_tensors, decision.decision, decision.scale, decision.candidates_f32, decision.candidates_f64});
   } else {
     const auto norm = read_parameters<NormParameters>(parameters);
     add({norm.grads, norm.items, norm.of_items});
