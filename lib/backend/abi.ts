@@ -155,6 +155,13 @@ export const ACCUMULATIONS = [
   { into: 'bfloat16', grad: 'bfloat16' },
 ] as const satisfies readonly { into: DType; grad: DType }[];
 
+/** The position in ACCUMULATIONS of each pair. */
+export function accumulationsOf(into: readonly DType[], grads: readonly DType[]): Uint8Array {
+  return Uint8Array.from(into, (dtype, i) =>
+    ACCUMULATIONS.findIndex((one) => one.into === dtype && one.grad === grads[i]),
+  );
+}
+
 /** The scalars that all tensors of a step share (`StepScalars` in native/core/dtypes.h). */
 export const STEP_SCALARS = [
   'rescale',

@@ -86,9 +86,11 @@ template <typename T>
 ADAMW_INLINE void choose(const DeviceGroup<T>* candidates, DeviceGroup<T>* chosen, const Decision& decision,
                          uint32_t group_count, uint32_t group) {
   if (!candidates) return;
-  DeviceGroup<T> of_group = candidates[decision.candidate * group_count + group];
-  of_group.scalars.rescale = static_cast<T>(decision.rescale);
-  chosen[group] = of_group;
+  const DeviceGroup<T>& candidate = candidates[decision.candidate * group_count + group];
+  Scalars<T> scalars = candidate.scalars;
+  scalars.rescale = static_cast<T>(decision.rescale);
+  chosen[group].scalars = scalars;
+  chosen[group].count = candidate.count;
 }
 
 /// The scalars of one group, after decide_thread().

@@ -166,18 +166,21 @@ ADAMW_INLINE void step_thread(const StepParameters<ArithmeticType<config>>& para
   const DeviceTensor& tensor = tables.tensors[item.tensor];
   auto* weight = static_cast<typename D::Weight*>(tensor.arrays[Role::weight]) + item.start;
   auto* grad = static_cast<typename D::Grad*>(tables.grads[item.tensor]) + item.start;
-  if (tables.decision && tables.decision->outcome != Decision::Outcome::taken) {
-    if (tables.zero_grads)
-      for (uint32_t i = lane; i < item.length; i += lanes) grad[i] = {};
-    return;
-  }
   auto* mean = static_cast<typename D::Mean*>(tensor.arrays[Role::mean]) + item.start;
   auto* variance = static_cast<typename D::Variance*>(tensor.arrays[Role::variance]) + item.start;
   auto* master = D::kHasMaster ? static_cast<typename D::Master*>(tensor.arrays[Role::master]) + item.start : nullptr;
   auto* maximum =
       D::kHasMaximum ? static_cast<typename D::Maximum*>(tensor.arrays[Role::maximum]) + item.start : nullptr;
-  pin(weight);
   pin(grad);
+  if (const Decision* decision = tables.decision) {
+    pin(decision);
+    if (decision->outcome != Decision::Outcome::taken) {
+      if (tables.zero_grads)
+        for (uint32_t i = lane; i < item.length; i += lanes) grad[i] = {};
+      return;
+    }
+  }
+  pin(weight);
   pin(mean);
   pin(variance);
   if constexpr (D::kHasMaster) pin(master);

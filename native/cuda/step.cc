@@ -232,12 +232,12 @@ void Step::launch_decision(const StepScalars& step, const DecisionScalars& scala
       static_cast<DeviceGroup<double>*>(chosen<double>(f64)),
   };
   void* arguments[] = {&parameters};
-  const auto run = [&](NormKernel kernel, unsigned blocks) {
+  const auto run = [&](GradientKernel kernel, unsigned blocks) {
     FUSED_ADAMW_CUDA(cuLaunchKernel, device_.kernel(kernel), blocks, 1, 1, kBlock, 1, 1, 0, stream_, arguments,
                      nullptr);
   };
-  run(NormKernel::decide, 1);
-  run(NormKernel::choose_scalars, (group_count + kBlock - 1) / kBlock);
+  run(GradientKernel::decide, 1);
+  run(GradientKernel::choose_scalars, (group_count + kBlock - 1) / kBlock);
 }
 
 bool Step::is_decided() const {

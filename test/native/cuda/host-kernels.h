@@ -5,6 +5,7 @@
 #include <string>
 #include <utility>
 
+#include "cuda/accumulate-loop.h"
 #include "cuda/decision.h"
 #include "cuda/kernels.h"
 
@@ -43,18 +44,19 @@ inline const std::array<HostStepKernel, kKernels> kHostKernels =
     make_host_kernels(std::make_integer_sequence<int, kKernels>{});
 
 template <class Parameters, auto run_thread>
-HostKernel make_host_kernel(NormKernel kernel) {
+HostKernel make_host_kernel(GradientKernel kernel) {
   const auto run_block = [](const void* parameters, unsigned block) {
     for (unsigned thread = 0; thread < kBlock; ++thread)
       run_thread(*static_cast<const Parameters*>(parameters), block, thread);
   };
   return {kernel_name(kernel), sizeof(Parameters), run_block};
 }
-inline const HostKernel kHostNormKernels[] = {
-    make_host_kernel<NormParameters, sum_items_thread>(NormKernel::sum_items),
-    make_host_kernel<NormParameters, sum_tensors_thread>(NormKernel::sum_tensors),
-    make_host_kernel<DecisionParameters, decide_thread>(NormKernel::decide),
-    make_host_kernel<DecisionParameters, choose_scalars_thread>(NormKernel::choose_scalars),
+inline const HostKernel kHostGradientKernels[] = {
+    make_host_kernel<NormParameters, sum_items_thread>(GradientKernel::sum_items),
+    make_host_kernel<NormParameters, sum_tensors_thread>(GradientKernel::sum_tensors),
+    make_host_kernel<DecisionParameters, decide_thread>(GradientKernel::decide),
+    make_host_kernel<DecisionParameters, choose_scalars_thread>(GradientKernel::choose_scalars),
+    make_host_kernel<AccumulateParameters, accumulate_thread>(GradientKernel::accumulate),
 };
 
 }  // namespace fused_adamw::cuda::testing
