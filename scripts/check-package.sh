@@ -1,13 +1,16 @@
 #!/usr/bin/env bash
-# Packs the package and uses it as a user would: installed into an empty
+# Packs what was built last and uses it as a user would: installed into an empty
 # project, with and without a compiler on PATH. check-tools.mjs does so in tools.
 set -euo pipefail
 root=$(cd "$(dirname "$0")/.." && pwd)
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 
-(cd "$root" && npm pack --silent --pack-destination "$work")
-package=$(ls "$work"/fused-adamw-*.tgz)
+package=$(node "$root/scripts/pack.mjs" "$work")
+if refusal=$(cd "$root" && npm pack --dry-run 2>&1) || ! grep -q 'npm run package' <<<"$refusal"; then
+  echo 'npm pack was not refused'
+  exit 1
+fi
 
 # Nothing that npm or others would run when it is installed, a binary for each platform, and a size that is no burden.
 files=$(tar tzf "$package")
@@ -18,8 +21,10 @@ grep '^package/prebuilds/[^/]*$' <<<"$files" | diff - <(echo package/prebuilds/f
 [ "$(grep -c 'binding\.gyp$' <<<"$files")" = 1 ] && grep -qx 'package/native/binding.gyp' <<<"$files"
 grep -q '^package/native/build/' <<<"$files" && { echo 'it carries the objects of a build'; exit 1; }
 tar xzOf "$package" package/package.json | node -e "
-  const { scripts, gypfile } = JSON.parse(require('node:fs').readFileSync(0, 'utf8'));
-  if (gypfile !== false || scripts.preinstall || scripts.install || scripts.postinstall) throw new Error('it runs something');"
+  const { gypfile, ...manifest } = JSON.parse(require('node:fs').readFileSync(0, 'utf8'));
+  if (gypfile !== false) throw new Error('npm would look for a binding.gyp');
+  for (const field of ['scripts', 'binary', 'devDependencies'])
+    if (field in manifest) throw new Error('its package.json has ' + field);"
 size=$(stat -c %s "$package")
 echo "packed: $size bytes"
 [ "$size" -lt 4000000 ]
@@ -53,6 +58,11 @@ echo "without a compiler: $without"
 echo "TypeScript:         $typescript"
 [ "$with" = "$without" ] && [ "${with#native }" = "${typescript#javascript }" ]
 [ "${with%% *}" = native ] && [ "${typescript%% *}" = javascript ]
+
+# npm 11 warns of packages with scripts.
+mkdir "$work/npm-11" && echo '{}' >"$work/npm-11/package.json"
+(cd "$work/npm-11" && npx --yes npm@11 install --no-audit --no-fund "$package" 2>"$work/warnings")
+[ ! -s "$work/warnings" ] || { cat "$work/warnings"; exit 1; }
 
 # The first example of the README, as a reader would paste it.
 awk '/^```ts/ { inside = 1; next } /^```/ && inside { exit } inside' "$root/README.md" >"$work/with/readme.mjs"

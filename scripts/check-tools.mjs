@@ -59,9 +59,7 @@ async function mustRun(command, folder) {
 }
 
 async function pack() {
-  await mustRun(['npm', 'pack', '--silent', '--ignore-scripts', '--pack-destination', work], root);
-  const { version } = JSON.parse(readFileSync(join(root, 'package.json'), 'utf8'));
-  return join(work, `fused-adamw-${version}.tgz`);
+  return (await mustRun(['node', 'scripts/pack.mjs', work], root)).trim();
 }
 
 function write(folder, files) {
