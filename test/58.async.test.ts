@@ -1,4 +1,4 @@
-/** Steps that do not block: updateAsync(). */
+/** Steps that do not block: updateAsync() and bound.stepAsync(). */
 import { expect } from 'chai';
 import {
   AdamW,
@@ -9,26 +9,39 @@ import {
   LossScaler,
   LRScheduler,
   type StepOptions,
+  type StepResult,
   syncMaster,
   Tensor,
   type TensorLike,
 } from '../lib/index.js';
 import { pinHolds } from '../lib/tensor/allocator.js';
 import { eachBackend } from './support/backends.js';
+import { expectSameBits } from './support/bits.js';
 import { detach } from './support/buffers.js';
 import { expectExit, reportOf, runChild } from './support/child.js';
 import { either, itUnless, noNative } from './support/conditions.js';
-import { type Environment, environments, inEnvironmentAsync } from './support/environments.js';
+import { type Environment, environments, inEnvironment, inEnvironmentAsync } from './support/environments.js';
 import { attempt, expectError } from './support/errors.js';
-import { copyOf, DTYPE_BYTES, ownMemory, type Place, tensorOf, valuesIn } from './support/memory.js';
-import { cloneModel, DTYPE_CONFIGS, expectSameModel, type Model, makeGrads, makeModel } from './support/model.js';
+import { copyOf, DTYPE_BYTES, ownMemory, type Place, valuesIn } from './support/memory.js';
+import {
+  cloneArrays,
+  cloneModel,
+  DTYPE_CONFIGS,
+  dtypesOf,
+  expectSameModel,
+  type Model,
+  makeArguments,
+} from './support/model.js';
 import { randomFrom } from './support/random.js';
 import { quietly } from './support/warnings.js';
 
-/** Tensors of each dtype configuration; natively with one that several threads share. */
-const specsOf = ({ backend }: Environment) =>
-  (backend === 'native' ? [37, 3000, 40000] : [37, 500]).flatMap((length) =>
-    DTYPE_CONFIGS.map((config) => [config, length] as const),
+/** Tensors of each dtype configuration that the options allow; natively some are large enough for several threads. */
+const specsOf = ({ backend }: Environment, { amsgrad, rounding }: AdamWOptions) =>
+  DTYPE_CONFIGS.filter((config) => {
+    const { dtype, hasMaster, hasMaximum } = dtypesOf(config);
+    return (hasMaximum || !amsgrad) && (dtype !== 'float16' || hasMaster || rounding !== 'stochastic');
+  }).flatMap((config, i) =>
+    [37, backend === 'javascript' ? 500 : i % 4 === 0 ? 40000 : 3000].map((length) => [config, length] as const),
   );
 
 const sharedMemory: Place = (dtype, length) =>
@@ -39,31 +52,47 @@ interface Scene {
   readonly grads: TensorLike[];
 }
 
-function makeScene(environment: Environment, place: Place): Scene {
-  const model = makeModel(specsOf(environment), randomFrom(1), place);
-  return { model, grads: makeGrads(model, randomFrom(2), place) };
+function makeScene(environment: Environment, options: AdamWOptions): Scene {
+  const { grads, ...model } = makeArguments(specsOf(environment, options), randomFrom(1));
+  return { model, grads };
+}
+
+function copyScene({ model, grads }: Scene, place: Place): Scene {
+  return { model: cloneModel(model, place), grads: cloneArrays(grads, place) };
 }
 
 function update(optimizer: AdamW, { model, grads }: Scene, options?: StepOptions) {
   return quietly(() => optimizer.update(model.indices, model.weights, grads, model.states, options));
 }
 
-function updateAsync(optimizer: AdamW, { model, grads }: Scene, options?: AsyncStepOptions) {
-  return quietly(() => optimizer.updateAsync(model.indices, model.weights, grads, model.states, options));
-}
+type Start = (options?: AsyncStepOptions) => Promise<StepResult>;
+
+/** The calls of an asynchronous step over a scene. */
+const CALLS: Readonly<Record<string, (optimizer: AdamW, scene: Scene) => Start>> = {
+  'updateAsync()': (optimizer, { model, grads }) => {
+    return (options) => optimizer.updateAsync(model.indices, model.weights, grads, model.states, options);
+  },
+  'bound.stepAsync()': (optimizer, { model, grads }) => {
+    const bound = optimizer.bind(model.indices, model.weights, grads, model.states);
+    return (options) => bound.stepAsync(options);
+  },
+};
 
 /** One small tensor in memory of ours, with its step. */
 function small(optimizer = new AdamW()) {
   const weight = Tensor.zeros(8).set([1, 2, 3, 4, 5, 6, 7, 8]);
   const grad = Tensor.zeros(8).set([1, 1, 1, 1, 1, 1, 1, 1]);
   const state = optimizer.createState(0, weight);
+  const bound = optimizer.bind(0, weight, grad, state);
   return {
     optimizer,
     weight,
     grad,
     state,
+    bound,
     step: () => optimizer.update(0, weight, grad, state),
     start: (options?: AsyncStepOptions) => optimizer.updateAsync(0, weight, grad, state, options),
+    startBound: (options?: AsyncStepOptions) => bound.stepAsync(options),
   };
 }
 
@@ -86,51 +115,70 @@ const OPTIONS: Readonly<Record<string, readonly [AdamWOptions, (() => StepOption
   "rule 'pytorch'": [{ rule: 'pytorch', wd: 0.1 }],
   coupledWeightDecay: [{ coupledWeightDecay: true, correctBias: false, wd: 0.1 }],
   'maximize and clipGradient': [{ maximize: true, clipGradient: 0.5 }],
+  amsgrad: [{ amsgrad: true }],
+  "rounding 'stochastic'": [{ rounding: 'stochastic', seed: 3 }],
   zeroGrads: [{}, () => ({ zeroGrads: true })],
   maxGradNorm: [{ maxGradNorm: 1e-3 }],
   'maxGradNorm of the call': [{ maxGradNorm: 1e9 }, () => ({ maxGradNorm: 0.5 })],
   lossScaler: [{}, () => ({ lossScaler: new LossScaler({ initialScale: 8 }) })],
-  'all of them': [{ maxGradNorm: 0.1 }, () => ({ zeroGrads: true, lossScaler: new LossScaler() })],
+  'all of a step': [{ maxGradNorm: 0.1 }, () => ({ zeroGrads: true, lossScaler: new LossScaler() })],
+  'all of them': [
+    { rule: 'pytorch', amsgrad: true, rounding: 'stochastic', maximize: true, clipGradient: 0.5, maxGradNorm: 0.1 },
+    () => ({ zeroGrads: true, lossScaler: new LossScaler() }),
+  ],
   'rescaleGrad that skips': [{ rescaleGrad: 0 }, () => ({ zeroGrads: true })],
   'calls of single tensors': [{ aggregateNum: 1, useFusedStep: false }],
 };
 
 const PLACES = { 'memory of ours': ownMemory, 'shared memory': sharedMemory };
 
-for (const environment of environments({ threads: true })) {
-  describe(`updateAsync() (${environment.name})`, () => {
-    for (const [where, place] of Object.entries(PLACES)) {
-      it(`should give the bits, results and counts of update(), with every option: ${where}`, async function () {
-        this.timeout(60_000);
-        await inEnvironmentAsync(environment, async () => {
-          const scene = makeScene(environment, place);
-          for (const [what, [options, ofStep]] of Object.entries(OPTIONS)) {
-            const one = { model: cloneModel(scene.model, place), grads: scene.grads.map((grad) => clone(grad, place)) };
-            const other = { model: cloneModel(scene.model), grads: scene.grads.map((grad) => clone(grad, ownMemory)) };
-            const [optimizer, twin] = [new AdamW(options), new AdamW(options)];
-            const [optionsOfStep, optionsOfTwin] = [ofStep?.(), ofStep?.()];
-            for (let t = 0; t < 2; t++) {
-              const result = await updateAsync(optimizer, one, optionsOfStep);
-              expect(result, what).to.deep.equal(update(twin, other, optionsOfTwin));
-            }
-            expectSameModel(one.model, other.model, what);
-            one.grads.forEach((grad, i) => {
-              expect(valuesIn(grad), `${what}: gradient ${i}`).to.deep.equal(valuesIn(other.grads[i]));
-            });
-            expect(optimizer.stateDict(), what).to.deep.equal(twin.stateDict());
-            expect(optionsOfStep?.lossScaler?.stateDict()).to.deep.equal(optionsOfTwin?.lossScaler?.stateDict());
-          }
-        });
-      });
-    }
-  });
+/** What update() makes of the scene of some options in two steps. */
+function outcomeOf(environment: Environment, [options, ofStep]: (typeof OPTIONS)[string]) {
+  const before = makeScene(environment, options);
+  const after = copyScene(before, ownMemory);
+  const [optimizer, optionsOfStep] = [new AdamW(options), ofStep?.()];
+  const results = [1, 2].map(() => update(optimizer, after, optionsOfStep));
+  return { before, after, results, counts: optimizer.stateDict(), scaler: optionsOfStep?.lossScaler?.stateDict() };
 }
 
-function clone(array: TensorLike, place: Place): TensorLike {
-  const { dtype, length } = tensorOf(array);
-  const copy = place(dtype, length);
-  valuesIn(copy).set(copyOf(array));
-  return copy;
+for (const environment of environments({ threads: true })) {
+  describe(`asynchronous steps of every kind (${environment.name})`, () => {
+    const outcomes = new Map<string, ReturnType<typeof outcomeOf>>();
+
+    before(function () {
+      this.timeout(60_000);
+      inEnvironment(environment, () => {
+        for (const [what, row] of Object.entries(OPTIONS)) outcomes.set(what, outcomeOf(environment, row));
+      });
+    });
+
+    after(() => outcomes.clear());
+
+    for (const [name, startOf] of Object.entries(CALLS)) {
+      for (const [where, place] of Object.entries(PLACES)) {
+        it(`should give the bits, results and counts of update(), with every option: ${name}, ${where}`, async function () {
+          this.timeout(60_000);
+          await inEnvironmentAsync(environment, async () => {
+            for (const [what, [options, ofStep]] of Object.entries(OPTIONS)) {
+              const { before, after, results, counts, scaler } = outcomes.get(what) as ReturnType<typeof outcomeOf>;
+              const scene = copyScene(before, place);
+              const [optimizer, optionsOfStep] = [new AdamW(options), ofStep?.()];
+              const start = quietly(() => startOf(optimizer, scene));
+              for (const result of results) {
+                expect(await quietly(() => start(optionsOfStep)), what).to.deep.equal(result);
+              }
+              expectSameModel(scene.model, after.model, what);
+              scene.grads.forEach((grad, i) => {
+                expectSameBits(valuesIn(grad), valuesIn(after.grads[i]), `${what}: gradient ${i}`);
+              });
+              expect(optimizer.stateDict(), what).to.deep.equal(counts);
+              expect(optionsOfStep?.lossScaler?.stateDict(), what).to.deep.equal(scaler);
+            }
+          });
+        });
+      }
+    }
+  });
 }
 
 function nested(frames: number): number {
@@ -173,6 +221,19 @@ for (const environment of eachBackend()) {
         await Promise.all([0, 1, 2, 3].map((i) => one.start().then(() => order.push(i))));
         for (let i = 0; i < 4; i++) twin.step();
         expect(order).to.deep.equal([0, 1, 2, 3]);
+        expect(one.weight.data).to.deep.equal(twin.weight.data);
+        expect(one.optimizer.stateDict()).to.deep.equal(twin.optimizer.stateDict());
+      });
+    });
+
+    it('should queue the steps of what is bound with the others', async () => {
+      await here(async () => {
+        const [one, twin] = [small(), small()];
+        const order: string[] = [];
+        const starts = [one.startBound, one.start, one.startBound, one.startBound];
+        await Promise.all(starts.map((start, i) => start().then(() => order.push(String(i)))));
+        for (let i = 0; i < 4; i++) twin.step();
+        expect(order.join()).to.equal('0,1,2,3');
         expect(one.weight.data).to.deep.equal(twin.weight.data);
         expect(one.optimizer.stateDict()).to.deep.equal(twin.optimizer.stateDict());
       });
@@ -285,6 +346,9 @@ for (const environment of eachBackend()) {
         ['bind()', ({ optimizer: o, weight, grad, state }) => o.bind(0, weight, grad, state), OPTIMIZER],
         ['dispose()', ({ optimizer }) => optimizer.dispose(), OPTIMIZER],
         ['recover()', ({ optimizer }) => optimizer.recover(), OPTIMIZER],
+        ['bound.step()', ({ bound }) => bound.step(), OPTIMIZER],
+        ['bound.setGrads()', ({ bound, grad }) => bound.setGrads([grad]), OPTIMIZER],
+        ['bound.dispose()', ({ bound }) => bound.dispose(), OPTIMIZER],
         ['setLrMult()', ({ optimizer }) => optimizer.setLrMult({ 0: 2 }), OPTIMIZER],
         ['setWdMult()', ({ optimizer }) => optimizer.setWdMult({ 0: 2 }), OPTIMIZER],
         ['loadStateDict()', ({ optimizer }) => optimizer.loadStateDict(other().stateDict()), OPTIMIZER],
@@ -294,7 +358,7 @@ for (const environment of eachBackend()) {
           MEMORY('weights[0]'),
         ],
         [
-          'bound.step()',
+          'bound.step() of another optimizer',
           ({ weight, grad, state }) => other().bind(0, weight, grad, state).step(),
           MEMORY('weights[0]'),
         ],
@@ -322,15 +386,17 @@ for (const environment of eachBackend()) {
       for (const [what, call, message] of rows) {
         it(`should throw a RangeError and change nothing: ${what}`, async () => {
           await here(async () => {
-            const [scene, twin] = [small(), small()];
-            const promise = scene.start();
-            expectError(() => call(scene), RangeError, message);
-            expect(attempt(() => call(scene))).to.have.nested.property('error.code', 'FUSED_ADAMW_BUSY');
-            expect(await promise).to.deep.equal({ skipped: false });
-            twin.step();
-            expect(scene.weight.data).to.deep.equal(twin.weight.data);
-            expect(scene.grad.data).to.deep.equal(twin.grad.data);
-            call(scene); // now it is idle
+            for (const how of ['start', 'startBound'] as const) {
+              const [scene, twin] = [small(), small()];
+              const promise = scene[how]();
+              expectError(() => call(scene), RangeError, message);
+              expect(attempt(() => call(scene))).to.have.nested.property('error.code', 'FUSED_ADAMW_BUSY');
+              expect(await promise).to.deep.equal({ skipped: false });
+              twin.step();
+              expect(scene.weight.data).to.deep.equal(twin.weight.data);
+              expect(scene.grad.data).to.deep.equal(twin.grad.data);
+              call(scene); // now it is idle
+            }
           });
         });
       }
@@ -361,6 +427,7 @@ for (const environment of eachBackend()) {
           optimizer.updateAsync(0, weight, grad, { mean: state.mean, variance: plain }),
           refusal('states[0].variance'),
         );
+        await expectRejection(optimizer.bind(0, plain, grad, state).stepAsync(), refusal('weights[0]'));
         const part = weight.data.subarray(0, 8); // of ours, whoever made the view
         expect(await optimizer.updateAsync(0, part, grad, state)).to.deep.equal({ skipped: false });
         expect(optimizer.numUpdate).to.equal(1);
@@ -369,7 +436,7 @@ for (const environment of eachBackend()) {
 
     it('should reject what fusedStep() would throw, and change nothing', async () => {
       await here(async () => {
-        const { optimizer, weight, state, start } = small();
+        const { optimizer, weight, state, bound, start, startBound } = small();
         await expectRejection(
           optimizer.updateAsync(0, weight, Tensor.zeros(7), state),
           'RangeError: Expected length 8 for grads[0] but received length 7',
@@ -382,10 +449,21 @@ for (const environment of eachBackend()) {
           start({ signal: 'now' as never }),
           'TypeError: Expected an AbortSignal for signal but received "now"',
         );
-        weight.dispose();
         await expectRejection(
-          start(),
-          'RangeError: Expected a live Tensor for weights[0] but received one that was disposed of',
+          startBound({ maxGradNorm: 0 }),
+          'RangeError: Expected a positive number, or null for none, for maxGradNorm but received 0',
+        );
+        weight.dispose();
+        for (const each of [start, startBound]) {
+          await expectRejection(
+            each(),
+            'RangeError: Expected a live Tensor for weights[0] but received one that was disposed of',
+          );
+        }
+        bound.dispose();
+        await expectRejection(
+          startBound(),
+          'RangeError: Expected a live BoundStep for this but received one that was disposed of',
         );
         expect(optimizer.numUpdate).to.equal(0);
       });
@@ -413,54 +491,58 @@ for (const environment of eachBackend()) {
 
     it('should be cancelled by a signal before their turn, and not after', async () => {
       await here(async () => {
-        const { optimizer, start } = small();
-        const reason = new Error('enough');
-        expect(await rejectionOf(start({ signal: AbortSignal.abort(reason) }))).to.equal(reason);
-        expect(optimizer.numUpdate).to.equal(0);
-        const controller = new AbortController();
-        const [first, second, third] = [
-          start({ signal: controller.signal }),
-          start({ signal: controller.signal }),
-          start(),
-        ];
-        controller.abort(reason);
-        expect(await first).to.deep.equal({ skipped: false });
-        expect(await rejectionOf(second)).to.equal(reason);
-        expect(await third).to.deep.equal({ skipped: false });
-        expect(optimizer.numUpdate).to.equal(2);
+        for (const how of ['start', 'startBound'] as const) {
+          const { optimizer, [how]: start } = small();
+          const reason = new Error('enough');
+          expect(await rejectionOf(start({ signal: AbortSignal.abort(reason) }))).to.equal(reason);
+          expect(optimizer.numUpdate).to.equal(0);
+          const controller = new AbortController();
+          const [first, second, third] = [
+            start({ signal: controller.signal }),
+            start({ signal: controller.signal }),
+            start(),
+          ];
+          controller.abort(reason);
+          expect(await first).to.deep.equal({ skipped: false });
+          expect(await rejectionOf(second)).to.equal(reason);
+          expect(await third).to.deep.equal({ skipped: false });
+          expect(optimizer.numUpdate).to.equal(2);
+        }
       });
     });
 
-    it('should be made whole or not at all at every depth of the stack', async () => {
-      await here(async () => {
-        const [scene, twin] = [small(), small()];
-        await scene.start(); // all that is made at the first call is there
-        const { optimizer, start, weight } = scene;
-        const deep = (frames: number): Promise<unknown> =>
-          frames === 0 ? start({ maxGradNorm: 1e9 }) : deep(frames - 1);
-        let room = 100;
-        while ('value' in attempt(() => nested(room))) room += 100;
-        let done = 1;
-        let refused = 0;
-        // Coarsely down to the first that has room, then from a little above it.
-        for (let frames = room, stride = 50; done < 30; frames -= stride) {
-          const [outcome] = await Promise.allSettled([
-            (async () => {
-              await null; // each from the same depth
-              return deep(frames);
-            })(),
-          ]);
-          if (outcome.status === 'fulfilled') done++;
-          else refused++;
-          if (outcome.status === 'fulfilled' && stride > 1) [frames, stride] = [frames + stride, 1];
-          expect(optimizer.numUpdate, `at ${frames} frames: ${outcome.status}`).to.equal(done);
-        }
-        expect(refused).to.be.greaterThan(10);
-        for (let t = 0; t < done; t++) twin.step();
-        expect(weight.data).to.deep.equal(twin.weight.data);
-        scene.step(); // nothing is left that keeps the optimizer busy
+    for (const how of ['start', 'startBound'] as const) {
+      it(`should be made whole or not at all at every depth of the stack: ${how}`, async () => {
+        await here(async () => {
+          const [scene, twin] = [small(), small()];
+          const { optimizer, [how]: start, weight } = scene;
+          await start(); // all that is made at the first call is there
+          const deep = (frames: number): Promise<unknown> =>
+            frames === 0 ? start({ maxGradNorm: 1e9 }) : deep(frames - 1);
+          let room = 100;
+          while ('value' in attempt(() => nested(room))) room += 100;
+          let done = 1;
+          let refused = 0;
+          // Coarsely down to the first that has room, then from a little above it.
+          for (let frames = room, stride = 50; done < 30; frames -= stride) {
+            const [outcome] = await Promise.allSettled([
+              (async () => {
+                await null; // each from the same depth
+                return deep(frames);
+              })(),
+            ]);
+            if (outcome.status === 'fulfilled') done++;
+            else refused++;
+            if (outcome.status === 'fulfilled' && stride > 1) [frames, stride] = [frames + stride, 1];
+            expect(optimizer.numUpdate, `at ${frames} frames: ${outcome.status}`).to.equal(done);
+          }
+          expect(refused).to.be.greaterThan(10);
+          for (let t = 0; t < done; t++) twin.step();
+          expect(weight.data).to.deep.equal(twin.weight.data);
+          scene.step(); // nothing is left that keeps the optimizer busy
+        });
       });
-    });
+    }
 
     it('should find memory that other code has taken away meanwhile, or keep it', async () => {
       await here(async () => {
@@ -503,14 +585,19 @@ describe('a step that native code takes beside JavaScript', () => {
   const env = { FUSED_ADAMW_BACKEND: 'native' };
   const LARGE = 16 * 2 ** 20; // elements; a step of them takes several milliseconds
 
-  for (const [where, makeZeros, reason] of [
-    ['shared memory', 'zeros', null],
-    ['memory of ours', '(length) => Tensor.zeros(length)', pinHolds ? null : 'this engine lets it be taken away'],
+  for (const [where, length, makeZeros, reason] of [
+    ['64 Mi in shared memory', 2 ** 26, 'zeros', null],
+    [
+      '16 Mi in memory of ours',
+      LARGE,
+      '(length) => Tensor.zeros(length)',
+      pinHolds ? null : 'this engine lets it be taken away',
+    ],
   ] as const) {
     itUnless(either(noNative, reason), `should let timers tick: ${where}`, function () {
       this.timeout(120_000);
       const source = `${SETUP}
-        const { start } = makeStep(${LARGE}, ${makeZeros});
+        const { start } = makeStep(${length}, ${makeZeros});
         await start(); // touches all pages
         let ticks = 0;
         let longest = 0;

@@ -410,33 +410,37 @@ export class AdamW extends Optimizer<AdamWState> {
    * @returns rejected by what fusedStep() throws, by a TypeError for other memory, and by the reason of the signal: then
    *   nothing has changed
    */
-  async updateAsync(
+  updateAsync(
     indices: OneOrMany<Index>,
     weights: OneOrMany<TensorLike>,
     grads: OneOrMany<TensorLike>,
     states: OneOrMany<AdamWState>,
     options?: AsyncStepOptions,
   ): Promise<StepResult> {
-    const { signal, step, lossScale, lists } = this.exclusive.runInTurn(() => {
-      const read = readAsyncStepOptions(options);
-      return {
-        ...read,
-        lossScale: scaleOf(read.step.lossScaler),
-        lists: copyLists(toLists(indices, weights, grads, states)),
-      };
+    return this.#queue(options, () => {
+      const lists = copyLists(toLists(indices, weights, grads, states));
+      return () => this.#bindCached(lists);
     });
-    return this.exclusive.queue(() => this.#stepAsync(lists, step, lossScale, signal));
+  }
+
+  /** @param take reads what is given to the call; what it returns binds that when the turn has come */
+  async #queue(options: AsyncStepOptions | undefined, take: () => () => BoundStep): Promise<StepResult> {
+    const { signal, step, lossScale, bind } = this.exclusive.runInTurn(() => {
+      const read = readAsyncStepOptions(options);
+      return { ...read, lossScale: scaleOf(read.step.lossScaler), bind: take() };
+    });
+    return this.exclusive.queue(() => this.#stepAsync(bind, step, lossScale, signal));
   }
 
   async #stepAsync(
-    lists: StepArguments<AdamWState>,
+    bind: () => BoundStep,
     options: ReadStepOptions,
     lossScale: number,
     signal: AbortSignal | null,
   ): Promise<StepResult> {
     signal?.throwIfAborted();
     const { tensors, prepared, steps } = this.exclusive.runInTurn(() => {
-      const bound = this.#bindCached(lists);
+      const bound = bind();
       const prepared = this.#prepare(bound, this.aggregateNum, options, lossScale);
       return { tensors: bound.tensors, prepared, steps: bound.tensors.usesDevice ? runStep : runStepAsync };
     });
@@ -556,9 +560,12 @@ export class AdamW extends Optimizer<AdamWState> {
         throw error;
       }
     }
-    const step = (bound: BoundStep, options?: StepOptions): StepResult =>
-      this.exclusive.run(() => this.#step(bound, this.aggregateNum, readStepOptions(options)));
-    return { ...kept, bound: new BoundStep(tensors, new ScalarGroups(indices), this.exclusive, step) };
+    const bound = new BoundStep(tensors, new ScalarGroups(indices), this.exclusive, {
+      step: (bound, options) =>
+        this.exclusive.run(() => this.#step(bound, this.aggregateNum, readStepOptions(options))),
+      stepAsync: (bound, options) => this.#queue(options, () => () => bound),
+    });
+    return { ...kept, bound };
   }
 
   /**

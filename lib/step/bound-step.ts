@@ -1,6 +1,6 @@
 /** The tensors of an AdamW step, bound: they are validated once, not at each step. */
 import { outOfRangeIn, wrongKind } from '../errors.js';
-import type { StepOptions } from '../gradients/step-options.js';
+import type { AsyncStepOptions, StepOptions } from '../gradients/step-options.js';
 import { copyList } from '../lists.js';
 import type { TensorLike } from '../tensor/tensor-like.js';
 import type { Exclusive } from './exclusive.js';
@@ -10,6 +10,12 @@ import type { NamedList, TensorList } from './tensor-list.js';
 
 /** As of Tensor: a copy of its properties would hold nothing. */
 const NOT_CLONEABLE = Symbol('a BoundStep, which cannot be cloned: bind again where it is needed');
+
+/** The optimizer's steps over what is bound. */
+interface BoundSteps {
+  step(bound: BoundStep, options?: StepOptions): StepResult;
+  stepAsync(bound: BoundStep, options?: AsyncStepOptions): Promise<StepResult>;
+}
 
 /**
  * Made by `AdamW.bind()`. Holds its arrays until `dispose()`.
@@ -23,23 +29,17 @@ export class BoundStep {
   #tensors: TensorList | null;
   readonly #groups: ScalarGroups;
   readonly #exclusive: Exclusive;
-  readonly #step: (bound: BoundStep, options?: StepOptions) => StepResult;
+  readonly #steps: BoundSteps;
 
   /**
    * @param exclusive the optimizer's: nothing is changed inside a step of it
-   * @param step the optimizer's step over what is bound
    * @internal
    */
-  constructor(
-    tensors: TensorList,
-    groups: ScalarGroups,
-    exclusive: Exclusive,
-    step: (bound: BoundStep, options?: StepOptions) => StepResult,
-  ) {
+  constructor(tensors: TensorList, groups: ScalarGroups, exclusive: Exclusive, steps: BoundSteps) {
     this.#tensors = tensors;
     this.#groups = groups;
     this.#exclusive = exclusive;
-    this.#step = step;
+    this.#steps = steps;
   }
 
   /**
@@ -49,7 +49,19 @@ export class BoundStep {
    *   arithmetic type can hold, TypeError for an unknown option; then nothing has changed
    */
   step(options?: StepOptions): StepResult {
-    return this.#step(this, options);
+    return this.#steps.step(this, options);
+  }
+
+  /**
+   * As step(), but JavaScript goes on meanwhile: what AdamW.updateAsync() is to fusedStep(), with its rules for the memory
+   * that is bound, the order of steps, and the calls that are refused until the promise is settled, setGrads() and
+   * dispose() among them.
+   *
+   * @param options of this step, and a `signal` that cancels it while another one is before it
+   * @returns rejected as that of AdamW.updateAsync()
+   */
+  stepAsync(options?: AsyncStepOptions): Promise<StepResult> {
+    return this.#steps.stepAsync(this, options);
   }
 
   /**
