@@ -31,6 +31,7 @@
         'cpu/thread-pool.cc',
         'cpu/thread-start.cc',
         'cpu/threads.cc',
+        'cuda/accumulate.cc',
         'cuda/context.cc',
         'cuda/device.cc',
         'cuda/driver.cc',

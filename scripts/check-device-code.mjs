@@ -35,8 +35,11 @@ const steps = ruleNames().flatMap((rule) => dtypeConfigs().map(({ identifier }) 
 /** Each kernel, and the operations that it must have. */
 const OPERATIONS = new Map([
   ...steps.map((kernel) => [kernel, ['div.rn', 'sqrt.rn', 'mul.rn', 'add.rn']]),
-  ['norm_sum_items', ['mul.rn', 'add.rn']],
-  ['norm_sum_tensors', ['add.rn']],
+  ['gradient_sum_items', ['mul.rn', 'add.rn']],
+  ['gradient_sum_tensors', ['add.rn']],
+  ['gradient_decide', ['add.rn', 'sqrt.rn', 'div.rn', 'mul.rn']],
+  ['gradient_choose_scalars', ['cvt.rn.f32.f64']],
+  ['gradient_accumulate', ['mul.rn', 'add.rn']],
 ]);
 const kernels = [...OPERATIONS.keys()];
 if (steps.length === 0) problems.push('there are no kernels in the tables of native/core/');

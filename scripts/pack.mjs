@@ -1,5 +1,5 @@
-// Packs what was built last as the npm package, from a folder of its own, where package.json holds only what works in
-// the package. The repository stays as it is, whatever interrupts this and whatever packs beside it.
+// Packs what was built last as `npm pack` does, but from a folder of its own: the package.json of the repository stays as
+// it is, whatever interrupts this and whatever packs beside it.
 //
 //   node scripts/pack.mjs [FOLDER]   writes fused-adamw-<version>.tgz there, by default into the root
 import { cpSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
@@ -7,16 +7,13 @@ import { tmpdir } from 'node:os';
 import { join, resolve } from 'node:path';
 import { root, run } from './commands.mjs';
 
-/** What package.json has for work on the repository. */
-const FOR_THE_REPOSITORY = ['scripts', 'binary', 'devDependencies'];
-
 const [destination = root] = process.argv.slice(2);
 const staged = mkdtempSync(join(tmpdir(), 'fused-adamw-pack-'));
 try {
   const [{ files }] = JSON.parse(run('npm', ['pack', '--dry-run', '--json', '--ignore-scripts']));
   for (const { path } of files) cpSync(join(root, path), join(staged, path));
   const manifest = JSON.parse(readFileSync(join(root, 'package.json'), 'utf8'));
-  for (const field of FOR_THE_REPOSITORY) delete manifest[field];
+  for (const field of manifest['clean-package'].remove) delete manifest[field];
   writeFileSync(join(staged, 'package.json'), `${JSON.stringify(manifest, null, 2)}\n`);
   const name = run('npm', ['pack', staged, '--silent', '--pack-destination', resolve(destination)]).trim();
   console.log(join(resolve(destination), name));

@@ -1,11 +1,16 @@
 import { expect } from 'chai';
 import { ACCUMULATIONS } from '../lib/backend/abi.js';
-import { accumulate, type DType, gradientStats, Tensor, type TensorLike } from '../lib/index.js';
+import { AdamW, accumulate, type DType, gradientStats, Tensor, type TensorLike } from '../lib/index.js';
 import { expectSameBits } from './support/bits.js';
+import { itUnless, noCuda } from './support/conditions.js';
+import { deviceMemory, noDriverCalls, noStandIn, OddDeviceMemory, useDriverCalls } from './support/cuda.js';
 import { environments, inEnvironment } from './support/environments.js';
-import { type ErrorRow, itRefuses } from './support/errors.js';
+import { type ErrorRow, expectError, itRefuses } from './support/errors.js';
 import { copyOf, DTYPES, OddMemory, ownMemory, type Place, tensorOf, valuesIn } from './support/memory.js';
+import { cloneArrays } from './support/model.js';
 import { randomFrom, randomGrads } from './support/random.js';
+
+const driverCalls = useDriverCalls();
 
 /** Around the ends of lanes, of the blocks that halves are converted in, of blocks of the sum and of chunks of threads. */
 const LENGTHS = [0, 1, 15, 16, 17, 255, 257, 4095, 4096, 4097, 70001];
@@ -182,6 +187,87 @@ describe('accumulate', () => {
       }
     });
   }
+
+  itUnless(noCuda, 'should add with the same bits on a GPU', () => {
+    for (const { into, grad } of ACCUMULATIONS) {
+      for (const scale of [1, 0.1, -3]) {
+        const what = `${grad} into ${into}, scale ${scale}`;
+        for (const place of [deviceMemory, new OddDeviceMemory().place]) {
+          const [sums, grads] = [randomArrays(into, ownMemory, 1), randomArrays(grad, ownMemory, 2)];
+          const [there, added] = [cloneArrays(sums, place), cloneArrays(grads, place)];
+          for (let i = 0; i < 2; i++) {
+            accumulate(there, added, { scale });
+            accumulate(sums, grads, { scale });
+          }
+          there.forEach((sum, i) => {
+            expectSameBits(valuesIn(sum), valuesIn(sums[i]), `${what}, ${LENGTHS[i]}`);
+            expectSameBits(valuesIn(added[i]), valuesIn(grads[i]), `gradients, ${what}`);
+          });
+        }
+      }
+    }
+    accumulate(Tensor.zeros(0, { device: 'cuda' }), Tensor.zeros(0, { device: 'cuda' }));
+  });
+
+  itUnless(noCuda, 'should add on the CPU and on a GPU in one call, and refuse a pair on both', () => {
+    const onDevice = (values: number[]): Tensor => Tensor.zeros(values.length, { device: 'cuda' }).set(values);
+    const into = [floatOf(1), onDevice([1, 2]), floatOf(3)];
+    accumulate(into, [floatOf(10), onDevice([20, 30]), floatOf(40)]);
+    expect(into.map((one) => [...tensorOf(one).toArray()])).to.deep.equal([[11], [21, 32], [43]]);
+    expectError(
+      () => accumulate(into, [floatOf(1), Tensor.zeros(2), floatOf(1)]),
+      RangeError,
+      'Expected memory on cuda:0, as of into[1], for grads[1] but received memory on cpu',
+    );
+    expectError(
+      () => accumulate(floatOf(1), onDevice([1])),
+      RangeError,
+      'Expected memory on cpu, as of into, for grads but received memory on cuda:0',
+    );
+    const whole = onDevice([1, 2, 3]);
+    const part = Tensor.fromDevicePointer(whole.pointer + 4n, { shape: 2, dtype: 'float32', owner: whole });
+    expectError(
+      () => accumulate([onDevice([0, 0]), part], [part, onDevice([1, 1])]),
+      RangeError,
+      'Expected memory of its own for into[1] but received memory shared with grads[0]',
+    );
+    expectError(
+      () => accumulate([whole, part], [onDevice([1, 1, 1]), onDevice([1, 1])]),
+      RangeError,
+      'Expected memory of its own for into[1] but received memory shared with into[0]',
+    );
+    expect([...whole.toArray()]).to.deep.equal([1, 2, 3]);
+  });
+
+  itUnless(noDriverCalls, 'should come between the steps before and after it, on whatever stream they are', () => {
+    const run = (device: 'cpu' | 'cuda', stream: bigint): ArrayLike<number> => {
+      const optimizer = new AdamW({ learningRate: 0.1, stream });
+      const weight = Tensor.zeros(50_000, { device });
+      const [grad, micro] = [Tensor.zeros(50_000, { device }), Tensor.zeros(50_000, { device })];
+      const state = optimizer.createState(0, weight);
+      micro.set(Float32Array.from({ length: 50_000 }, (_, i) => (i % 100) - 50));
+      for (let step = 0; step < 10; step++) {
+        for (let i = 0; i < 3; i++) accumulate(grad, micro, { scale: (step + i) / 10 });
+        optimizer.update(0, weight, grad, state, { zeroGrads: true });
+      }
+      return weight.toArray();
+    };
+    const expected = run('cpu', 0n);
+    for (const stream of [0n, driverCalls().createStream()]) expect(run('cuda', stream)).to.deep.equal(expected);
+  });
+
+  itUnless(noStandIn, 'should not wait for a GPU', () => {
+    const [into, grad] = [Tensor.zeros(5000, { device: 'cuda' }), Tensor.zeros(5000, { device: 'cuda' })];
+    grad.set(new Float32Array(5000).fill(2));
+    driverCalls().pause(1n);
+    for (let i = 0; i < 5; i++) accumulate(into, grad);
+    driverCalls().pause(0n);
+    expect(into.toArray()).to.deep.equal(new Float32Array(5000).fill(10));
+    // What fails before its work begins has changed nothing.
+    driverCalls().fail('cuMemcpyHtoDAsync_v2', 0);
+    expect(() => accumulate(into, grad)).to.throw('cuMemcpyHtoDAsync');
+    expect(into.toArray()).to.deep.equal(new Float32Array(5000).fill(10));
+  });
 
   it('should sum micro-batches to their mean', () => {
     const sum = new Float32Array(2);

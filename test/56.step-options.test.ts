@@ -2,7 +2,6 @@ import { expect } from 'chai';
 import {
   AdamW,
   type AdamWOptions,
-  accumulate,
   gradientStats,
   LossScaler,
   type StepOptions,
@@ -26,6 +25,7 @@ import {
   makeModel,
 } from './support/model.js';
 import { randomFrom } from './support/random.js';
+import { said } from './support/steps.js';
 import { quietly } from './support/warnings.js';
 
 const SPECS = DTYPE_CONFIGS.flatMap((config, i) => [
@@ -481,7 +481,7 @@ describe('The options of a step on a GPU', () => {
   ] as const) {
     itUnless(noCuda, `should give the results of the CPU: ${name}`, () => {
       const { onHost, onDevice } = both(options, stepOptions, poison);
-      expect(onDevice.results).to.deep.equal(onHost.results);
+      expect(onDevice.results.map(said)).to.deep.equal(onHost.results);
       expect([onDevice.scale, onDevice.count]).to.deep.equal([onHost.scale, onHost.count]);
       expectSameModel(cloneModel(onDevice.model), onHost.model, name);
       onDevice.grads.forEach((grad, k) => {
@@ -521,15 +521,6 @@ describe('The options of a step on a GPU', () => {
       () => optimizer.update([0, 1], weights, [grad, grad], states, { zeroGrads: true }),
       RangeError,
       'Expected memory of its own (zeroGrads) for grads[1] but received memory shared with grads[0]',
-    );
-  });
-
-  itUnless(noCuda, 'should refuse to accumulate, and nothing has changed', () => {
-    const into = new Float32Array(3);
-    expectError(
-      () => accumulate(into, Tensor.zeros(3, { device: 'cuda' })),
-      RangeError,
-      'Expected memory on the CPU for grads but received memory on cuda:0',
     );
   });
 });

@@ -54,6 +54,11 @@ describe('The examples of the documents', () => {
     expect(run('cuda.mjs', examplesOf('docs/cuda.md')[0]).stdout).to.match(/^(cpu|cuda:0) /);
   });
 
+  it('should scale the loss as docs/cuda.md says', () => {
+    const { stdout } = run('scale.mjs', examplesOf('docs/cuda.md')[1]);
+    expect(stdout).to.contain('100 65536 Float32Array(1) [ 65536 ]');
+  });
+
   it('should learn with jax-js as docs/recipes.md says', () => {
     const { stdout } = run('jax-js.mjs', examplesOf('docs/recipes.md')[0]);
     const losses = [...stdout.matchAll(/^update \d+ {2}loss ([\d.]+)$/gm)].map(([, loss]) => Number(loss));

@@ -4,7 +4,7 @@ import { OPTIONS } from '../arrays.js';
 import { bytesPerElement, elementsOf } from '../cases.js';
 import { type CaseContext, type Contender, type Runner, timed } from './contender.js';
 import { TORCH_ON_CUDA } from './peer.js';
-import { BOUND_STEP } from './this.js';
+import { BOUND_STEP, BOUND_STEP_AROUND, withEverythingAround } from './this.js';
 
 /** Launches the steps one after another, and counts the time until all have finished. */
 function onDevice(step: () => void, close?: () => void): Runner {
@@ -49,6 +49,10 @@ export const CUDA_CONTENDERS: readonly Contender[] = [
       () => bound.step(),
       () => bound.dispose(),
     );
+  }),
+  ours(BOUND_STEP_AROUND, (context) => {
+    const { step, close } = withEverythingAround(context.tensors());
+    return onDevice(step, close);
   }),
   ours('fusedStep(lists)', (context) => {
     const { weights, grads, states } = context.tensors();

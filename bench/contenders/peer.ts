@@ -173,10 +173,11 @@ const tfjsWasm = tfjs('wasm');
 const ALL_PEERS = [torch, deepspeed, mxnet, tfjsCpu, tfjsWasm];
 
 export const PYTORCH_FUSED = 'PyTorch fused';
+const PYTORCH_AROUND = 'PyTorch fused, clipped, cleared';
 
 export const PEERS: readonly Contender[] = [
   contender({ name: PYTORCH_FUSED, peer: torch, contender: 'fused' }),
-  contender({ name: 'PyTorch fused, clipped, cleared', peer: torch, contender: 'around', leastElements: LARGE }),
+  contender({ name: PYTORCH_AROUND, peer: torch, contender: 'around', leastElements: LARGE }),
   contender({ name: 'PyTorch foreach', peer: torch, contender: 'foreach' }),
   contender({ name: 'DeepSpeed CPUAdam', peer: deepspeed, contender: 'CPUAdam' }),
   contender({ name: 'MXNet fused', peer: mxnet, contender: 'fused', hasSameBits: true }),
@@ -196,6 +197,7 @@ const torchOnCuda = (() => {
 
 export const TORCH_ON_CUDA: readonly Contender[] = [
   contender({ name: PYTORCH_FUSED, peer: torchOnCuda, contender: 'fused' }),
+  contender({ name: PYTORCH_AROUND, peer: torchOnCuda, contender: 'around' }),
   contender({ name: 'PyTorch foreach', peer: torchOnCuda, contender: 'foreach' }),
 ];
 

@@ -7,7 +7,7 @@
 import type { DType } from '../numerics/dtype.js';
 
 /** Version of everything else about the interface: the arguments of the addon's functions and what they do. */
-const VERSION = 6;
+const VERSION = 7;
 
 /** The update rules (native/core/adamw.h). */
 export const RULES = ['mxnet', 'coupled', 'pytorch'] as const;
@@ -155,6 +155,13 @@ export const ACCUMULATIONS = [
   { into: 'bfloat16', grad: 'bfloat16' },
 ] as const satisfies readonly { into: DType; grad: DType }[];
 
+/** The position in ACCUMULATIONS of each pair. */
+export function accumulationsOf(into: readonly DType[], grads: readonly DType[]): Uint8Array {
+  return Uint8Array.from(into, (dtype, i) =>
+    ACCUMULATIONS.findIndex((one) => one.into === dtype && one.grad === grads[i]),
+  );
+}
+
 /** The scalars that all tensors of a step share (`StepScalars` in native/core/dtypes.h). */
 export const STEP_SCALARS = [
   'rescale',
@@ -167,6 +174,22 @@ export const STEP_SCALARS = [
 ] as const;
 /** The scalars of a group of tensors (`ScalarGroup` there). */
 export const GROUP_SCALARS = ['eta', 'lr', 'wd', 'epsilon', 'root', 'count'] as const;
+/** What a GPU decides about a step by (`DecisionScalars` there). */
+export const DECISION_SCALARS = [
+  'clips',
+  'max_norm',
+  'scales',
+  'dynamic',
+  'growth',
+  'backoff',
+  'interval',
+  'restarts',
+  'scale',
+  'tracker',
+  'skips',
+] as const;
+/** Why a GPU skips a step, by `Decision::Outcome` in native/cuda/work.h; null if it does not. */
+export const DECISION_OUTCOMES = [null, 'rescaleGrad', 'gradNorm'] as const;
 
 /** What the addon exports as `abi`. */
 export interface Abi {
@@ -177,6 +200,7 @@ export interface Abi {
   readonly accumulations: readonly string[];
   readonly stepScalars: readonly string[];
   readonly groupScalars: readonly string[];
+  readonly decisionScalars: readonly string[];
 }
 
 export const ABI: Abi = {
@@ -189,6 +213,7 @@ export const ABI: Abi = {
   accumulations: ACCUMULATIONS.map(({ into, grad }) => `${into} ${grad}`),
   stepScalars: STEP_SCALARS,
   groupScalars: GROUP_SCALARS,
+  decisionScalars: DECISION_SCALARS,
 };
 
 /**

@@ -3,6 +3,7 @@ import type { Storage } from '../numerics/dtype.js';
 import { RULES } from './abi.js';
 import {
   type BackendTensorList,
+  type Decided,
   type Memory,
   type Overlap,
   overlapOf,
@@ -29,6 +30,9 @@ interface AddonObject {
   setGrads(grads: readonly Storage[] | Uint32Array): [number, number, number, number] | null;
   setGroups(groupOf: Uint32Array, scalars: Float64Array): void;
   begin(): void;
+  decide(candidates: Float64Array, decision: Float64Array, scale: DeviceMemory | undefined): void;
+  isDecided(): boolean;
+  takeDecision(): [number, number, number];
   step(first: number, last: number): void;
   sumsOfSquares(sums: Float64Array): boolean;
   zeroGrads(): void;
@@ -72,6 +76,19 @@ class AddonTensorList<M extends Memory> implements BackendTensorList<M> {
 
   begin(): void {
     if (!this.#isOnHost) this.#live.begin(); // on the host nothing may fail, and a call of native code has its cost
+  }
+
+  decide(candidates: Float64Array, decision: Float64Array, scale: DeviceMemory | undefined): void {
+    this.#live.decide(candidates, decision, scale);
+  }
+
+  isDecided(): boolean {
+    return this.#live.isDecided();
+  }
+
+  takeDecision(): Decided {
+    const [outcome, norm, finite] = this.#live.takeDecision();
+    return { outcome, norm, finite: finite !== 0 };
   }
 
   step(first: number, last: number): void {

@@ -41,6 +41,16 @@ export interface SumsOfSquares {
   readonly finite: boolean;
 }
 
+/** What a GPU has decided about a step. */
+export interface Decided {
+  /** A position in DECISION_OUTCOMES. */
+  readonly outcome: number;
+  /** Of the rescaled gradients, before clipping. */
+  readonly norm: number;
+  /** Whether all gradients are finite. */
+  readonly finite: boolean;
+}
+
 /** The tensors of a step on one device, kept by a backend. */
 export interface BackendTensorList<M = Memory> {
   /** Takes these gradients, unless an array that is written shares memory with another: that overlap is returned. */
@@ -49,6 +59,15 @@ export interface BackendTensorList<M = Memory> {
   setGroups(groupOf: Uint32Array, scalars: Float64Array): void;
   /** Does whatever may fail in a step, before anything is changed. step() comes after it. */
   begin(): void;
+  /**
+   * On a GPU, in place of begin(): has that decide by the gradients whether the step takes place, and which of the
+   * candidates it takes (native/node/tensor-list-object.h). Does not wait.
+   */
+  decide?(candidates: Float64Array, decision: Float64Array, scale: DeviceMemory | undefined): void;
+  /** Whether takeDecision() would not wait. */
+  isDecided?(): boolean;
+  /** What was decided about the first step that was not asked about before. */
+  takeDecision?(): Decided;
   /** Updates tensors [first, last) in place. The calls of one step go through the tensors in order, from 0. */
   step(first: number, last: number): void;
   /**

@@ -41,6 +41,14 @@ export interface CudaAddon {
    * those of the gradients of dtype configurations.
    */
   sumsOfSquares(device: number, grads: readonly DeviceMemory[], configs: Uint8Array, sums: Float64Array): boolean;
+  /** As HostBackend's, and without waiting; the dtypes are positions in ACCUMULATIONS. */
+  accumulate(
+    device: number,
+    into: readonly DeviceMemory[],
+    grads: readonly DeviceMemory[],
+    dtypes: Uint8Array,
+    scale: number,
+  ): void;
   /** Whether some thread of the process has set it. */
   hasDeviceCode(): boolean;
   setDeviceCode(image: Uint8Array): void;

@@ -1,7 +1,7 @@
 /** Loads the addon. */
 import { checkOneOf, outOfRangeIn } from '../errors.js';
 import type { Storage } from '../numerics/dtype.js';
-import { type Abi, ACCUMULATIONS, checkAbi, configsOfGrads } from './abi.js';
+import { type Abi, accumulationsOf, checkAbi, configsOfGrads } from './abi.js';
 import { type AddonTensorListClass, hostTensorList } from './addon-tensor-list.js';
 import type { HostBackend } from './backend.js';
 import { binaries, platformName } from './binary.js';
@@ -92,10 +92,7 @@ export function nativeBackend(addon: Addon): HostBackend {
       return addon.sumsOfSquares(grads, configsOfGrads(dtypes), sums);
     },
     accumulate(into, grads, intoDTypes, gradDTypes, scale) {
-      const dtypes = Uint8Array.from(intoDTypes, (dtype, i) =>
-        ACCUMULATIONS.findIndex((one) => one.into === dtype && one.grad === gradDTypes[i]),
-      );
-      addon.accumulate(into, grads, dtypes, scale);
+      addon.accumulate(into, grads, accumulationsOf(intoDTypes, gradDTypes), scale);
     },
   };
 }

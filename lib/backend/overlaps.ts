@@ -1,11 +1,5 @@
-/** Arrays of the host that share memory of which one is written. */
-import type { Storage } from '../numerics/dtype.js';
-import {
-  typedArrayBuffer,
-  typedArrayByteLength,
-  typedArrayByteOffset,
-  typedArrayLength,
-} from '../numerics/typed-arrays.js';
+/** Arrays that share memory of which one is written. */
+import { typedArrayBuffer, typedArrayByteLength, typedArrayByteOffset } from '../numerics/typed-arrays.js';
 import { ROLES, type Role } from './abi.js';
 import type { Arrays, Memory, Overlap, TensorArrays } from './backend.js';
 import { sameMemory } from './shared-memory.js';
@@ -21,24 +15,23 @@ interface Range {
  * The first two arrays that share memory of which one is written. Two SharedArrayBuffers may be one memory; that two ArrayBuffers are,
  * which only native code can make, goes unseen here.
  */
-export function findOverlap(
-  { lists }: Pick<TensorArrays<Storage>, 'lists'>,
-  grads: readonly Storage[],
-): Overlap | null {
-  const written = new Map<ArrayBufferLike, Range[]>();
+export function findOverlap({ lists }: Pick<TensorArrays, 'lists'>, grads: readonly Memory[]): Overlap | null {
+  const written = new Map<ArrayBufferLike | number, Range[]>();
   const first = sameMemory(buffersOf([...lists, grads]));
-  const memoryOf = (array: Storage): ArrayBufferLike => {
+  /** A buffer, or the number of a GPU. */
+  const memoryOf = (array: Memory): ArrayBufferLike | number => {
+    if ('pointer' in array) return array.device;
     const buffer = typedArrayBuffer(array);
     return first.get(buffer) ?? buffer;
   };
-  const rangeOf = (array: Storage, role: Role, tensor: number): Range => {
-    const begin = typedArrayByteOffset(array);
-    return { begin, end: begin + typedArrayByteLength(array), role, tensor };
+  const rangeOf = (array: Memory, role: Role, tensor: number): Range => {
+    const begin = 'pointer' in array ? Number(array.pointer) : typedArrayByteOffset(array); // addresses have at most 49 bits
+    return { begin, end: begin + lengthOf(array), role, tensor };
   };
   lists.forEach((arrays, role) => {
     if (ROLES[role].access !== 'written') return;
     arrays?.forEach((array, i) => {
-      if (!array || typedArrayLength(array) === 0) return;
+      if (!array || lengthOf(array) === 0) return;
       const memory = memoryOf(array);
       const ranges = written.get(memory);
       const range = rangeOf(array, ROLES[role].name, i);
@@ -59,7 +52,7 @@ export function findOverlap(
   overlaps.sort((a, b) => position(a) - position(b));
   if (overlaps.length > 0) return overlapOf(...overlaps[0]);
   for (let i = 0; i < grads.length; i++) {
-    if (typedArrayLength(grads[i]) === 0) continue;
+    if (lengthOf(grads[i]) === 0) continue;
     const grad = rangeOf(grads[i], 'grad', i);
     const before = lastBeginningBefore(written.get(memoryOf(grads[i])) ?? [], grad.end);
     if (before && before.end > grad.begin) return overlapOf(before, grad);
@@ -67,30 +60,20 @@ export function findOverlap(
   return null;
 }
 
-/** The first two arrays of a list that share memory, on the host or on a GPU. */
+/** The first two arrays of a list that share memory. */
 export function findShared(arrays: Arrays<Memory>): Overlap | null {
-  const onHost = arrays.map((array) => (array && 'pointer' in array ? undefined : array));
-  const overlap = findOverlap({ lists: [onHost] }, []);
-  if (overlap) return overlap;
-  const onDevice = arrays
-    .flatMap((array, tensor) => (array && 'pointer' in array && array.byteLength > 0 ? [{ array, tensor }] : []))
-    .sort((a, b) => a.array.device - b.array.device || (a.array.pointer < b.array.pointer ? -1 : 1));
-  for (let i = 1; i < onDevice.length; i++) {
-    const [before, next] = [onDevice[i - 1], onDevice[i]];
-    if (before.array.device !== next.array.device) continue;
-    if (before.array.pointer + BigInt(before.array.byteLength) <= next.array.pointer) continue;
-    const [first, second] = before.tensor < next.tensor ? [before, next] : [next, before];
-    const role = ROLES[0].name;
-    return { written: role, writtenTensor: second.tensor, other: role, otherTensor: first.tensor };
-  }
-  return null;
+  return findOverlap({ lists: [arrays] }, []);
 }
 
-function buffersOf(lists: readonly (Arrays<Storage> | undefined)[]): Set<ArrayBufferLike> {
+function lengthOf(array: Memory): number {
+  return 'pointer' in array ? array.byteLength : typedArrayByteLength(array);
+}
+
+function buffersOf(lists: readonly (Arrays<Memory> | undefined)[]): Set<ArrayBufferLike> {
   const buffers = new Set<ArrayBufferLike>();
   for (const arrays of lists) {
     arrays?.forEach((array) => {
-      if (array) buffers.add(typedArrayBuffer(array));
+      if (array && !('pointer' in array)) buffers.add(typedArrayBuffer(array));
     });
   }
   return buffers;

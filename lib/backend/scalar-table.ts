@@ -2,7 +2,7 @@
  * The scalars of a step as native code reads them: an array of doubles with those
  * of the step first, then those of each group. Every access to it is here.
  */
-import { GROUP_SCALARS, STEP_SCALARS } from './abi.js';
+import { DECISION_SCALARS, GROUP_SCALARS, STEP_SCALARS } from './abi.js';
 
 /** What all tensors of a step share. */
 export interface StepScalars {
@@ -47,6 +47,11 @@ export class ScalarTable {
     return this.values[PROGRESS];
   }
 
+  /** Before a step that writes its scalars elsewhere. */
+  clearProgress(): void {
+    this.values[PROGRESS] = 0;
+  }
+
   writeStep({ rescale, clip, beta1, beta2, zeroGrads, stochasticWeights }: StepScalars): void {
     const { values } = this;
     values[RESCALE] = rescale;
@@ -61,6 +66,11 @@ export class ScalarTable {
   /** The factor of the gradients. */
   get rescale(): number {
     return this.values[RESCALE];
+  }
+
+  /** The scalars of the step, and those of so many groups. */
+  first(groups: number): Float64Array {
+    return this.values.subarray(0, STEP_SCALARS.length + groups * GROUP_SCALARS.length);
   }
 
   /** Replaces the factor of the gradients. */
@@ -78,6 +88,13 @@ export class ScalarTable {
     values[at + ROOT] = root;
     values[at + COUNT] = count;
   }
+}
+
+/** What a GPU decides about a step by; native/core/scalars.h says more. */
+export type DecisionScalars = Readonly<Record<(typeof DECISION_SCALARS)[number], number>>;
+
+export function decisionArray(scalars: DecisionScalars): Float64Array {
+  return Float64Array.from(DECISION_SCALARS, (name) => scalars[name]);
 }
 
 /** The scalars that all tensors share, from the array of a table. */

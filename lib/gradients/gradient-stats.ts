@@ -8,7 +8,7 @@ import type { Storage } from '../numerics/dtype.js';
 import { readOptions } from '../options.js';
 import { ordinalOf, type ResolvedDevice } from '../tensor/device.js';
 import type { ResolvedTensor, TensorLike } from '../tensor/tensor-like.js';
-import { resolveArrays } from './host-arrays.js';
+import { resolveArrays } from './arrays.js';
 import { sumOf } from './norm.js';
 
 /** Options of gradientStats(). */

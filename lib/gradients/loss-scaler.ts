@@ -1,6 +1,9 @@
 /** The factor of the loss that keeps gradients of half precision from underflowing. */
+import type { DeviceMemory } from '../backend/cuda-addon.js';
 import { checkBoolean, checkInteger, checkNumber, outOfRange, wrongKindIn } from '../errors.js';
 import { readOptions, refuseAssignment } from '../options.js';
+import { type ResolvedDevice, resolveDevice } from '../tensor/device.js';
+import { Tensor } from '../tensor/tensor.js';
 
 /** Options of LossScaler, with the defaults of torch.amp.GradScaler. */
 export interface LossScalerOptions {
@@ -14,6 +17,8 @@ export interface LossScalerOptions {
   readonly growthInterval?: number;
   /** Whether the scale changes; false for a constant one. Default true. */
   readonly dynamic?: boolean;
+  /** Where `scaleTensor` lies: 'cpu', 'cuda', 'cuda:N', or by default 'auto', the first GPU if there is one. */
+  readonly device?: string;
 }
 
 /** What resumes a LossScaler, as plain data for JSON. */
@@ -32,6 +37,7 @@ const OPTIONS = [
   'backoffFactor',
   'growthInterval',
   'dynamic',
+  'device',
 ] as const satisfies readonly (keyof LossScalerOptions)[];
 
 const SYNONYMS = { initScale: 'initialScale', scale: 'initialScale', enabled: 'dynamic' };
@@ -56,8 +62,12 @@ export class LossScaler {
   readonly growthInterval: number;
   /** Whether the scale changes. */
   readonly dynamic: boolean;
+  readonly #device: string;
   #scale: number;
   #growthTracker = 0;
+  #scaleTensor: Tensor<'float32'> | null = null;
+  /** Waits for steps about which a GPU decides, and which call follow() then. */
+  #settle: () => void = () => {};
 
   /** @throws TypeError for options of the wrong kind or that are not known, RangeError for values out of range */
   constructor(options: LossScalerOptions = {}) {
@@ -71,11 +81,25 @@ export class LossScaler {
     }
     this.growthInterval = checkInteger(given.growthInterval ?? 2000, 'growthInterval', 1);
     this.dynamic = checkBoolean(given.dynamic ?? true, 'dynamic');
+    // What 'auto' stands for is found out when somebody asks: it may have to make a GPU ready.
+    this.#device = given.device === undefined ? 'auto' : resolveDevice(given.device, 'device');
   }
 
-  /** What to multiply the next loss by. */
+  /** What to multiply the next loss by. Waits for the steps that a GPU has not decided about yet. */
   get scale(): number {
+    this.#settle();
     return this.#scale;
+  }
+
+  /**
+   * The scale as a float32 of shape [] on the scaler's `device`, always the same Tensor: work on the stream of the steps
+   * finds there what to multiply its loss by, and nobody has to wait for the step before. Only to be read.
+   */
+  get scaleTensor(): Tensor<'float32'> {
+    if (this.#scaleTensor === null || this.#scaleTensor.disposed) {
+      this.#scaleTensor = Tensor.zeros([], { device: resolveDevice(this.#device, 'device') }).set([this.scale]);
+    }
+    return this.#scaleTensor;
   }
 
   /**
@@ -86,6 +110,17 @@ export class LossScaler {
    */
   update(finite: boolean): void {
     checkBoolean(finite, 'finite');
+    this.#settle();
+    this.follow(finite);
+    this.#writeTensor();
+  }
+
+  /**
+   * As update(), after a step that has changed the scale on the GPU.
+   *
+   * @internal
+   */
+  follow(finite: boolean): void {
     if (!this.dynamic) return;
     if (finite && ++this.#growthTracker < this.growthInterval) return;
     this.#growthTracker = 0;
@@ -93,9 +128,35 @@ export class LossScaler {
     if (isScale(next)) this.#scale = next;
   }
 
+  /**
+   * Whether a step on a GPU can change the scale there: no subclass has a say in it, and the Tensor is not elsewhere.
+   *
+   * @internal
+   */
+  canFollow(device: ResolvedDevice): boolean {
+    if (Object.getPrototypeOf(this) !== LossScaler.prototype) return false;
+    return this.#scaleTensor === null || this.#scaleTensor.disposed || this.#scaleTensor.device === device;
+  }
+
+  /**
+   * Where a step on a GPU writes the scale, if anybody reads it there.
+   *
+   * @param settle waits for the step, which calls follow() then
+   * @internal
+   */
+  scaleOnDevice(settle: () => void): DeviceMemory | undefined {
+    this.#settle = settle;
+    if (this.#scaleTensor === null || this.#scaleTensor.disposed) return undefined;
+    return this.#scaleTensor.memory as DeviceMemory;
+  }
+
+  #writeTensor(): void {
+    if (this.#scaleTensor !== null && !this.#scaleTensor.disposed) this.#scaleTensor.set([this.#scale]);
+  }
+
   /** The scale and how long it has lasted, for JSON. */
   stateDict(): LossScalerStateDict {
-    return { version: 1, scale: this.#scale, growthTracker: this.#growthTracker };
+    return { version: 1, scale: this.scale, growthTracker: this.#growthTracker };
   }
 
   /**
@@ -112,8 +173,10 @@ export class LossScaler {
     if (version !== 1) throw outOfRange('1', 'stateDict.version', version);
     const checkedScale = checkScale(scale, 'stateDict.scale');
     const checkedTracker = checkInteger(growthTracker, 'stateDict.growthTracker');
+    this.#settle();
     this.#scale = checkedScale;
     this.#growthTracker = checkedTracker;
+    this.#writeTensor();
   }
 
   /** As stateDict(). */
@@ -122,9 +185,11 @@ export class LossScaler {
   }
 }
 
-refuseAssignment(LossScaler.prototype, 'scale', () =>
-  wrongKindIn('what loadStateDict() restores', 'scale', 'an assignment, which cannot change it'),
-);
+for (const name of ['scale', 'scaleTensor']) {
+  refuseAssignment(LossScaler.prototype, name, () =>
+    wrongKindIn('what loadStateDict() restores', name, 'an assignment, which cannot change it'),
+  );
+}
 
 /** Whether a number is positive and finite in float32, in which losses are computed. */
 function isScale(value: number): boolean {

@@ -2,7 +2,7 @@
 
 import type { Rule } from '../backend/abi.js';
 import { loadBackend, withSubnormals } from '../backend/index.js';
-import type { StepScalars } from '../backend/scalar-table.js';
+import { decisionArray, type ScalarTable, type StepScalars } from '../backend/scalar-table.js';
 import {
   checkBoolean,
   checkNumber,
@@ -13,6 +13,7 @@ import {
   wrongKind,
   wrongKindIn,
 } from '../errors.js';
+import type { LossScaler } from '../gradients/loss-scaler.js';
 import {
   type AsyncStepOptions,
   checkMaxGradNorm,
@@ -40,8 +41,9 @@ import {
   checkSeed,
   isSkipped,
 } from '../step/scalar-checks.js';
-import { ScalarGroups } from '../step/scalar-groups.js';
+import { type ScalarGroup, ScalarGroups } from '../step/scalar-groups.js';
 import { type NamedList, TensorList } from '../step/tensor-list.js';
+import { MOST_UNRESOLVED } from '../step/unresolved-steps.js';
 import { Tensor } from '../tensor/tensor.js';
 import { deviceOf, resolve, type TensorLike, zerosBeside } from '../tensor/tensor-like.js';
 import { OPTIMIZER_OPTIONS, OPTION_SYNONYMS, Optimizer, type OptimizerOptions, register } from './optimizer.js';
@@ -601,12 +603,16 @@ export class AdamW extends Optimizer<AdamWState> {
     }
     // Schedulers and parameters are the caller's code: whatever they assign is read after both.
     groups.update(tensors, this.counts, this.multipliers);
-    const learningRate = this.learningRateAt(this.counts.numUpdateAfter(groups.counters));
+    const maxGradNorm = this.#maxGradNormOf(options);
+    if (lossScale === undefined && this.#decidesOnDevice(tensors, lossScaler, maxGradNorm)) {
+      return this.#prepareDecision(bound, aggregateNum, options);
+    }
+    const { counts } = this;
+    counts.settle();
+    const learningRate = this.learningRateAt(counts.numUpdateAfter(groups.counters, 1));
     const scale = lossScale ?? scaleOf(lossScaler);
     const skips = !withSubnormals(() => this.#writeScalars(groups, learningRate, tensors, scale, zeroGrads));
-    const maxGradNorm = this.#maxGradNormOf(options);
-    const isRepeated = this.multipliers.hasUnmet && groups.counters.some(({ count }) => count > this.counts.begin);
-    const { counts } = this;
+    const isRepeated = this.#isRepeated(groups);
     const measurement =
       lossScaler === null && maxGradNorm === null ? undefined : new Measurement(tensors, groups.table, maxGradNorm);
     let hasBegun = false;
@@ -631,6 +637,87 @@ export class AdamW extends Optimizer<AdamWState> {
         if (hasBegun && tensors.usesDevice) this.#failure = error;
       },
     };
+  }
+
+  /** Whether the GPU of the tensors decides if a step takes place, so that nobody waits for it. */
+  #decidesOnDevice(tensors: TensorList, lossScaler: LossScaler | null, maxGradNorm: number | null): boolean {
+    if (lossScaler === null && maxGradNorm === null) return false;
+    const device = tensors.decidingDevice;
+    return device !== null && (lossScaler?.canFollow(device) ?? true);
+  }
+
+  /** #prepare() for such a step, whose counts depend on how many of the unresolved steps before it are skipped. */
+  #prepareDecision(bound: BoundStep, aggregateNum: number, options: ReadStepOptions): PreparedStep {
+    const { tensors, groups } = bound;
+    const { zeroGrads, lossScaler } = options;
+    const { counts } = this;
+    const { unresolved } = counts;
+    const candidates = groups.candidates(MOST_UNRESOLVED);
+    let written: number;
+    do {
+      unresolved.makeRoom(tensors, lossScaler);
+      written = unresolved.size;
+      for (let skips = 0; skips <= written; skips++) {
+        const updates = written - skips + 1;
+        const learningRate = this.learningRateAt(counts.numUpdateAfter(groups.counters, updates));
+        withSubnormals(() => {
+          const scalars = this.#scalars(tensors);
+          if (skips === 0) candidates.writeStep({ ...scalars, zeroGrads });
+          this.#writeGroups(candidates, skips, groups.groups, updates, learningRate, tensors, scalars);
+        });
+      }
+    } while (unresolved.size !== written); // a scheduler has asked for counts
+    const maxGradNorm = this.#maxGradNormOf(options);
+    const isRepeated = this.#isRepeated(groups);
+    const start = written === 0 && lossScaler !== null ? lossScaler.stateDict() : { scale: 1, growthTracker: 0 };
+    const decision = decisionArray({
+      clips: maxGradNorm === null ? 0 : 1,
+      max_norm: maxGradNorm ?? 0,
+      scales: lossScaler === null ? 0 : 1,
+      dynamic: lossScaler?.dynamic ? 1 : 0,
+      growth: lossScaler?.growthFactor ?? 1,
+      backoff: lossScaler?.backoffFactor ?? 1,
+      interval: lossScaler?.growthInterval ?? 1,
+      restarts: written === 0 ? 1 : 0,
+      scale: start.scale,
+      tracker: start.growthTracker,
+      skips: unresolved.skips,
+    });
+    const scalars = candidates.first((written + 1) * groups.groups.length);
+    const settle = (): void => counts.settle();
+    let hasBegun = false;
+    return {
+      plan: {
+        skips: false,
+        aggregateNum,
+        zeroGrads,
+        decide: () => {
+          const scale = lossScaler?.scaleOnDevice(settle);
+          groups.table.clearProgress();
+          counts.announce([], tensors.size, groups.table);
+          try {
+            tensors.decide(scalars, decision, scale, settle);
+          } catch (error) {
+            settle(); // so that the next step does not begin with what this one may have left on the GPU
+            throw error;
+          }
+          hasBegun = true;
+          return unresolved.add(tensors, lossScaler, groups.counters);
+        },
+      },
+      settle: () => {
+        counts.settleAnnounced();
+        if (isRepeated) this.multipliers.tellUnmet();
+      },
+      fail: (error) => {
+        if (hasBegun) this.#failure = error;
+      },
+    };
+  }
+
+  /** Whether some of the tensors were updated before, so that a multiplier whose key nobody has met is not met later. */
+  #isRepeated({ counters }: ScalarGroups): boolean {
+    return this.multipliers.hasUnmet && counters.some(({ count }) => count > this.counts.begin);
   }
 
   /** The bound of the norm of a step: its own, or the optimizer's. */
@@ -663,11 +750,31 @@ export class AdamW extends Optimizer<AdamWState> {
     const rescale = scalars.rescale / scale;
     if (isSkipped(rescale, types)) return false;
     table.writeStep({ rescale, clip, beta1, beta2, zeroGrads, stochasticWeights });
+    this.#writeGroups(table, 0, groups, 1, learningRate, types, scalars);
+    return true;
+  }
+
+  /**
+   * Computes the scalars of an update of each group.
+   *
+   * @param skips which of the candidates of the table they are
+   * @param updates which update after the counters' counts it is
+   */
+  #writeGroups(
+    table: ScalarTable,
+    skips: number,
+    groups: readonly ScalarGroup[],
+    updates: number,
+    learningRate: number,
+    types: ArithmeticTypes,
+    scalars: { readonly epsilon: number; readonly wd: number },
+  ): void {
     const { epsilon } = scalars;
     const isPytorch = this.#rule === 'pytorch';
+    const first = skips * groups.length;
     for (let i = 0; i < groups.length; i++) {
       const { counter, lrMult, wdMult } = groups[i];
-      const count = counter.count + 1;
+      const count = counter.count + updates;
       // The corrections of the moments' bias.
       const mean = this.#correctBias ? 1 - this.#beta1.of(count) : 1;
       const root = this.#correctBias ? Math.sqrt(1 - this.#beta2.of(count)) : 1;
@@ -677,9 +784,8 @@ export class AdamW extends Optimizer<AdamWState> {
       checkHolds(eta, 'learningRate', types);
       checkHolds(wd, 'wd', types);
       if (isPytorch) checkHolds(lr * wd, 'learningRate * wd', types);
-      table.writeGroup(i, { eta, lr: isPytorch ? lr : 1, wd, epsilon, root: isPytorch ? root : 1, count });
+      table.writeGroup(first + i, { eta, lr: isPytorch ? lr : 1, wd, epsilon, root: isPytorch ? root : 1, count });
     }
-    return true;
   }
 
   #stateDTypeOf(weight: DType): DType {

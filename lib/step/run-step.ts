@@ -4,11 +4,16 @@ import { warnOfFallback } from '../backend/index.js';
 import type { Measured, Measurement } from './measurement.js';
 import type { TensorList } from './tensor-list.js';
 
-/** What a step did. */
+/**
+ * What a step did. Of a step with `maxGradNorm` or a LossScaler on a GPU, that decides whether it takes place; whoever
+ * looks at a property waits for it.
+ */
 export type StepResult =
   | {
       /** Whether nothing was updated. */
       readonly skipped: false;
+      /** There is none. */
+      readonly reason?: undefined;
       /** Norm of the rescaled gradients before clipping, where `maxGradNorm` or a LossScaler had it measured. */
       readonly gradNorm?: number;
     }
@@ -34,6 +39,8 @@ export interface StepPlan {
   readonly zeroGrads?: boolean;
   /** Looks at the gradients before the step. */
   readonly measurement?: Measurement;
+  /** In place of the measurement: has a GPU decide about the step, and begins it. */
+  readonly decide?: () => StepResult;
   /** Called when nothing can fail any more but a device, before the first tensor is updated. */
   readonly begin?: () => void;
 }
@@ -44,7 +51,7 @@ export interface StepPlan {
  * @throws RangeError where memory is gone, and what a device reports; before `begin` nothing has changed
  */
 export function runStep(tensors: TensorList, plan: StepPlan): StepResult {
-  const { skips, aggregateNum, zeroGrads = false, measurement, begin } = plan;
+  const { skips, aggregateNum, zeroGrads = false, measurement, decide, begin } = plan;
   if (zeroGrads) tensors.checkDistinctGrads();
   tensors.prepareCheck();
   tensors.checkIdle(zeroGrads);
@@ -54,6 +61,11 @@ export function runStep(tensors: TensorList, plan: StepPlan): StepResult {
   if (skips) {
     if (zeroGrads) tensors.zeroGrads();
     return { skipped: true, reason: 'rescaleGrad' };
+  }
+  if (decide) {
+    const result = decide();
+    tensors.step(aggregateNum);
+    return result;
   }
   const measured = measurement?.take();
   if (measured?.skips) return skippedBy(measured, tensors, zeroGrads);

@@ -3,10 +3,11 @@
  * update count and the same multipliers.
  */
 import { ScalarTable } from '../backend/scalar-table.js';
+import type { Counter } from './counter.js';
 import type { Index } from './indices.js';
 import type { Multipliers } from './multipliers.js';
 import type { TensorList } from './tensor-list.js';
-import type { Counter, UpdateCounts } from './update-counts.js';
+import type { UpdateCounts } from './update-counts.js';
 
 export interface ScalarGroup {
   readonly counter: Counter;
@@ -19,6 +20,7 @@ export class ScalarGroups {
   #groups: readonly ScalarGroup[] = [];
   #counters: readonly Counter[] = [];
   #table = new ScalarTable(0);
+  #candidates: ScalarTable | null = null;
   #countsVersion = -1;
   #multipliersVersion = -1;
 
@@ -39,6 +41,12 @@ export class ScalarGroups {
   /** The scalars of all groups, which the tensors read at each step. */
   get table(): ScalarTable {
     return this.#table;
+  }
+
+  /** The scalars of all groups so many times, for steps of which a GPU chooses one. */
+  candidates(most: number): ScalarTable {
+    this.#candidates ??= new ScalarTable(most * this.#groups.length);
+    return this.#candidates;
   }
 
   /** Groups the tensors again where a counter or a multiplier may have changed. */
@@ -70,6 +78,7 @@ export class ScalarGroups {
     const table = new ScalarTable(groups.length);
     tensors.setGroups(groupOf, table.values);
     this.#table = table;
+    this.#candidates = null;
     this.#groups = groups;
     this.#counters = [...known.keys()];
     this.#countsVersion = counts.version;

@@ -9,6 +9,7 @@ import { cudaTensorList } from '../backend/addon-tensor-list.js';
 import type {
   Arrays,
   BackendTensorList,
+  Decided,
   HostBackend,
   Memory,
   Overlap,
@@ -75,6 +76,8 @@ export class TensorList {
   #disposals = disposalCount();
   /** Whether no two gradients share memory; null where nobody has looked. */
   #hasDistinctGrads: boolean | null = null;
+  /** As of decide(). */
+  #settle: (() => void) | null = null;
   /** The sums of the squares of each gradient, by position. */
   #sums: Float64Array | null = null;
 
@@ -287,6 +290,35 @@ export class TensorList {
     for (let k = 0; k < this.#partitions.length; k++) this.#partitions[k].tensors.begin();
   }
 
+  /** The GPU that decide() can be called for: that of all tensors, of which some have elements; else null. */
+  get decidingDevice(): ResolvedDevice | null {
+    const [first, ...others] = this.#partitions;
+    if (!first || first.device === 'cpu' || others.length > 0) return null;
+    return this.#lengths.some((length) => length > 0) ? first.device : null;
+  }
+
+  /**
+   * In place of begin(), as of a backend.
+   *
+   * @param settle called before dispose(): waits for all steps that takeDecision() was not called for
+   */
+  decide(candidates: Float64Array, decision: Float64Array, scale: DeviceMemory | undefined, settle: () => void): void {
+    this.#settle = settle;
+    this.#partitions[0].tensors.decide?.(candidates, decision, scale);
+  }
+
+  /** As of a backend. */
+  get isDecided(): boolean {
+    return this.#partitions[0].tensors.isDecided?.() ?? true;
+  }
+
+  /** As of a backend. */
+  takeDecision(): Decided {
+    const decided = this.#partitions[0].tensors.takeDecision?.();
+    if (!decided) throw new Error('Expected tensors on a GPU for takeDecision()');
+    return decided;
+  }
+
   /** Updates all tensors in place, `aggregateNum` in one native call; begin() comes before it. */
   step(aggregateNum: number): void {
     for (let k = 0; k < this.#partitions.length; k++) {
@@ -338,7 +370,11 @@ export class TensorList {
 
   /** Frees native memory at once: garbage collection alone would wait for the event loop. */
   dispose(): void {
-    for (const { tensors } of this.#partitions) tensors.dispose();
+    try {
+      this.#settle?.();
+    } finally {
+      for (const { tensors } of this.#partitions) tensors.dispose();
+    }
   }
 
   #pick(memories: Arrays<Memory>, { positions }: DevicePartition): Arrays<Memory> {

@@ -6,25 +6,18 @@
  * indices are claimed for a step, they move to a counter of their own.
  */
 import { checkInteger, outOfRangeIn, wrongKind } from '../errors.js';
+import type { CountedStep, Counter } from './counter.js';
 import { type Index, indexOfKey } from './indices.js';
-
-export interface Counter {
-  count: number;
-  /** Indices that share it. */
-  members: number;
-}
+import { UnresolvedSteps } from './unresolved-steps.js';
 
 /** The counts of each device, by index. */
 export type DeviceCounts = Readonly<Record<string, Readonly<Record<string, number>>>>;
 
 /** A step that was announced. */
-interface PendingStep {
-  readonly counters: readonly Counter[];
+interface PendingStep extends CountedStep {
   readonly tensors: number;
   /** How many of the tensors are updated, as of ScalarTable. */
   readonly table: { readonly progress: number };
-  /** How many counters have advanced. */
-  advanced: number;
 }
 
 export class UpdateCounts {
@@ -32,6 +25,8 @@ export class UpdateCounts {
   readonly begin: number;
   #devices = new Map<string, Map<Index, Counter>>();
   #numUpdate: number;
+  /** Steps that may count: everything that asks for counts waits for them. */
+  readonly unresolved = new UnresolvedSteps((step) => this.#advanceBy(step));
   #version = 0;
   #pending: PendingStep | null = null;
   #isBroken = false;
@@ -55,7 +50,7 @@ export class UpdateCounts {
 
   /** Whether a step was interrupted after it had updated some of its tensors, and others not. */
   get isBroken(): boolean {
-    this.settle();
+    this.settleAnnounced();
     return this.#isBroken;
   }
 
@@ -102,11 +97,14 @@ export class UpdateCounts {
     return indices.map((index) => counters.get(index) as Counter);
   }
 
-  /** What numUpdate will be once these counters are advanced. */
-  numUpdateAfter(counters: readonly Counter[]): number {
-    this.settle();
+  /**
+   * What numUpdate will be once these counters are advanced.
+   *
+   * @param updates how often, steps that are not resolved included
+   */
+  numUpdateAfter(counters: readonly Counter[], updates: number): number {
     let most = this.#numUpdate;
-    for (const { count } of counters) most = Math.max(most, count + 1);
+    for (const { count } of counters) most = Math.max(most, count + updates);
     return most;
   }
 
@@ -125,20 +123,30 @@ export class UpdateCounts {
     this.#pending = { counters, tensors, table, advanced: 0 };
   }
 
-  /** Advances the counters of a step that is complete, drops one that never began, and notes one that broke off. */
+  /** Has every step counted that is to be counted. Waits for those that a GPU decides about. */
   settle(): void {
+    this.settleAnnounced();
+    this.unresolved.settle();
+  }
+
+  /** Advances the counters of a step that is complete, drops one that never began, and notes one that broke off. */
+  settleAnnounced(): void {
     const pending = this.#pending;
     if (pending === null) return;
     const { progress } = pending.table;
     if (progress > 0) {
       if (progress < pending.tensors) this.#isBroken = true;
-      // Between advancing a counter and noting it nothing can interrupt.
-      while (pending.advanced < pending.counters.length) {
-        const count = ++pending.counters[pending.advanced++].count;
-        if (count > this.#numUpdate) this.#numUpdate = count;
-      }
+      this.#advanceBy(pending);
     }
     this.#pending = null;
+  }
+
+  #advanceBy(step: CountedStep): void {
+    // Between advancing a counter and noting it nothing can interrupt.
+    while (step.advanced < step.counters.length) {
+      const count = ++step.counters[step.advanced++].count;
+      if (count > this.#numUpdate) this.#numUpdate = count;
+    }
   }
 
   /** Goes on after a step that broke off, which then counts. */
@@ -149,6 +157,7 @@ export class UpdateCounts {
 
   /** All counts, as plain data. */
   toJSON(): { numUpdate: number; counts: DeviceCounts } {
+    this.settle();
     const counts = Object.fromEntries(
       Array.from(this.#devices, ([device, counters]) => [
         device,
@@ -186,6 +195,7 @@ export class UpdateCounts {
       }
       devices.set(device, counters);
     }
+    this.settle(); // else a step of before would count later
     this.#devices = devices;
     this.#numUpdate = checkedNumUpdate;
     this.#version++;

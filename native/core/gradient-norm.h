@@ -33,4 +33,21 @@ ADAMW_INLINE double sum_lanes(double* lanes) {
   X(Float16, Float16)                \
   X(BFloat16, BFloat16)
 
+#define FUSED_ADAMW_COUNT(into, grad) +1
+inline constexpr int kAccumulations = FUSED_ADAMW_ACCUMULATIONS(FUSED_ADAMW_COUNT);
+#undef FUSED_ADAMW_COUNT
+
+/// Two arrays of accumulate(), of `length` elements.
+struct Accumulation {
+  int dtypes;  // position in FUSED_ADAMW_ACCUMULATIONS
+  void* into;
+  const void* grad;
+  size_t length;
+};
+
+template <typename T>
+ADAMW_INLINE T accumulated(T into, T grad, T scale) {
+  return into + scale * grad;
+}
+
 }  // namespace fused_adamw

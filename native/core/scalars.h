@@ -17,6 +17,13 @@ namespace fused_adamw {
 #define FUSED_ADAMW_STEP_SCALARS(X) X(rescale) X(clip) X(beta1) X(beta2) X(zero_grads) X(stochastic_weights) X(progress)
 #define FUSED_ADAMW_GROUP_SCALARS(X) X(eta) X(lr) X(wd) X(epsilon) X(root) X(count)
 
+// X(name): what a GPU decides about a step by, in the same way. Whether it clips by `max_norm`; whether it divides the
+// gradients by the scale of a LossScaler, and the growthFactor, backoffFactor and growthInterval of that. If `restarts`
+// is not 0, `scale` and `tracker` are the scale and the growthTracker before the step, else the last step has left them
+// on the device; `skips` counts the steps since the last such start that were skipped, as far as the host knows.
+#define FUSED_ADAMW_DECISION_SCALARS(X) \
+  X(clips) X(max_norm) X(scales) X(dynamic) X(growth) X(backoff) X(interval) X(restarts) X(scale) X(tracker) X(skips)
+
 #define FUSED_ADAMW_DECLARE(name) double name = 0;
 #define FUSED_ADAMW_NAME(name) #name,
 
@@ -26,11 +33,16 @@ struct StepScalars {
 struct ScalarGroup {
   FUSED_ADAMW_GROUP_SCALARS(FUSED_ADAMW_DECLARE)
 };
+struct DecisionScalars {
+  FUSED_ADAMW_DECISION_SCALARS(FUSED_ADAMW_DECLARE)
+};
 
 inline constexpr std::array<const char*, sizeof(StepScalars) / sizeof(double)> kStepScalarNames = {
     FUSED_ADAMW_STEP_SCALARS(FUSED_ADAMW_NAME)};
 inline constexpr std::array<const char*, sizeof(ScalarGroup) / sizeof(double)> kGroupScalarNames = {
     FUSED_ADAMW_GROUP_SCALARS(FUSED_ADAMW_NAME)};
+inline constexpr std::array<const char*, sizeof(DecisionScalars) / sizeof(double)> kDecisionScalarNames = {
+    FUSED_ADAMW_DECISION_SCALARS(FUSED_ADAMW_NAME)};
 
 #undef FUSED_ADAMW_DECLARE
 #undef FUSED_ADAMW_NAME

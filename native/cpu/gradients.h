@@ -3,6 +3,7 @@
 
 #include <vector>
 
+#include "../core/gradient-norm.h"
 #include "../core/tensor-list.h"
 #include "isa/kernels.h"
 
@@ -21,14 +22,6 @@ class SquareSums {
  private:
   std::vector<size_t> first_blocks_;  // of each gradient, and the number of all
   std::vector<double> blocks_;
-};
-
-/// Two arrays of accumulate(), of `length` elements.
-struct Accumulation {
-  int dtypes;  // position in FUSED_ADAMW_ACCUMULATIONS
-  void* into;
-  const void* grad;
-  size_t length;
 };
 
 /// into = into + scale * grad, for each pair of arrays.

@@ -49,7 +49,7 @@ class Device {
   int ordinal() const { return ordinal_; }
   ContextHandle context() const { return context_.handle(); }
   FunctionHandle kernel(Rule rule, DTypeConfig config) const { return module_.kernel(rule, config); }
-  FunctionHandle kernel(NormKernel kernel) const { return module_.kernel(kernel); }
+  FunctionHandle kernel(GradientKernel kernel) const { return module_.kernel(kernel); }
 
   /// Held while a thread puts work on the device, and not while it waits for work.
   std::mutex& mutex() { return mutex_; }

@@ -1,4 +1,6 @@
 // The kernels: one launch updates any number of tensors of one dtype configuration.
+#include "accumulate-loop.h"
+#include "decision.h"
 #include "loop.h"
 #include "norm.h"
 
@@ -15,10 +17,13 @@ using namespace fused_adamw::cuda;
 #define DTYPE_CONFIG(identifier, ...) FUSED_ADAMW_RULES(DEFINE_KERNEL, identifier)
 #include "../core/dtype-configs.def"
 
-#define DEFINE_NORM_KERNEL(name)                                       \
+#define DEFINE_GRADIENT_KERNEL(name, Parameters)                       \
   extern "C" __global__ void __launch_bounds__(kBlock)                 \
-      norm_##name(const __grid_constant__ NormParameters parameters) { \
+      gradient_##name(const __grid_constant__ Parameters parameters) { \
     name##_thread(parameters, blockIdx.x, threadIdx.x);                \
   }
-DEFINE_NORM_KERNEL(sum_items)
-DEFINE_NORM_KERNEL(sum_tensors)
+DEFINE_GRADIENT_KERNEL(sum_items, NormParameters)
+DEFINE_GRADIENT_KERNEL(sum_tensors, NormParameters)
+DEFINE_GRADIENT_KERNEL(decide, DecisionParameters)
+DEFINE_GRADIENT_KERNEL(choose_scalars, DecisionParameters)
+DEFINE_GRADIENT_KERNEL(accumulate, AccumulateParameters)

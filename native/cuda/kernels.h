@@ -7,11 +7,14 @@
 
 namespace fused_adamw::cuda {
 
-/// Those around the step.
-enum class NormKernel { sum_items, sum_tensors };
-inline constexpr NormKernel kNormKernels[] = {NormKernel::sum_items, NormKernel::sum_tensors};
-constexpr const char* kernel_name(NormKernel kernel) {
-  constexpr const char* names[] = {"norm_sum_items", "norm_sum_tensors"};
+/// Those of the norm of gradients and of what follows from it (norm.h, decision.h), and of sums (accumulate-loop.h).
+enum class GradientKernel { sum_items, sum_tensors, decide, choose_scalars, accumulate };
+inline constexpr GradientKernel kGradientKernels[] = {GradientKernel::sum_items, GradientKernel::sum_tensors,
+                                                      GradientKernel::decide, GradientKernel::choose_scalars,
+                                                      GradientKernel::accumulate};
+constexpr const char* kernel_name(GradientKernel kernel) {
+  constexpr const char* names[] = {"gradient_sum_items", "gradient_sum_tensors", "gradient_decide",
+                                   "gradient_choose_scalars", "gradient_accumulate"};
   return names[static_cast<int>(kernel)];
 }
 

@@ -171,8 +171,16 @@ ADAMW_INLINE void step_thread(const StepParameters<ArithmeticType<config>>& para
   auto* master = D::kHasMaster ? static_cast<typename D::Master*>(tensor.arrays[Role::master]) + item.start : nullptr;
   auto* maximum =
       D::kHasMaximum ? static_cast<typename D::Maximum*>(tensor.arrays[Role::maximum]) + item.start : nullptr;
-  pin(weight);
   pin(grad);
+  if (const Decision* decision = tables.decision) {
+    pin(decision);
+    if (decision->outcome != Decision::Outcome::taken) {
+      if (tables.zero_grads)
+        for (uint32_t i = lane; i < item.length; i += lanes) grad[i] = {};
+      return;
+    }
+  }
+  pin(weight);
   pin(mean);
   pin(variance);
   if constexpr (D::kHasMaster) pin(master);

@@ -65,8 +65,8 @@ Module::Module(const PrimaryContext& context) {
     const std::string name = kernel_name(rule_of_kernel(i), config_of_kernel(i));
     FUSED_ADAMW_CUDA(cuModuleGetFunction, &kernels_[i], module, name.c_str());
   }
-  for (const NormKernel kernel : kNormKernels)
-    FUSED_ADAMW_CUDA(cuModuleGetFunction, &norm_kernels_[static_cast<int>(kernel)], module, kernel_name(kernel));
+  for (const GradientKernel kernel : kGradientKernels)
+    FUSED_ADAMW_CUDA(cuModuleGetFunction, &gradient_kernels_[static_cast<int>(kernel)], module, kernel_name(kernel));
 }
 
 }  // namespace fused_adamw::cuda

@@ -22,11 +22,11 @@ class Module {
   explicit Module(const PrimaryContext& context);
 
   FunctionHandle kernel(Rule rule, DTypeConfig config) const { return kernels_[kernel_index(rule, config)]; }
-  FunctionHandle kernel(NormKernel kernel) const { return norm_kernels_[static_cast<int>(kernel)]; }
+  FunctionHandle kernel(GradientKernel kernel) const { return gradient_kernels_[static_cast<int>(kernel)]; }
 
  private:
   FunctionHandle kernels_[kKernels] = {};
-  FunctionHandle norm_kernels_[std::size(kNormKernels)] = {};
+  FunctionHandle gradient_kernels_[std::size(kGradientKernels)] = {};
 };
 
 }  // namespace fused_adamw::cuda

@@ -67,12 +67,12 @@ void SquareSums::launch(const void* const* grads, StreamHandle stream) {
                                sums + item_count_,
                                static_cast<uint32_t>(size_)};
   void* arguments[] = {&parameters};
-  const auto run = [&](NormKernel kernel, unsigned blocks) {
+  const auto run = [&](GradientKernel kernel, unsigned blocks) {
     if (blocks == 0) return;
     FUSED_ADAMW_CUDA(cuLaunchKernel, device_.kernel(kernel), blocks, 1, 1, kBlock, 1, 1, 0, stream, arguments, nullptr);
   };
-  run(NormKernel::sum_items, blocks_for(item_count_, kItemsOfBlock));
-  run(NormKernel::sum_tensors, blocks_for(size_, kBlock));
+  run(GradientKernel::sum_items, blocks_for(item_count_, kItemsOfBlock));
+  run(GradientKernel::sum_tensors, blocks_for(size_, kBlock));
 }
 
 std::shared_ptr<PinnedMemory> SquareSums::start_copy(StreamHandle stream) {

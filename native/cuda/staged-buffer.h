@@ -22,7 +22,7 @@ class StagedBuffer {
   /// What it uses is kept until it is done.
   void upload(size_t bytes, StreamHandle stream);
   size_t capacity() const { return memory_->bytes(); }
-  const void* address() const { return memory_->address(); }
+  void* address() const { return memory_->address(); }
 
  private:
   Device& device_;

@@ -89,20 +89,19 @@ std::optional<Overlap> Step::set_grads(const std::vector<void*>& grads, Memories
   return std::nullopt;
 }
 
-template <typename T>
-void Step::make_room(std::shared_ptr<StagedBuffer>& table, size_t group_count) {
-  const size_t bytes = group_count * sizeof(DeviceGroup<T>);
-  if (group_count <= StepParameters<T>::kGroups || (table && table->capacity() >= bytes)) return;
+/// At least so many bytes, in place of a table that launches in flight may use.
+void Step::make_room(std::shared_ptr<StagedBuffer>& table, size_t bytes) {
+  if (table && table->capacity() >= bytes) return;
   auto larger = std::make_shared<StagedBuffer>(device_, bytes);
   if (launched_) device_.retire(std::move(table), launched_);
   table = std::move(larger);
 }
 
 void Step::set_groups(const std::vector<uint32_t>& groups, size_t group_count) {
-  if (uses_f32_) make_room<float>(resources_->f32, group_count);
-  if (uses_f64_) make_room<double>(resources_->f64, group_count);
-  f32_.resize(uses_f32_ ? group_count : 0);
-  f64_.resize(uses_f64_ ? group_count : 0);
+  if (uses_f32_ && group_count > StepParameters<float>::kGroups)
+    make_room(resources_->f32, group_count * sizeof(DeviceGroup<float>));
+  if (uses_f64_ && group_count > StepParameters<double>::kGroups)
+    make_room(resources_->f64, group_count * sizeof(DeviceGroup<double>));
   list_.set_groups(groups, group_count);
   new_groups_ = true;
 }
@@ -115,11 +114,8 @@ void Step::upload_grads() {
   new_grads_ = false;
 }
 
-void Step::begin(const StepScalars& step, const ScalarGroup* groups) {
-  if (configs_.empty()) return;
-  const std::lock_guard lock(device_.mutex());
-  const ContextGuard guard(device_.context());
-  device_.begin_step(stream_, resources_->memories);
+/// What has changed since the last step.
+void Step::upload_tables() {
   const size_t size = list_.size();
   if (new_tables_) {
     resources_->tables->upload(table_bytes_, stream_);
@@ -132,21 +128,131 @@ void Step::begin(const StepScalars& step, const ScalarGroup* groups) {
     resources_->group_of->upload(size * sizeof(uint32_t), stream_);
     new_groups_ = false;
   }
+}
+
+void Step::take_scalars(const StepScalars& step, const ScalarGroup* groups, size_t count) {
   stochastic_weights_ = step.stochastic_weights != 0;
   zero_grads_ = step.zero_grads != 0;
   const FloatEnvironment environment;  // a scalar may be subnormal in float
-  round_groups(step, groups, f32_, resources_->f32.get());
-  round_groups(step, groups, f64_, resources_->f64.get());
+  const auto round_groups = [&](auto& out, auto zero) {
+    using T = decltype(zero);
+    out.resize(count * list_.group_count());
+    for (size_t i = 0; i < out.size(); ++i) out[i] = {round_scalars<T>(step, groups[i]), round_count(groups[i])};
+  };
+  if (uses_f32_) round_groups(f32_, float{});
+  if (uses_f64_) round_groups(f64_, double{});
+}
+
+void Step::begin(const StepScalars& step, const ScalarGroup* groups) {
+  if (configs_.empty()) return;
+  take_scalars(step, groups, 1);
+  is_decided_there_ = false;
+  const std::lock_guard lock(device_.mutex());
+  const ContextGuard guard(device_.context());
+  device_.begin_step(stream_, resources_->memories);
+  upload_tables();
+  if (f32_.size() > StepParameters<float>::kGroups) upload_groups(f32_, resources_->f32.get());
+  if (f64_.size() > StepParameters<double>::kGroups) upload_groups(f64_, resources_->f64.get());
 }
 
 template <typename T>
-void Step::round_groups(const StepScalars& step, const ScalarGroup* groups, std::vector<DeviceGroup<T>>& out,
-                        StagedBuffer* table) {
-  for (size_t i = 0; i < out.size(); ++i) out[i] = {round_scalars<T>(step, groups[i]), round_count(groups[i])};
-  if (out.size() <= StepParameters<T>::kGroups) return;
-  const size_t bytes = out.size() * sizeof(DeviceGroup<T>);
-  std::memcpy(table->stage(), out.data(), bytes);
+void Step::upload_groups(const std::vector<DeviceGroup<T>>& groups, StagedBuffer* table) {
+  if (groups.empty()) return;
+  const size_t bytes = groups.size() * sizeof(DeviceGroup<T>);
+  std::memcpy(table->stage(), groups.data(), bytes);
   table->upload(bytes, stream_);
+}
+
+template <typename T>
+void* Step::chosen(const StagedBuffer* table) const {
+  if (!table) return nullptr;
+  return static_cast<DeviceGroup<T>*>(table->address()) + kMostCandidates * list_.group_count();
+}
+
+SquareSums& Step::square_sums() {
+  if (!resources_->square_sums)
+    resources_->square_sums = std::make_shared<SquareSums>(device_, list_.tensors(), list_.size());
+  return *resources_->square_sums;
+}
+
+void Step::decide(const StepScalars& step, const ScalarGroup* candidates, size_t candidate_count,
+                  const DecisionScalars& scalars, std::shared_ptr<Memory> memory, float* scale) {
+  if (configs_.empty()) throw std::logic_error("Expected tensors with elements");
+  take_scalars(step, candidates, candidate_count);
+  is_decided_there_ = true;
+  const ContextGuard guard(device_.context());
+  square_sums();
+  if (!resources_->decision) resources_->decision = device_.allocate_table(sizeof(Decision));
+  const size_t table_size = (kMostCandidates + 1) * list_.group_count();
+  if (uses_f32_) make_room(resources_->f32, table_size * sizeof(DeviceGroup<float>));
+  if (uses_f64_) make_room(resources_->f64, table_size * sizeof(DeviceGroup<double>));
+  if (memory) use_memory(std::move(memory));
+  if (scalars.restarts != 0) undecided_.clear();
+  auto copy = device_.allocate_staging(sizeof(Decision));
+  const std::lock_guard lock(device_.mutex());
+  device_.begin_step(stream_, resources_->memories);
+  auto after = device_.make_event();
+  upload_tables();
+  upload_groups(f32_, resources_->f32.get());
+  upload_groups(f64_, resources_->f64.get());
+  launch_work(after, [&] {
+    square_sums().launch(static_cast<const void* const*>(resources_->grads->address()), stream_);
+    launch_decision(step, scalars, scale);
+    FUSED_ADAMW_CUDA(cuMemcpyDtoHAsync_v2, copy->data(), resources_->decision->pointer(), sizeof(Decision), stream_);
+  });
+  device_.retire(copy, after);
+  undecided_.push_back({std::move(after), std::move(copy)});
+}
+
+/// Keeps one more memory with the tensors, from now on.
+void Step::use_memory(std::shared_ptr<Memory> memory) {
+  const Memories& known = *resources_->memories.tensors;
+  if (std::find(known.begin(), known.end(), memory) != known.end()) return;
+  auto all = std::make_shared<Memories>(known);
+  all->push_back(std::move(memory));
+  resources_->memories.tensors = std::move(all);
+}
+
+void Step::launch_decision(const StepScalars& step, const DecisionScalars& scalars, float* scale) {
+  const auto group_count = static_cast<uint32_t>(list_.group_count());
+  const auto* f32 = uses_f32_ ? resources_->f32.get() : nullptr;
+  const auto* f64 = uses_f64_ ? resources_->f64.get() : nullptr;
+  DecisionParameters parameters = {
+      square_sums().of_tensors(),
+      static_cast<uint32_t>(list_.size()),
+      group_count,
+      uses_f32_,
+      step.rescale,
+      scalars,
+      static_cast<Decision*>(resources_->decision->address()),
+      scale,
+      f32 ? static_cast<const DeviceGroup<float>*>(f32->address()) : nullptr,
+      f64 ? static_cast<const DeviceGroup<double>*>(f64->address()) : nullptr,
+      static_cast<DeviceGroup<float>*>(chosen<float>(f32)),
+      static_cast<DeviceGroup<double>*>(chosen<double>(f64)),
+  };
+  void* arguments[] = {&parameters};
+  const auto run = [&](GradientKernel kernel, unsigned blocks) {
+    FUSED_ADAMW_CUDA(cuLaunchKernel, device_.kernel(kernel), blocks, 1, 1, kBlock, 1, 1, 0, stream_, arguments,
+                     nullptr);
+  };
+  run(GradientKernel::decide, 1);
+  run(GradientKernel::choose_scalars, (group_count + kBlock - 1) / kBlock);
+}
+
+bool Step::is_decided() const {
+  if (undecided_.empty()) return true;
+  const ContextGuard guard(device_.context());
+  return undecided_.front().after->state() != Event::State::pending;
+}
+
+Decision Step::take_decision() {
+  if (undecided_.empty()) throw std::logic_error("Expected a step that the device decides about");
+  const Undecided first = std::move(undecided_.front());
+  undecided_.pop_front();
+  const ContextGuard guard(device_.context());
+  first.after->wait();
+  return *static_cast<const Decision*>(first.copy->data());
 }
 
 template <class Run>
@@ -182,8 +288,7 @@ void Step::run(size_t first, size_t last) {
 bool Step::sums_of_squares(double* sums) {
   if (configs_.empty()) return true;
   const ContextGuard guard(device_.context());
-  if (!resources_->square_sums)
-    resources_->square_sums = std::make_shared<SquareSums>(device_, list_.tensors(), list_.size());
+  square_sums();
   std::shared_ptr<Event> after;
   std::shared_ptr<PinnedMemory> copy;
   {
@@ -192,13 +297,13 @@ bool Step::sums_of_squares(double* sums) {
     after = device_.make_event();
     upload_grads();
     launch_work(after, [&] {
-      resources_->square_sums->launch(static_cast<const void* const*>(resources_->grads->address()), stream_);
-      copy = resources_->square_sums->start_copy(stream_);
+      square_sums().launch(static_cast<const void* const*>(resources_->grads->address()), stream_);
+      copy = square_sums().start_copy(stream_);
     });
     device_.retire(copy, after);
   }
   after->wait();
-  return resources_->square_sums->read(*copy, sums);
+  return square_sums().read(*copy, sums);
 }
 
 void Step::zero_grads() {
@@ -219,7 +324,7 @@ void Step::zero_grads() {
 template <typename T>
 void Step::launch(const ConfigItems& items, size_t first, size_t last, const std::vector<DeviceGroup<T>>& groups,
                   const StagedBuffer* table) {
-  const bool by_value = groups.size() <= StepParameters<T>::kGroups;
+  const bool by_value = !is_decided_there_ && groups.size() <= StepParameters<T>::kGroups;
   StepParameters<T> parameters;
   parameters.tables = {
       static_cast<const DeviceTensor*>(resources_->tables->address()),
@@ -229,9 +334,10 @@ void Step::launch(const ConfigItems& items, size_t first, size_t last, const std
       items.warp_items + items.warp_starts[first],
       items.block_starts[last] - items.block_starts[first],
       items.warp_starts[last] - items.warp_starts[first],
-      by_value ? nullptr : table->address(),
+      by_value ? nullptr : (is_decided_there_ ? chosen<T>(table) : table->address()),
       stochastic_weights_,
       zero_grads_,
+      is_decided_there_ ? static_cast<const Decision*>(resources_->decision->address()) : nullptr,
   };
   if (by_value) std::copy(groups.begin(), groups.end(), parameters.groups);
   const auto blocks = static_cast<unsigned>(block_count(parameters.tables));

@@ -1,11 +1,13 @@
 // The step on a GPU: tables of the tensors in its memory, and the launches.
 #pragma once
 
+#include <deque>
 #include <memory>
 #include <optional>
 #include <vector>
 
 #include "../core/tensor-list.h"
+#include "decision.h"
 #include "square-sums.h"
 #include "staged-buffer.h"
 #include "work.h"
@@ -33,6 +35,17 @@ class Step {
 
   /// Rounds the scalars of a step and uploads what has changed since the last one.
   void begin(const StepScalars& step, const ScalarGroup* groups);
+  /// In place of begin(), for a step about which the device decides by its gradients: it may be skipped, and which
+  /// scalars it takes depends on how many of those before were. `candidates` are those of each group for each number of
+  /// skipped steps, from none on. Writes the scale of the next step to `scale`, an address in `memory`, unless they are
+  /// null. Does not wait for the device.
+  void decide(const StepScalars& step, const ScalarGroup* candidates, size_t candidate_count,
+              const DecisionScalars& scalars, std::shared_ptr<Memory> memory, float* scale);
+  /// Whether take_decision() would not wait.
+  bool is_decided() const;
+  /// What was decided about the first step that was not asked about before. Waits for it.
+  Decision take_decision();
+
   /// Writes the sum of the squares of each gradient; false if an element is infinite or NaN. Waits for the device.
   bool sums_of_squares(double* sums);
   /// Clears the gradients.
@@ -53,20 +66,33 @@ class Step {
     StepMemories memories;
     std::shared_ptr<StagedBuffer> tables;
     std::shared_ptr<StagedBuffer> grads, group_of;
-    std::shared_ptr<StagedBuffer> f32, f64;  // scalars of more groups than fit into the parameters
+    // Scalars of more groups than fit into the parameters; or those that a decision chooses from, and then the chosen.
+    std::shared_ptr<StagedBuffer> f32, f64;
     std::shared_ptr<SquareSums> square_sums;
+    std::shared_ptr<Memory> decision;
+  };
+  struct Undecided {
+    std::shared_ptr<Event> after;
+    std::shared_ptr<PinnedMemory> copy;  // of the Decision
   };
 
   void fill_tables();
   void upload_grads();
+  void upload_tables();
+  SquareSums& square_sums();
   /// Puts work of the device on the stream, after a begin_step(): run() launches it. `after` marks its end.
   template <class Run>
   void launch_work(std::shared_ptr<Event> after, const Run& run);
+  void make_room(std::shared_ptr<StagedBuffer>& table, size_t bytes);
+  /// The scalars of the current step: `count` times those of the groups.
+  void take_scalars(const StepScalars& step, const ScalarGroup* groups, size_t count);
   template <typename T>
-  void make_room(std::shared_ptr<StagedBuffer>& table, size_t group_count);
+  void upload_groups(const std::vector<DeviceGroup<T>>& groups, StagedBuffer* table);
+  /// Where a decision puts the scalars that it chooses.
   template <typename T>
-  void round_groups(const StepScalars& step, const ScalarGroup* groups, std::vector<DeviceGroup<T>>& out,
-                    StagedBuffer* table);
+  void* chosen(const StagedBuffer* table) const;
+  void use_memory(std::shared_ptr<Memory> memory);
+  void launch_decision(const StepScalars& step, const DecisionScalars& scalars, float* scale);
   template <typename T>
   void launch(const ConfigItems& items, size_t first, size_t last, const std::vector<DeviceGroup<T>>& groups,
               const StagedBuffer* table);
@@ -82,6 +108,8 @@ class Step {
   std::vector<DeviceGroup<double>> f64_;
   bool uses_f32_ = false, uses_f64_ = false;
   bool stochastic_weights_ = false, zero_grads_ = false;  // in the current step
+  bool is_decided_there_ = false;                         // whether decide() began it
+  std::deque<Undecided> undecided_;
   bool new_tables_ = true, new_grads_ = false, new_groups_ = false;
 };
 

@@ -51,6 +51,21 @@ struct DeviceGroup {
 // Bytes of a kernel's parameters at most: the limit that every driver supports.
 inline constexpr size_t kParameterBytes = 4096;
 
+/// What a GPU has decided about a step. What the next step begins with is in it, too.
+struct Decision {
+  enum class Outcome : uint32_t { taken, skipped_by_rescale, skipped_by_norm };
+
+  double norm;                   // of the rescaled gradients, before clipping
+  double rescale;                // of the step
+  double scale, growth_tracker;  // of a LossScaler, after the step
+  uint32_t skips;                // steps since the start that were skipped
+  uint32_t candidate;            // which scalars the step takes
+  uint32_t finite;               // whether all gradients are
+  Outcome outcome;
+};
+/// The scalars that a step may turn out to take: so many for each group.
+inline constexpr size_t kMostCandidates = 8;
+
 struct StepTables {
   const DeviceTensor* tensors;
   void* const* grads;        // of each tensor
@@ -60,6 +75,7 @@ struct StepTables {
   uint32_t block_item_count, warp_item_count;
   const void* groups;                       // null if they are in the parameters
   uint32_t stochastic_weights, zero_grads;  // whether
+  const Decision* decision;                 // null where the host has decided that the step takes place
 };
 
 template <typename T>

@@ -10,7 +10,7 @@ namespace fused_adamw {
 namespace {
 
 /// Changes with whatever the names do not show, such as the arguments of a function.
-constexpr int kVersion = 6;
+constexpr int kVersion = 7;
 
 template <typename Names>
 Napi::Array to_array(Napi::Env env, const Names& names) {
@@ -43,6 +43,7 @@ Napi::Object make_abi(Napi::Env env) {
   abi["accumulations"] = accumulations;
   abi["stepScalars"] = to_array(env, kStepScalarNames);
   abi["groupScalars"] = to_array(env, kGroupScalarNames);
+  abi["decisionScalars"] = to_array(env, kDecisionScalarNames);
   return abi;
 }
 

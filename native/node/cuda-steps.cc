@@ -14,6 +14,7 @@ class CudaSteps : public TensorSteps {
   using TensorSteps::set_grads;
 
   const TensorList& list() const override { return step_.list(); }
+  const cuda::Device* device() const override { return &step_.device(); }
   std::optional<Overlap> set_grads(Napi::Env env, const View& slots) override {
     if (slots.length != list().size()) throw Napi::RangeError::New(env, "Expected a slot for each tensor for grad");
     cuda::Memories memories;
@@ -36,6 +37,22 @@ class CudaSteps : public TensorSteps {
   void run(const ScalarTable&, size_t first, size_t last) override {
     if (!has_begun_) throw std::logic_error("Expected begin before a step");
     step_.run(first, last);
+  }
+  void decide(const ScalarTable& candidates, const DecisionScalars& scalars, const DeviceMemoryObject* scale) override {
+    const size_t count = list().group_count() ? candidates.group_count() / list().group_count() : 0;
+    if (count == 0 || count > cuda::kMostCandidates || count * list().group_count() != candidates.group_count())
+      throw std::logic_error("Expected some times the scalars of each group for candidates");
+    if (!scale)
+      step_.decide(candidates.step(), candidates.groups(), count, scalars, nullptr, nullptr);
+    else
+      step_.decide(candidates.step(), candidates.groups(), count, scalars, scale->memory(),
+                   static_cast<float*>(scale->address()));
+    has_begun_ = true;
+  }
+  bool is_decided() const override { return step_.is_decided(); }
+  std::array<double, 3> take_decision() override {
+    const cuda::Decision decision = step_.take_decision();
+    return {static_cast<double>(decision.outcome), decision.norm, static_cast<double>(decision.finite)};
   }
   bool sums_of_squares(double* sums) override { return step_.sums_of_squares(sums); }
   void zero_grads() override { step_.zero_grads(); }

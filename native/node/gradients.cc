@@ -2,6 +2,7 @@
 #include "../cpu/gradients.h"
 
 #include "../cpu/threads.h"
+#include "../cuda/accumulate.h"
 #include "../cuda/square-sums.h"
 #include "device-memory-object.h"
 #include "exports.h"
@@ -68,22 +69,44 @@ Napi::Value sums_of_squares_on_device(const Napi::CallbackInfo& info) {
       env, cuda::sums_of_squares(device, tensors, std::move(memories), static_cast<double*>(sums.data)));
 }
 
-/// accumulate(into, grads: typed arrays, dtypes: Uint8Array, scale); dtypes are positions in FUSED_ADAMW_ACCUMULATIONS
-void accumulate(const Napi::CallbackInfo& info) {
+/// Reads the arguments `into`, `grads` and `dtypes` from the `first` on; read(value, element_bytes, name) returns the
+/// View of an array.
+template <typename Read>
+std::vector<Accumulation> read_accumulations(const Napi::CallbackInfo& info, size_t first, const Read& read) {
   const Napi::Env env = info.Env();
-  const View dtypes = read_view(env, info[2], napi_uint8_array, "dtypes");
-  read_bytes(env, info[2], dtypes.length, cpu::kAccumulations, "dtypes");
-  const HeldList into(env, info[0], dtypes.length, "into");
-  const HeldList grads(env, info[1], dtypes.length, "grads");
-  std::vector<cpu::Accumulation> accumulations(dtypes.length);
+  const View dtypes = read_view(env, info[first + 2], napi_uint8_array, "dtypes");
+  read_bytes(env, info[first + 2], dtypes.length, kAccumulations, "dtypes");
+  const HeldList into(env, info[first], dtypes.length, "into");
+  const HeldList grads(env, info[first + 1], dtypes.length, "grads");
+  std::vector<Accumulation> accumulations(dtypes.length);
   for_each_tensor(env, accumulations.size(), [&](uint32_t i) {
     const uint8_t kind = static_cast<const uint8_t*>(dtypes.data)[i];
-    const View sum = read_array(env, into[i], kElementBytes[kind].into, into.name());
-    const View grad = read_array(env, grads[i], kElementBytes[kind].grad, grads.name());
+    const View sum = read(into[i], kElementBytes[kind].into, into.name());
+    const View grad = read(grads[i], kElementBytes[kind].grad, grads.name());
     if (sum.length != grad.length) throw Napi::RangeError::New(env, "Expected arrays of equal length for grads");
     accumulations[i] = {kind, sum.data, grad.data, sum.length};
   });
+  return accumulations;
+}
+
+/// accumulate(into, grads: typed arrays, dtypes: Uint8Array, scale); dtypes are positions in FUSED_ADAMW_ACCUMULATIONS
+void accumulate(const Napi::CallbackInfo& info) {
+  const Napi::Env env = info.Env();
+  const auto accumulations = read_accumulations(
+      info, 0, [env](napi_value value, size_t bytes, const char* name) { return read_array(env, value, bytes, name); });
   cpu::accumulate(accumulations, info[3].As<Napi::Number>().DoubleValue(), cpu::active_variant(), cpu::num_threads());
+}
+
+/// cuda.accumulate(device, into, grads: DeviceMemory[], dtypes, scale): the same for memory of a GPU, which it does not
+/// wait for
+void accumulate_on_device(const Napi::CallbackInfo& info) {
+  const Napi::Env env = info.Env();
+  cuda::Device& device = cuda::Device::get(info[0].As<Napi::Number>().Int32Value());
+  cuda::Memories memories;
+  const auto accumulations = read_accumulations(info, 1, [&](napi_value value, size_t bytes, const char* name) {
+    return take_elements(env, device, memories, DeviceMemoryObject::of(env, value, name), bytes, name);
+  });
+  cuda::accumulate(device, accumulations, std::move(memories), info[4].As<Napi::Number>().DoubleValue());
 }
 
 }  // namespace
@@ -95,6 +118,7 @@ void export_gradients(Napi::Env env, Napi::Object exports) {
 
 void export_cuda_gradients(Napi::Env env, Napi::Object cuda) {
   cuda["sumsOfSquares"] = guarded_function<sums_of_squares_on_device>(env, "sumsOfSquares");
+  cuda["accumulate"] = guarded_function<accumulate_on_device>(env, "accumulate");
 }
 
 }  // namespace fused_adamw

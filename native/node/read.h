@@ -57,6 +57,8 @@ class ScalarTable {
   const StepScalars& step() const { return *reinterpret_cast<const StepScalars*>(data_); }
   /// Notes that so many more tensors are updated.
   void add_progress(size_t tensors) { reinterpret_cast<StepScalars*>(data_)->progress += static_cast<double>(tensors); }
+  /// Notes that a step has begun.
+  void note_beginning() { reinterpret_cast<StepScalars*>(data_)->progress += 0.5; }
   const ScalarGroup* groups() const { return reinterpret_cast<const ScalarGroup*>(data_ + kStep); }
 
  private:

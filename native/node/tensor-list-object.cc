@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "device-memory-object.h"
+
 namespace fused_adamw {
 namespace {
 
@@ -35,6 +37,9 @@ Napi::Function TensorListObject::define(Napi::Env env) {
                          InstanceMethod<&TensorListObject::set_groups>("setGroups"),
                          InstanceMethod<&TensorListObject::begin>("begin"),
                          InstanceMethod<&TensorListObject::step>("step"),
+                         InstanceMethod<&TensorListObject::decide>("decide"),
+                         InstanceMethod<&TensorListObject::is_decided>("isDecided"),
+                         InstanceMethod<&TensorListObject::take_decision>("takeDecision"),
                          InstanceMethod<&TensorListObject::start_step>("startStep"),
                          InstanceMethod<&TensorListObject::start_sums_of_squares>("startSumsOfSquares"),
                          InstanceMethod<&TensorListObject::sums_of_squares>("sumsOfSquares"),
@@ -134,6 +139,40 @@ void TensorListObject::step(const Napi::CallbackInfo& info) {
       throw Napi::Error::New(env, "Expected setGrads, setGroups and a range of tensors before a step");
     steps(env).run(scalars_, first, last);
     scalars_.add_progress(last - first);
+  });
+}
+
+void TensorListObject::decide(const Napi::CallbackInfo& info) {
+  const Napi::Env env = info.Env();
+  guarded(env, [&] {
+    const ScalarTable candidates(env, info[0]);
+    const View decision = read_view(env, info[1], napi_float64_array, "decision");
+    if (!has_grads_ || scalars_.is_empty() || decision.length != kDecisionScalarNames.size())
+      throw Napi::Error::New(env, "Expected setGrads, setGroups and the scalars of a decision before a step");
+    const DeviceMemoryObject* scale = nullptr;
+    if (!info[2].IsUndefined()) {
+      scale = &DeviceMemoryObject::of(env, info[2], "scale");
+      if (&scale->device() != steps(env).device() || scale->bytes() != sizeof(float))
+        throw Napi::Error::New(env, "Expected a float32 on the device of the tensors for scale");
+    }
+    in_flight_->sweep();
+    steps(env).decide(candidates, *static_cast<const DecisionScalars*>(decision.data), scale);
+    scalars_.note_beginning();
+  });
+}
+
+Napi::Value TensorListObject::is_decided(const Napi::CallbackInfo& info) {
+  const Napi::Env env = info.Env();
+  return guarded(env, [&]() -> Napi::Value { return Napi::Boolean::New(env, steps(env).is_decided()); });
+}
+
+Napi::Value TensorListObject::take_decision(const Napi::CallbackInfo& info) {
+  const Napi::Env env = info.Env();
+  return guarded(env, [&]() -> Napi::Value {
+    const auto found = steps(env).take_decision();
+    Napi::Array result = Napi::Array::New(env, found.size());
+    for (uint32_t i = 0; i < found.size(); ++i) result[i] = found[i];
+    return result;
   });
 }
 

@@ -36,6 +36,16 @@ class TensorListObject : public Napi::ObjectWrap<TensorListObject> {
   /// step(first, last): updates tensors [first, last) in place. The calls of one step go through the tensors in order;
   /// on the CPU the call that starts at 0 reads the scalars.
   void step(const Napi::CallbackInfo& info);
+  /// decide(candidates: Float64Array, decision: Float64Array, scale?: DeviceMemory): for a GPU, in place of begin().
+  /// The device decides whether the step takes place, and which of the candidates it takes: they are laid out as the
+  /// scalars of setGroups(), with all groups for each number of steps that may have been skipped. The decision is
+  /// DecisionScalars; the scale of the next step goes into `scale`, a float32. `progress` becomes 0.5.
+  void decide(const Napi::CallbackInfo& info);
+  /// isDecided(): whether takeDecision() would return at once.
+  Napi::Value is_decided(const Napi::CallbackInfo& info);
+  /// takeDecision(): waits for the first decision that was not taken yet. Returns [outcome, norm, finite], where the
+  /// outcome is a cuda::Decision::Outcome and finite 0 or 1.
+  Napi::Value take_decision(const Napi::CallbackInfo& info);
   /// startStep(): Promise; as step() over all tensors, on the background thread and with the scalars as they are now.
   /// `progress` stays as it is.
   Napi::Value start_step(const Napi::CallbackInfo& info);

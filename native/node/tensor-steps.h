@@ -1,6 +1,7 @@
 // How a TensorListObject's tensors are read and stepped, by where their memory is.
 #pragma once
 
+#include <array>
 #include <memory>
 #include <optional>
 #include <vector>
@@ -13,11 +14,15 @@
 
 namespace fused_adamw {
 
+class DeviceMemoryObject;
+
 /// A list of tensors in one memory, and the steps over it.
 class TensorSteps {
  public:
   virtual ~TensorSteps() = default;
   virtual const TensorList& list() const = 0;
+  /// Of the tensors; null for the CPU.
+  virtual const cuda::Device* device() const { return nullptr; }
   /// As TensorList::set_grads, for typed arrays, which the caller keeps.
   virtual std::optional<Overlap> set_grads(Napi::Env env, const HeldList&) {
     throw Napi::TypeError::New(env, "Expected the slots of device memories for grad");
@@ -40,6 +45,13 @@ class TensorSteps {
   virtual std::unique_ptr<BackgroundJob> sums_of_squares_job() const {
     throw std::logic_error("Expected tensors on the CPU");
   }
+  /// As cuda::Step::decide().
+  virtual void decide(const ScalarTable&, const DecisionScalars&, const DeviceMemoryObject*) {
+    throw std::logic_error("Expected tensors on a GPU");
+  }
+  virtual bool is_decided() const { throw std::logic_error("Expected tensors on a GPU"); }
+  /// The outcome (cuda::Decision::Outcome), the norm, and whether all gradients are finite.
+  virtual std::array<double, 3> take_decision() { throw std::logic_error("Expected tensors on a GPU"); }
   /// Writes the sum of the squares of each gradient; false if an element is infinite or NaN.
   virtual bool sums_of_squares(double* sums) = 0;
   virtual void zero_grads() = 0;

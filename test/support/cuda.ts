@@ -65,6 +65,7 @@ interface DriverCalls {
   freeBytes(): bigint;
   hasCurrentContext(): bigint;
   fail(call: string, after: number): void;
+  pause(paused: bigint): void;
 }
 
 /** For a suite: a function that returns the calls, compiled when a test first needs them. */

@@ -5,6 +5,11 @@ import type { Model } from './model.js';
 export const DONE: StepResult = { skipped: false };
 export const SKIPPED: StepResult = { skipped: true, reason: 'rescaleGrad' };
 
+/** What a result says, which a step on a GPU finds out when somebody asks. */
+export function said({ skipped, reason, gradNorm }: StepResult): object {
+  return { skipped, ...(reason && { reason }), ...(gradNorm !== undefined && { gradNorm }) };
+}
+
 /** The ways to make a step. */
 export const CALLS = ['fusedStep()', 'step()', 'bind()'] as const;
 export type Call = (typeof CALLS)[number];

@@ -74,14 +74,14 @@ ADAMW_INLINE void accumulate(Into* __restrict into, const Grad* __restrict grad,
   using T = Arithmetic<Into>;
   const T factor = static_cast<T>(scale);
   if constexpr (std::is_same_v<Into, T> && std::is_same_v<Grad, T>) {
-    for (size_t i = 0; i < length; ++i) into[i] = into[i] + factor * grad[i];
+    for (size_t i = 0; i < length; ++i) into[i] = accumulated(into[i], grad[i], factor);
   } else {
     alignas(64) float sums[kBlock], grads[kBlock];
     for (size_t at = 0; at < length; at += kBlock) {
       const size_t count = std::min(kBlock, length - at);
       load<Isa>(into + at, sums, count);
       load<Isa>(grad + at, grads, count);
-      for (size_t i = 0; i < count; ++i) sums[i] = sums[i] + factor * grads[i];
+      for (size_t i = 0; i < count; ++i) sums[i] = accumulated(sums[i], grads[i], factor);
       store<Isa>(sums, into + at, count);
     }
   }

@@ -55,10 +55,6 @@ using SumOfSquares = double (*)(const void* grad, size_t length, bool* finite);
 /// Adds `length` elements from `first` on.
 using Accumulate = void (*)(void* into, const void* grad, size_t first, size_t length, double scale);
 
-#define FUSED_ADAMW_COUNT(into, grad) +1
-inline constexpr int kAccumulations = FUSED_ADAMW_ACCUMULATIONS(FUSED_ADAMW_COUNT);
-#undef FUSED_ADAMW_COUNT
-
 struct Variant {
   const char* name;
   bool (*supported)();

@@ -28,8 +28,12 @@ TEST_P(StreamCapture, OfItsStreamRefusesAStep) {
       EXPECT_EQ(testing::message_of<std::runtime_error>([&] { twins.run(); }),
                 "Expected a stream that is not being captured for stream but received one that is: a graph would "
                 "repeat the step with the same scalars");
+      EXPECT_EQ(testing::message_of<std::runtime_error>([&] { twins.decide(); }),
+                "Expected a stream that is not being captured for stream but received one that is: a graph would "
+                "repeat the step with the same scalars");
     }
     twins.run();
+    twins.decide();
     EXPECT_TRUE(twins.are_equal());
   }
 }

@@ -141,6 +141,13 @@ static napi_value fail(napi_env env, napi_callback_info info) {
   return NULL;
 }
 
+/// pause(paused: bigint): while it is 1, no queued work runs; of the stand-in only
+static napi_value pause_work(napi_env env, napi_callback_info info) {
+  void (*stand_in_pause)(int) = (void (*)(int))driver("stand_in_pause");
+  stand_in_pause((int)argument(env, info));
+  return NULL;
+}
+
 /// fill(pointer, stream): writes bytes of 0x3c to 5,000 floats
 static napi_value fill(napi_env env, napi_callback_info info) {
   size_t count = 2;
@@ -182,6 +189,7 @@ NAPI_MODULE_INIT() {
       {"freeBytes", free_bytes},
       {"hasCurrentContext", has_current_context},
       {"fail", fail},
+      {"pause", pause_work},
   };
   library = dlopen("libcuda.so.1", RTLD_NOW);
   if (!library) napi_throw_error(env, NULL, "there is no libcuda.so.1");

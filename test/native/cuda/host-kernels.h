@@ -5,8 +5,9 @@
 #include <string>
 #include <utility>
 
+#include "cuda/accumulate-loop.h"
+#include "cuda/decision.h"
 #include "cuda/kernels.h"
-#include "cuda/norm.h"
 
 namespace fused_adamw::cuda::testing {
 
@@ -42,17 +43,20 @@ std::array<HostStepKernel, kKernels> make_host_kernels(std::integer_sequence<int
 inline const std::array<HostStepKernel, kKernels> kHostKernels =
     make_host_kernels(std::make_integer_sequence<int, kKernels>{});
 
-template <auto run_thread>
-HostKernel make_host_kernel(NormKernel kernel) {
+template <class Parameters, auto run_thread>
+HostKernel make_host_kernel(GradientKernel kernel) {
   const auto run_block = [](const void* parameters, unsigned block) {
     for (unsigned thread = 0; thread < kBlock; ++thread)
-      run_thread(*static_cast<const NormParameters*>(parameters), block, thread);
+      run_thread(*static_cast<const Parameters*>(parameters), block, thread);
   };
-  return {kernel_name(kernel), sizeof(NormParameters), run_block};
+  return {kernel_name(kernel), sizeof(Parameters), run_block};
 }
-inline const HostKernel kHostNormKernels[] = {
-    make_host_kernel<sum_items_thread>(NormKernel::sum_items),
-    make_host_kernel<sum_tensors_thread>(NormKernel::sum_tensors),
+inline const HostKernel kHostGradientKernels[] = {
+    make_host_kernel<NormParameters, sum_items_thread>(GradientKernel::sum_items),
+    make_host_kernel<NormParameters, sum_tensors_thread>(GradientKernel::sum_tensors),
+    make_host_kernel<DecisionParameters, decide_thread>(GradientKernel::decide),
+    make_host_kernel<DecisionParameters, choose_scalars_thread>(GradientKernel::choose_scalars),
+    make_host_kernel<AccumulateParameters, accumulate_thread>(GradientKernel::accumulate),
 };
 
 }  // namespace fused_adamw::cuda::testing

@@ -170,7 +170,8 @@ struct HostStep {
             static_cast<uint32_t>(warp_items.size()),
             groups,
             stochastic_weights,
-            zero_grads};
+            zero_grads,
+            nullptr};
   }
 };
 

@@ -64,8 +64,8 @@ using namespace fused_adamw;
 using namespace fused_adamw::cuda;
 using fused_adamw::cuda::testing::HostKernel;
 using fused_adamw::cuda::testing::HostStepKernel;
+using fused_adamw::cuda::testing::kHostGradientKernels;
 using fused_adamw::cuda::testing::kHostKernels;
-using fused_adamw::cuda::testing::kHostNormKernels;
 
 #define EXPORT extern "C" __attribute__((visibility("default")))
 
@@ -660,6 +660,35 @@ void check_norm(const Accesses& accesses, const NormParameters& parameters) {
   }
 }
 
+void check_decision(const Accesses& accesses, const DecisionParameters& parameters) {
+  accesses.expect(parameters.of_tensors, parameters.tensor_count, "a decision's sums");
+  accesses.expect(parameters.decision, 1, "a decision");
+  if (parameters.scale) accesses.expect(parameters.scale, 1, "a decision's scale");
+  const auto check_groups = [&](const auto* candidates, const auto* chosen) {
+    if (!candidates) return;
+    accesses.expect(candidates, kMostCandidates * parameters.group_count, "a decision's candidates");
+    accesses.expect(chosen, parameters.group_count, "a decision's scalars");
+  };
+  check_groups(parameters.candidates_f32, parameters.chosen_f32);
+  check_groups(parameters.candidates_f64, parameters.chosen_f64);
+}
+
+void check_accumulate(const Accesses& accesses, const AccumulateParameters& parameters, unsigned blocks) {
+  struct Bytes {
+    size_t into, grad;
+  };
+#define BYTES(Into, Grad) {sizeof(Into), sizeof(Grad)},
+  constexpr Bytes kBytes[] = {FUSED_ADAMW_ACCUMULATIONS(BYTES)};
+#undef BYTES
+  const AccumulateItem* items = accesses.expect(parameters.items, blocks, "the items of sums");
+  for (unsigned i = 0; i < blocks; ++i) {
+    const AccumulateItem& item = items[i];
+    const ArrayPair arrays = *accesses.expect(parameters.arrays + item.tensor, 1, "the arrays of sums");
+    accesses.expect_array(arrays.into, item.start, item.length, kBytes[item.dtypes].into, "a sum");
+    accesses.expect_array(arrays.grad, item.start, item.length, kBytes[item.dtypes].grad, "what a sum adds");
+  }
+}
+
 template <typename T>
 T read_parameters(const std::string& parameters) {
   T value;
@@ -667,11 +696,15 @@ T read_parameters(const std::string& parameters) {
   return value;
 }
 
-void check_launch(const Arena& arena, const CUfunc_st& function, const std::string& parameters) {
+void check_launch(const Arena& arena, const CUfunc_st& function, const std::string& parameters, unsigned blocks) {
   const std::lock_guard lock(state().mutex);
   const Accesses accesses(arena);
   if (function.step)
     check_step(accesses, *function.step, read_parameters<StepTables>(parameters));
+  else if (function.kernel->parameter_bytes == sizeof(DecisionParameters))
+    check_decision(accesses, read_parameters<DecisionParameters>(parameters));
+  else if (function.kernel->parameter_bytes == sizeof(AccumulateParameters))
+    check_accumulate(accesses, read_parameters<AccumulateParameters>(parameters), blocks);
   else
     check_norm(accesses, read_parameters<NormParameters>(parameters));
 }
@@ -685,7 +718,13 @@ std::vector<Range> tables_of(const CUfunc_st& function, const std::string& param
   };
   if (function.step) {
     const auto tables = read_parameters<StepTables>(parameters);
-    add({tables.tensors, tables.grads, tables.group_of, tables.groups});
+    add({tables.tensors, tables.grads, tables.group_of, tables.groups, tables.decision});
+  } else if (function.kernel->parameter_bytes == sizeof(DecisionParameters)) {
+    const auto decision = read_parameters<DecisionParameters>(parameters);
+    add({decision.of_tensors, decision.decision, decision.scale, decision.candidates_f32, decision.candidates_f64});
+  } else if (function.kernel->parameter_bytes == sizeof(AccumulateParameters)) {
+    const auto sums = read_parameters<AccumulateParameters>(parameters);
+    add({sums.arrays, sums.items});
   } else {
     const auto norm = read_parameters<NormParameters>(parameters);
     add({norm.grads, norm.items, norm.of_items});
@@ -704,7 +743,7 @@ TranslatedThread* find_translated(const char* name) {
 }
 
 void run_kernel(const Arena& arena, const CUfunc_st& function, const std::string& parameters, unsigned blocks) {
-  check_launch(arena, function, parameters);
+  check_launch(arena, function, parameters, blocks);
   alignas(16) char aligned[kParameterBytes];
   std::memcpy(aligned, parameters.data(), parameters.size());
   arena.open();
@@ -864,7 +903,7 @@ EXPORT Status cuModuleGetFunction(FunctionHandle* function, CUmod_st* module, co
   };
   for (const HostStepKernel& kernel : kHostKernels)
     if (found(kernel, &kernel)) return kSuccess;
-  for (const HostKernel& kernel : kHostNormKernels)
+  for (const HostKernel& kernel : kHostGradientKernels)
     if (found(kernel, nullptr)) return kSuccess;
   return kNotFound;
 }

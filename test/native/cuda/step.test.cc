@@ -68,6 +68,56 @@ TEST_P(Steps, MeasureAndClearGradientsInOrder) {
   ASSERT_TRUE(twins.are_equal());
 }
 
+TEST_P(Steps, AreDecidedAboutByTheDevice) {
+  for (const Rule rule : {Rule::mxnet, Rule::coupled, Rule::pytorch}) {
+    Random random(24);
+    StreamHandle stream = testing::make_stream(device(), GetParam());
+    Twins twins(device(), rule, stream, testing::random_tensors(30, random), random);
+    for (int i = 0; i < 24; ++i) {
+      if (i % 6 == 0) twins.set_group_count(i % 12 ? 1 + random.below(20) : 300);
+      if (i % 4 == 1)
+        twins.start_to_change_grads();
+      else
+        change_grads(twins, i % 2 == 0);
+      if (i % 3 == 2)
+        twins.run();
+      else
+        twins.decide(1 + random.below(3));
+    }
+    ASSERT_TRUE(twins.are_equal());
+  }
+}
+
+TEST_P(Steps, TellWhatWasDecidedInOrder) {
+  Random random(25);
+  StreamHandle stream = testing::make_stream(device(), GetParam());
+  Twins twins(device(), Rule::mxnet, stream, {{DTypeConfig::float32, 100}, {DTypeConfig::float64, 3}}, random);
+  twins.set_group_count(1);
+  twins.step().zero_grads();
+  const StepScalars step = {1, INFINITY, 0.9, 0.999};
+  std::vector<ScalarGroup> groups(kMostCandidates);
+  DecisionScalars scalars;
+  scalars.scales = scalars.dynamic = scalars.restarts = scalars.interval = 1;
+  scalars.growth = 2;
+  scalars.scale = 4;
+  testing::DeviceArray<float> scale(device(), std::vector<float>{0}.data(), 1, 0);
+  for (size_t i = 0; i < kMostCandidates; ++i) {
+    twins.step().decide(step, groups.data(), 1 + i, scalars, scale.memory(), static_cast<float*>(scale.address()));
+    twins.step().run(0, twins.size());
+    scalars.restarts = 0;
+  }
+  std::vector<Decision> decisions(kMostCandidates);
+  for (Decision& decision : decisions) decision = twins.step().take_decision();
+  EXPECT_TRUE(twins.step().is_decided());
+  EXPECT_THROW(twins.step().take_decision(), std::logic_error);
+  for (size_t i = 0; i < kMostCandidates; ++i) {
+    EXPECT_EQ(decisions[i].outcome, Decision::Outcome::taken);
+    EXPECT_EQ(decisions[i].scale, std::ldexp(8, static_cast<int>(i)));
+    EXPECT_EQ(decisions[i].norm, 0);
+  }
+  EXPECT_EQ(scale.get(1).front(), 1024);
+}
+
 TEST_P(Steps, RunWithoutWaiting) {
   Random random(2);
   StreamHandle stream = testing::make_stream(device(), GetParam());
@@ -106,6 +156,7 @@ TEST_P(Steps, KeepWhatTheyUseAfterTheyAreDestroyed) {
         std::make_unique<Twins>(device(), Rule::coupled, stream, testing::random_tensors(10, random), random));
     all.back()->set_group_count(10);
     all.back()->run();
+    all.back()->decide();
     all.back()->drop_step();
   }
   for (const auto& twins : all) ASSERT_TRUE(twins->are_equal());
@@ -209,6 +260,18 @@ TEST_F(StepsInOneLaunch, UploadNothingThatIsUnchanged) {
   ASSERT_TRUE(twins.are_equal());
 }
 
+TEST_F(StepsInOneLaunch, TakeFourMoreIfTheDeviceDecides) {
+  Random random(27);
+  Twins twins(device(), Rule::pytorch, nullptr, {{DTypeConfig::bfloat16, 5000}, {DTypeConfig::bfloat16, 7}}, random);
+  twins.set_group_count(2);
+  twins.decide();
+  const auto launches = testing::count("cuLaunchKernel"), reads = testing::count("cuMemcpyDtoHAsync_v2");
+  for (int i = 0; i < 5; ++i) twins.decide();
+  EXPECT_EQ(testing::count("cuLaunchKernel"), launches + 25);
+  EXPECT_EQ(testing::count("cuMemcpyDtoHAsync_v2"), reads + 5);
+  ASSERT_TRUE(twins.are_equal());
+}
+
 class SteadySteps : public OnStandIn {};
 
 TEST_F(SteadySteps, NeitherAllocateNorFree) {
@@ -248,6 +311,35 @@ TEST_F(SteadySteps, NeverWait) {
     EXPECT_EQ(testing::count("cuEventSynchronize"), waits);
   }
   synchronize();
+}
+
+TEST_F(SteadySteps, NeitherWaitForADecisionNorAllocate) {
+  Random random(26);
+  for (StreamKind kind : kEveryStream) {
+    Twins twins(device(), Rule::mxnet, testing::make_stream(device(), kind), testing::random_tensors(148, random),
+                random);
+    twins.set_group_count(100);
+    const auto decide_all = [&twins] {
+      for (size_t i = 0; i < kMostCandidates; ++i) twins.decide();
+    };
+    {
+      const testing::Paused paused;  // so that it allocates as much as it ever needs
+      decide_all();
+    }
+    synchronize();
+    const char* const functions[] = {"cuMemAlloc_v2", "cuMemHostAlloc", "cuEventCreate", "cuEventSynchronize"};
+    std::vector<unsigned long long> before;
+    for (const char* function : functions) before.push_back(testing::count(function));
+    {
+      const testing::Paused paused;
+      decide_all();
+      EXPECT_FALSE(twins.step().is_decided());
+      for (size_t i = 0; i < std::size(functions); ++i)
+        EXPECT_EQ(testing::count(functions[i]), before[i]) << functions[i] << " was called";
+    }
+    ASSERT_TRUE(twins.are_equal());
+    twins.step().take_decision();
+  }
 }
 
 TEST_F(SteadySteps, LeaveTheMemoryThatWasReleasedToTheNextAllocation) {

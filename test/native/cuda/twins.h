@@ -2,6 +2,9 @@
 // of the CPU.
 #pragma once
 
+#include <algorithm>
+#include <cmath>
+#include <cstring>
 #include <memory>
 #include <vector>
 
@@ -202,24 +205,40 @@ class Twins {
   }
   /// One step with new scalars, the tensors split into so many launches.
   void run(size_t parts = 1) {
-    StepScalars scalars_of_step = fused_adamw::testing::random_step_scalars(random_);
-    scalars_of_step.zero_grads = random_.below(4) == 0;
-    std::vector<ScalarGroup> groups(host_->group_count());
-    for (ScalarGroup& group : groups) group = fused_adamw::testing::random_group(random_);
-    step_->begin(scalars_of_step, groups.data());
-    for (size_t i = 0; i < parts; ++i) step_->run(size() * i / parts, size() * (i + 1) / parts);
+    const StepScalars scalars = make_scalars();
+    step_->begin(scalars, groups_.data());
+    run_on_device(parts);
+    run_on_host(scalars);
+  }
+  /// The same where the device decides. Does not wait for it.
+  void decide(size_t parts = 1) {
+    StepScalars scalars = make_scalars();
+    DecisionScalars decision;
+    decision.clips = 1;
+    decision.max_norm = random_.below(2) ? 1 : 1e30;
+    decision.restarts = 1;
+    step_->decide(scalars, groups_.data(), 1, decision, nullptr, nullptr);
+    run_on_device(parts);
 
-    std::vector<cpu::GroupScalars> scalars(groups.size());
-    cpu::round_groups(scalars_of_step, groups.data(), groups.size(), scalars.data());
-    cpu::step(*host_, *cpu::find_variant("baseline"), scalars.data(), 0, size(), 1, scalars_of_step.zero_grads != 0);
+    std::vector<double> sums(size());
+    double sum = 0;
+    const bool are_finite = sums_on_host(sums.data());
+    for (const double each : sums) sum += each;
+    const double norm = std::sqrt(sum) * scalars.rescale;
+    if (are_finite && norm < INFINITY) {
+      scalars.rescale *= std::min(1.0, decision.max_norm / (norm + 1e-6));
+      run_on_host(scalars);
+    } else if (scalars.zero_grads != 0) {
+      for (size_t i = 0; i < size(); ++i) {
+        const TensorArrays& tensor = host_->tensor(i);
+        std::memset(tensor.arrays[Role::grad], 0, tensor.length * role_bytes(tensor.config, Role::grad));
+      }
+    }
   }
   /// Whether the sums of the squares of the gradients have the bits of the CPU.
   bool sums_are_equal() {
     std::vector<double> on_device(size()), on_host(size());
-    std::vector<size_t> lengths;
-    for (size_t i = 0; i < size(); ++i) lengths.push_back(host_->tensor(i).length);
-    cpu::SquareSums sums(lengths);
-    const bool are_finite = sums.compute(host_->tensors(), *cpu::find_variant("baseline"), 1, on_host.data());
+    const bool are_finite = sums_on_host(on_host.data());
     if (step_->sums_of_squares(on_device.data()) != are_finite) return false;
     return std::equal(on_host.begin(), on_host.end(), on_device.begin(), fused_adamw::testing::same_bits<double>);
   }
@@ -230,6 +249,27 @@ class Twins {
   }
 
  private:
+  StepScalars make_scalars() {
+    StepScalars scalars = fused_adamw::testing::random_step_scalars(random_);
+    scalars.zero_grads = random_.below(4) == 0;
+    groups_.resize(host_->group_count());
+    for (ScalarGroup& group : groups_) group = fused_adamw::testing::random_group(random_);
+    return scalars;
+  }
+  void run_on_device(size_t parts) {
+    for (size_t i = 0; i < parts; ++i) step_->run(size() * i / parts, size() * (i + 1) / parts);
+  }
+  void run_on_host(const StepScalars& of_step) {
+    std::vector<cpu::GroupScalars> scalars(groups_.size());
+    cpu::round_groups(of_step, groups_.data(), groups_.size(), scalars.data());
+    cpu::step(*host_, *cpu::find_variant("baseline"), scalars.data(), 0, size(), 1, of_step.zero_grads != 0);
+  }
+  bool sums_on_host(double* sums) {
+    std::vector<size_t> lengths;
+    for (size_t i = 0; i < size(); ++i) lengths.push_back(host_->tensor(i).length);
+    cpu::SquareSums square_sums(lengths);
+    return square_sums.compute(host_->tensors(), *cpu::find_variant("baseline"), 1, sums);
+  }
   void set_grads() {
     std::vector<void*> on_device, on_host;
     Memories memories;
@@ -250,6 +290,7 @@ class Twins {
   std::vector<std::unique_ptr<Twin>> twins_;
   std::unique_ptr<Step> step_;
   std::unique_ptr<TensorList> host_;
+  std::vector<ScalarGroup> groups_;  // scalars of the last step
 };
 
 /// Tensors of random lengths of random dtype configurations.

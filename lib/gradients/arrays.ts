@@ -1,15 +1,8 @@
 /** Lists of arrays, validated. */
 import { nameOf, outOfRangeIn, wrongKind } from '../errors.js';
 import { copyList } from '../lists.js';
-import type { DType, Storage } from '../numerics/dtype.js';
 import { type Access, checkIdle } from '../tensor/in-flight.js';
 import { type ResolvedTensor, resolve, type TensorLike } from '../tensor/tensor-like.js';
-
-export interface HostArrays {
-  readonly dtypes: readonly DType[];
-  readonly lengths: readonly number[];
-  readonly storages: readonly Storage[];
-}
 
 /** What the arrays of an argument are called: it is one, or a list of them. */
 function namesOf(values: TensorLike | readonly TensorLike[], name: string): (i: number) => string {
@@ -33,24 +26,6 @@ export function resolveArrays(
     checkIdle(memory, access, () => named(i));
   });
   return arrays;
-}
-
-/** @throws as resolveArrays(), and RangeError for memory on a GPU */
-export function resolveHostArrays(
-  values: TensorLike | readonly TensorLike[],
-  name: string,
-  access: Access,
-): HostArrays {
-  const arrays = resolveArrays(values, name, access);
-  const named = namesOf(values, name);
-  arrays.forEach(({ device }, i) => {
-    if (device !== 'cpu') throw outOfRangeIn('memory on the CPU', named(i), `memory on ${device}`);
-  });
-  return {
-    dtypes: arrays.map(({ dtype }) => dtype),
-    lengths: arrays.map(({ length }) => length),
-    storages: arrays.map(({ memory }) => memory as Storage),
-  };
 }
 
 /** @throws RangeError for lists of different lengths, TypeError where one is a list and the other is not */
