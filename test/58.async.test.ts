@@ -52,8 +52,15 @@ interface Scene {
   readonly grads: TensorLike[];
 }
 
-function makeScene(environment: Environment, options: AdamWOptions): Scene {
-  const { grads, ...model } = makeArguments(specsOf(environment, options), randomFrom(1));
+/** By their tensors; nobody writes to them. */
+const scenes = new Map<string, Scene>();
+
+function sceneOf(environment: Environment, options: AdamWOptions): Scene {
+  const specs = specsOf(environment, options);
+  const known = scenes.get(String(specs));
+  if (known) return known;
+  const { grads, ...model } = makeArguments(specs, randomFrom(1));
+  scenes.set(String(specs), { model, grads });
   return { model, grads };
 }
 
@@ -134,7 +141,7 @@ const PLACES = { 'memory of ours': ownMemory, 'shared memory': sharedMemory };
 
 /** What update() makes of the scene of some options in two steps. */
 function outcomeOf(environment: Environment, [options, ofStep]: (typeof OPTIONS)[string]) {
-  const before = makeScene(environment, options);
+  const before = sceneOf(environment, options);
   const after = copyScene(before, ownMemory);
   const [optimizer, optionsOfStep] = [new AdamW(options), ofStep?.()];
   const results = [1, 2].map(() => update(optimizer, after, optionsOfStep));
