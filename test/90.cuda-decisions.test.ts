@@ -1,4 +1,5 @@
 /** Steps about which a GPU decides: whether they take place, by its gradients, and with which scalars. */
+import { inspect } from 'node:util';
 import { expect } from 'chai';
 import {
   AdamW,
@@ -132,6 +133,14 @@ describe('A step about which a GPU decides', () => {
       expect(ask(one, lossScaler), ask.toString()).to.equal(5);
       expect(lossScaler.scale).to.equal(8);
     }
+  });
+
+  itUnless(noCuda, 'should show its result to whoever prints it', () => {
+    const { step } = makeOne({ maxGradNorm: 100 });
+    expect(inspect(step(2))).to.equal(`{ skipped: false, reason: undefined, gradNorm: ${Math.sqrt(32)} }`);
+    expect(JSON.stringify(step(2))).to.equal(`{"skipped":false,"gradNorm":${Math.sqrt(32)}}`);
+    const { skipped, reason, gradNorm } = step(NaN);
+    expect([skipped, reason, gradNorm]).to.deep.equal([true, 'gradNorm', NaN]);
   });
 
   itUnless(noCuda, 'should go on from what is assigned and loaded in between', () => {

@@ -1,4 +1,5 @@
 /** Steps on a GPU about which that has decided, or will, and the host does not know yet how. */
+import { inspect } from 'node:util';
 import { DECISION_OUTCOMES } from '../backend/abi.js';
 import type { LossScaler } from '../gradients/loss-scaler.js';
 import type { CountedStep, Counter } from './counter.js';
@@ -55,6 +56,7 @@ export class UnresolvedSteps {
     this.#steps[this.size] = step; // amid a step: other code may have replaced push()
     const resultOf = (): StepResult => this.#resultOf(step);
     return {
+      __proto__: SHOWN,
       get skipped() {
         return resultOf().skipped;
       },
@@ -102,6 +104,13 @@ export class UnresolvedSteps {
     this.#steps.shift();
   }
 }
+
+/** What results inherit: console.log() shows what they say, rather than that somebody has to ask. */
+const SHOWN = {
+  [inspect.custom](this: StepResult): object {
+    return { ...this };
+  },
+};
 
 function resultOf(reason: 'gradNorm' | 'rescaleGrad' | null, gradNorm: number): StepResult {
   if (reason === null) return { skipped: false, gradNorm };
