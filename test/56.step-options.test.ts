@@ -2,6 +2,7 @@ import { expect } from 'chai';
 import {
   AdamW,
   type AdamWOptions,
+  FactorScheduler,
   gradientStats,
   LossScaler,
   type StepOptions,
@@ -390,6 +391,36 @@ describe('LossScaler', () => {
     structuredClone(grad.buffer, { transfer: [grad.buffer] });
     expect(() => optimizer.update(0, weight, grad, state, { lossScaler: scaler })).to.throw(RangeError);
     expect(scaler.scale).to.equal(65536);
+  });
+});
+
+describe('Options that the caller assigns', () => {
+  it('should count for the step whose scheduler assigns them', () => {
+    class Clipping extends FactorScheduler {
+      optimizer: AdamW | undefined;
+      override learningRateAt(numUpdate: number, baseLr?: number): number {
+        if (this.optimizer && numUpdate === 2) this.optimizer.maxGradNorm = 1;
+        return super.learningRateAt(numUpdate, baseLr);
+      }
+    }
+    const scheduler = new Clipping({ step: 1, baseLr: 0.1 });
+    const optimizer = new AdamW({ lrScheduler: scheduler });
+    scheduler.optimizer = optimizer;
+    const weight = new Float32Array(2);
+    const state = optimizer.createState(0, weight);
+    const results = [1, 2].map(() => optimizer.update(0, weight, Float32Array.of(3, 4), state));
+    expect(results).to.deep.equal([{ skipped: false }, { skipped: false, gradNorm: 5 }]);
+  });
+
+  it('should not be those of a LossScaler, which a GPU may be using', () => {
+    const lossScaler = new LossScaler();
+    for (const name of ['growthFactor', 'backoffFactor', 'growthInterval', 'dynamic']) {
+      expectError(
+        () => Object.assign(lossScaler, { [name]: 1 }),
+        TypeError,
+        `Expected an option of the constructor for ${name} but received an assignment, which cannot change it`,
+      );
+    }
   });
 });
 

@@ -228,13 +228,78 @@ describe('A step about which a GPU decides', () => {
     expect(one.optimizer.update([0, 1], weights, grads, states, { lossScaler: onHost }).gradNorm).to.equal(5 / 4);
   });
 
+  itUnless(noStandIn, 'should not wait in updateAsync() either, nor with a paramDict', async () => {
+    const { weight, grad, state } = makeOne();
+    const optimizer = new AdamW({ maxGradNorm: 1, paramDict: { 0: { lrMult: 2 } } });
+    optimizer.update(0, weight, grad, state);
+    expect(optimizer.numUpdate).to.equal(1);
+    driverCalls().pause(1n);
+    const results = [1, 2, 3].map(() => optimizer.update(0, weight, grad, state));
+    const last = await optimizer.updateAsync(0, weight, grad, state);
+    driverCalls().pause(0n);
+    expect([...results, last].map(({ skipped }) => skipped)).to.deep.equal([false, false, false, false]);
+    expect(optimizer.numUpdate).to.equal(5);
+  });
+
+  itUnless(noCuda, 'should lose nothing if the stack overflows while somebody looks', () => {
+    const isOverflow = (call: () => unknown): boolean => {
+      try {
+        call();
+      } catch (error) {
+        expect(error).to.be.an.instanceOf(RangeError);
+        return true;
+      }
+      return false;
+    };
+    const deepest = (depth: number, call: () => unknown): unknown => (depth === 0 ? call() : deepest(depth - 1, call));
+    // The depth at which nothing more can be called.
+    let limit = 0;
+    for (let step = 4096; step >= 1; step /= 2) {
+      while (!isOverflow(() => deepest(limit + step, () => 0))) limit += step;
+    }
+    let overflows = 0;
+    for (let depth = limit - 60; depth <= limit; depth += 2) {
+      const { step, optimizer } = makeOne();
+      const lossScaler = new LossScaler({ initialScale: 64, growthInterval: 2 });
+      const results = [NaN, 1, NaN, 1, 1].map((value) => step(value, { lossScaler }));
+      if (isOverflow(() => deepest(depth, () => results[4].skipped))) overflows++;
+      if (isOverflow(() => deepest(depth, () => lossScaler.scale))) overflows++;
+      expect(results.map(({ skipped }) => skipped)).to.deep.equal([true, false, true, false, false]);
+      expect([optimizer.numUpdate, lossScaler.scale]).to.deep.equal([3, 32]);
+    }
+    expect(overflows).to.be.above(0);
+  });
+
+  itUnless(noCuda, 'should ask a scheduler of its own kind as on the CPU, whatever it assigns', () => {
+    const run = (device: 'cpu' | 'cuda'): unknown => {
+      class Assigning extends FactorScheduler {
+        optimizer: AdamW | undefined;
+        override learningRateAt(numUpdate: number, baseLr?: number): number {
+          if (this.optimizer) {
+            this.optimizer.wd = numUpdate / 10;
+            this.optimizer.clipGradient = 1 / numUpdate;
+          }
+          return super.learningRateAt(numUpdate, baseLr);
+        }
+      }
+      const scheduler = new Assigning({ step: 1, factor: 0.5, baseLr: 0.1 });
+      const optimizer = new AdamW({ lrScheduler: scheduler, maxGradNorm: 10 });
+      scheduler.optimizer = optimizer;
+      const weight = Tensor.zeros(1, { device }).set([1]);
+      const grad = Tensor.zeros(1, { device });
+      const state = optimizer.createState(0, weight);
+      for (const value of [1, NaN, NaN, 1, 1]) optimizer.update(0, weight, grad.set([value]), state);
+      return [...weight.toArray(), ...(state.mean as Tensor).toArray(), optimizer.wd];
+    };
+    expect(run('cuda')).to.deep.equal(run('cpu'));
+  });
+
   itUnless(noStandIn, 'should report a device that fails to whoever looks at the result', () => {
     const one = makeOne({ maxGradNorm: 1 });
     one.step(1);
     synchronize();
     one.grad.set(new Float32Array(8).fill(2));
     // What it needs before its work fails: then nothing has changed.
-    driverCalls().fail('cuEventCreate', 0);
     driverCalls().fail('cuLaunchKernel', 0);
     expect(() => one.optimizer.update(0, one.weight, one.grad, one.state)).to.throw('cuLaunchKernel');
     const [before] = one.weight.toArray();
@@ -247,6 +312,35 @@ describe('A step about which a GPU decides', () => {
     driverCalls().fail('cuLaunchKernel', 4);
     expect(() => one.step(1)).to.throw('cuLaunchKernel');
     expect(() => one.step(1)).to.throw('cuLaunchKernel');
+  });
+
+  itUnless(noStandIn, 'should fail for good if the device does before the step is decided', () => {
+    const { optimizer, step } = makeOne({ maxGradNorm: 1 });
+    const results = [step(1), step(1)];
+    synchronize();
+    driverCalls().fail('cuEventQuery', 0);
+    expect(() => optimizer.numUpdate).to.throw('cuEventQuery');
+    for (const result of results) expect(() => result.skipped).to.throw('cuEventQuery');
+    expect(() => step(1)).to.throw('cuEventQuery');
+    expect(() => step(1)).to.throw('cuEventQuery');
+  });
+
+  itUnless(noStandIn, 'should leave the scale where it was if the step fails before it takes place', () => {
+    const { step } = makeOne();
+    const lossScaler = new LossScaler({ initialScale: 1024 });
+    const { scaleTensor } = lossScaler;
+    for (const [call, after] of [
+      ['cuLaunchKernel', 3],
+      ['cuMemcpyDtoHAsync_v2', 0],
+    ] as const) {
+      step(1, { lossScaler });
+      synchronize();
+      expect(() => {
+        driverCalls().fail(call, after);
+        step(NaN, { lossScaler });
+      }).to.throw(call.replace('_v2', ''));
+      expect([lossScaler.scale, ...scaleTensor.toArray()]).to.deep.equal([1024, 1024]);
+    }
   });
 
   itUnless(noSecondGpu, 'should be waited for where the scale is read on another of two GPUs', () => {

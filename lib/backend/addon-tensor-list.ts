@@ -3,7 +3,6 @@ import type { Storage } from '../numerics/dtype.js';
 import { RULES } from './abi.js';
 import {
   type BackendTensorList,
-  type Decided,
   type Memory,
   type Overlap,
   overlapOf,
@@ -31,8 +30,8 @@ interface AddonObject {
   setGroups(groupOf: Uint32Array, scalars: Float64Array): void;
   begin(): void;
   decide(candidates: Float64Array, decision: Float64Array, scale: DeviceMemory | undefined): void;
-  isDecided(): boolean;
-  takeDecision(): [number, number, number];
+  isDecided(number: number): boolean;
+  readDecision(number: number, to: Float64Array): void;
   step(first: number, last: number): void;
   sumsOfSquares(sums: Float64Array): boolean;
   zeroGrads(): void;
@@ -82,13 +81,12 @@ class AddonTensorList<M extends Memory> implements BackendTensorList<M> {
     this.#live.decide(candidates, decision, scale);
   }
 
-  isDecided(): boolean {
-    return this.#live.isDecided();
+  isDecided(number: number): boolean {
+    return this.#live.isDecided(number);
   }
 
-  takeDecision(): Decided {
-    const [outcome, norm, finite] = this.#live.takeDecision();
-    return { outcome, norm, finite: finite !== 0 };
+  readDecision(number: number, to: Float64Array): void {
+    this.#live.readDecision(number, to);
   }
 
   step(first: number, last: number): void {

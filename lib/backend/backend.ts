@@ -41,16 +41,6 @@ export interface SumsOfSquares {
   readonly finite: boolean;
 }
 
-/** What a GPU has decided about a step. */
-export interface Decided {
-  /** A position in DECISION_OUTCOMES. */
-  readonly outcome: number;
-  /** Of the rescaled gradients, before clipping. */
-  readonly norm: number;
-  /** Whether all gradients are finite. */
-  readonly finite: boolean;
-}
-
 /** The tensors of a step on one device, kept by a backend. */
 export interface BackendTensorList<M = Memory> {
   /** Takes these gradients, unless an array that is written shares memory with another: that overlap is returned. */
@@ -64,10 +54,13 @@ export interface BackendTensorList<M = Memory> {
    * candidates it takes (native/node/tensor-list-object.h). Does not wait.
    */
   decide?(candidates: Float64Array, decision: Float64Array, scale: DeviceMemory | undefined): void;
-  /** Whether takeDecision() would not wait. */
-  isDecided?(): boolean;
-  /** What was decided about the first step that was not asked about before. */
-  takeDecision?(): Decided;
+  /** Whether readDecision() would not wait. */
+  isDecided?(number: number): boolean;
+  /**
+   * Writes what was decided about a step, by its number since the last that restarted: a position in DECISION_OUTCOMES,
+   * the norm of the rescaled gradients before clipping, and whether all gradients are finite (0 or 1). Waits for it.
+   */
+  readDecision?(number: number, to: Float64Array): void;
   /** Updates tensors [first, last) in place. The calls of one step go through the tensors in order, from 0. */
   step(first: number, last: number): void;
   /**

@@ -1,7 +1,7 @@
 /** The factor of the loss that keeps gradients of half precision from underflowing. */
 import type { DeviceMemory } from '../backend/cuda-addon.js';
 import { checkBoolean, checkInteger, checkNumber, outOfRange, wrongKindIn } from '../errors.js';
-import { readOptions, refuseAssignment } from '../options.js';
+import { fixedOption, readOptions, refuseAssignment } from '../options.js';
 import { type ResolvedDevice, resolveDevice } from '../tensor/device.js';
 import { Tensor } from '../tensor/tensor.js';
 
@@ -19,6 +19,12 @@ export interface LossScalerOptions {
   readonly dynamic?: boolean;
   /** Where `scaleTensor` lies: 'cpu', 'cuda', 'cuda:N', or by default 'auto', the first GPU if there is one. */
   readonly device?: string;
+}
+
+/** What changes in a LossScaler. */
+interface LossScale {
+  scale: number;
+  growthTracker: number;
 }
 
 /** What resumes a LossScaler, as plain data for JSON. */
@@ -54,94 +60,114 @@ const NOT_CLONEABLE = Symbol('a LossScaler, which cannot be cloned: send its sta
 export class LossScaler {
   /** @internal */
   readonly cloning = NOT_CLONEABLE;
-  /** What the scale is multiplied by after `growthInterval` finite steps in a row. */
-  readonly growthFactor: number;
-  /** What the scale is multiplied by after gradients that are not finite. */
-  readonly backoffFactor: number;
-  /** Finite steps in a row before the scale grows. */
-  readonly growthInterval: number;
-  /** Whether the scale changes. */
-  readonly dynamic: boolean;
+  readonly #growthFactor: number;
+  readonly #backoffFactor: number;
+  readonly #growthInterval: number;
+  readonly #dynamic: boolean;
   readonly #device: string;
-  #scale: number;
-  #growthTracker = 0;
   #scaleTensor: Tensor<'float32'> | null = null;
-  /** Waits for steps about which a GPU decides, and which call follow() then. */
+  /** Waits for steps about which a GPU decides, and which change `current` then. */
   #settle: () => void = () => {};
+  /** @internal */
+  readonly current: LossScale;
 
   /** @throws TypeError for options of the wrong kind or that are not known, RangeError for values out of range */
   constructor(options: LossScalerOptions = {}) {
     const given = readOptions(options, 'options', OPTIONS, SYNONYMS);
-    this.#scale = checkScale(given.initialScale ?? 65536, 'initialScale');
-    this.growthFactor = checkNumber(given.growthFactor ?? 2, 'growthFactor');
-    if (this.growthFactor < 1) throw outOfRange('a number of at least 1', 'growthFactor', this.growthFactor);
-    this.backoffFactor = checkNumber(given.backoffFactor ?? 0.5, 'backoffFactor');
-    if (this.backoffFactor === 0 || this.backoffFactor > 1) {
-      throw outOfRange('a number in (0, 1]', 'backoffFactor', this.backoffFactor);
+    this.current = { scale: checkScale(given.initialScale ?? 65536, 'initialScale'), growthTracker: 0 };
+    this.#growthFactor = checkNumber(given.growthFactor ?? 2, 'growthFactor');
+    if (this.#growthFactor < 1) throw outOfRange('a number of at least 1', 'growthFactor', this.#growthFactor);
+    this.#backoffFactor = checkNumber(given.backoffFactor ?? 0.5, 'backoffFactor');
+    if (this.#backoffFactor === 0 || this.#backoffFactor > 1) {
+      throw outOfRange('a number in (0, 1]', 'backoffFactor', this.#backoffFactor);
     }
-    this.growthInterval = checkInteger(given.growthInterval ?? 2000, 'growthInterval', 1);
-    this.dynamic = checkBoolean(given.dynamic ?? true, 'dynamic');
+    this.#growthInterval = checkInteger(given.growthInterval ?? 2000, 'growthInterval', 1);
+    this.#dynamic = checkBoolean(given.dynamic ?? true, 'dynamic');
     // What 'auto' stands for is found out when somebody asks: it may have to make a GPU ready.
     this.#device = given.device === undefined ? 'auto' : resolveDevice(given.device, 'device');
+  }
+
+  /** What the scale is multiplied by after `growthInterval` finite steps in a row. */
+  get growthFactor(): number {
+    return this.#growthFactor;
+  }
+
+  /** What the scale is multiplied by after gradients that are not finite. */
+  get backoffFactor(): number {
+    return this.#backoffFactor;
+  }
+
+  /** Finite steps in a row before the scale grows. */
+  get growthInterval(): number {
+    return this.#growthInterval;
+  }
+
+  /** Whether the scale changes. */
+  get dynamic(): boolean {
+    return this.#dynamic;
   }
 
   /** What to multiply the next loss by. Waits for the steps that a GPU has not decided about yet. */
   get scale(): number {
     this.#settle();
-    return this.#scale;
+    return this.current.scale;
   }
 
   /**
    * The scale as a float32 of shape [] on the scaler's `device`, always the same Tensor: work on the stream of the steps
-   * finds there what to multiply its loss by, and nobody has to wait for the step before. Only to be read.
+   * finds there what to multiply its loss by, and nobody has to wait for the step before. Rounded to float32, which changes
+   * no power of 2. Only to be read.
    */
   get scaleTensor(): Tensor<'float32'> {
     if (this.#scaleTensor === null || this.#scaleTensor.disposed) {
-      this.#scaleTensor = Tensor.zeros([], { device: resolveDevice(this.#device, 'device') }).set([this.scale]);
+      const { scale } = this;
+      this.#scaleTensor = Tensor.zeros([], { device: resolveDevice(this.#device, 'device') });
+      this.#write(this.#scaleTensor, scale);
     }
     return this.#scaleTensor;
   }
 
   /**
-   * Adjusts the scale after gradients were measured. A step that is given the scaler calls it; call it yourself only
-   * after a step that is not ours. The scale stays where a change would make it 0 or infinite in float32.
+   * Adjusts the scale after gradients were measured. A step on the CPU that is given the scaler calls it, and one on a GPU
+   * does the same there; call it yourself only after a step that is not ours. The scale stays where a change would make it
+   * 0 or infinite in float32.
    *
    * @param finite whether all gradients were finite
    */
   update(finite: boolean): void {
     checkBoolean(finite, 'finite');
     this.#settle();
-    this.follow(finite);
-    this.#writeTensor();
+    Object.assign(this.current, this.after(finite));
+    this.writeTensor();
   }
 
   /**
-   * As update(), after a step that has changed the scale on the GPU.
+   * What `current` is after such a step.
    *
    * @internal
    */
-  follow(finite: boolean): void {
-    if (!this.dynamic) return;
-    if (finite && ++this.#growthTracker < this.growthInterval) return;
-    this.#growthTracker = 0;
-    const next = this.#scale * (finite ? this.growthFactor : this.backoffFactor);
-    if (isScale(next)) this.#scale = next;
+  after(finite: boolean): Readonly<LossScale> {
+    const { scale, growthTracker } = this.current;
+    if (!this.dynamic) return { scale, growthTracker };
+    if (finite && growthTracker + 1 < this.growthInterval) return { scale, growthTracker: growthTracker + 1 };
+    const next = scale * (finite ? this.growthFactor : this.backoffFactor);
+    return { scale: isScale(next) ? next : scale, growthTracker: 0 };
   }
 
   /**
-   * Whether a step on a GPU can change the scale there: no subclass has a say in it, and the Tensor is not elsewhere.
+   * Whether a step on a GPU can change the scale there: nobody else has a say in it, and the Tensor is not elsewhere.
    *
    * @internal
    */
   canFollow(device: ResolvedDevice): boolean {
-    if (Object.getPrototypeOf(this) !== LossScaler.prototype) return false;
+    if (Object.getPrototypeOf(this) !== LossScaler.prototype || Object.hasOwn(this, 'update')) return false;
     return this.#scaleTensor === null || this.#scaleTensor.disposed || this.#scaleTensor.device === device;
   }
 
   /**
    * Where a step on a GPU writes the scale, if anybody reads it there.
    *
-   * @param settle waits for the step, which calls follow() then
+   * @param settle waits for the step, which changes `current` then
    * @internal
    */
   scaleOnDevice(settle: () => void): DeviceMemory | undefined {
@@ -150,13 +176,20 @@ export class LossScaler {
     return this.#scaleTensor.memory as DeviceMemory;
   }
 
-  #writeTensor(): void {
-    if (this.#scaleTensor !== null && !this.#scaleTensor.disposed) this.#scaleTensor.set([this.#scale]);
+  /** @internal */
+  writeTensor(): void {
+    if (this.#scaleTensor !== null && !this.#scaleTensor.disposed) this.#write(this.#scaleTensor, this.current.scale);
+  }
+
+  /** Waits until it is there: whoever reads it may be on a stream that copies do not come before. */
+  #write(tensor: Tensor<'float32'>, scale: number): void {
+    tensor.set([scale]);
+    if (tensor.device !== 'cpu') tensor.toArray();
   }
 
   /** The scale and how long it has lasted, for JSON. */
   stateDict(): LossScalerStateDict {
-    return { version: 1, scale: this.scale, growthTracker: this.#growthTracker };
+    return { version: 1, scale: this.scale, growthTracker: this.current.growthTracker };
   }
 
   /**
@@ -174,9 +207,8 @@ export class LossScaler {
     const checkedScale = checkScale(scale, 'stateDict.scale');
     const checkedTracker = checkInteger(growthTracker, 'stateDict.growthTracker');
     this.#settle();
-    this.#scale = checkedScale;
-    this.#growthTracker = checkedTracker;
-    this.#writeTensor();
+    Object.assign(this.current, { scale: checkedScale, growthTracker: checkedTracker });
+    this.writeTensor();
   }
 
   /** As stateDict(). */
@@ -185,6 +217,9 @@ export class LossScaler {
   }
 }
 
+for (const name of ['growthFactor', 'backoffFactor', 'growthInterval', 'dynamic']) {
+  refuseAssignment(LossScaler.prototype, name, () => fixedOption(name));
+}
 for (const name of ['scale', 'scaleTensor']) {
   refuseAssignment(LossScaler.prototype, name, () =>
     wrongKindIn('what loadStateDict() restores', name, 'an assignment, which cannot change it'),

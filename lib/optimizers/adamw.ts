@@ -13,7 +13,6 @@ import {
   wrongKind,
   wrongKindIn,
 } from '../errors.js';
-import type { LossScaler } from '../gradients/loss-scaler.js';
 import {
   type AsyncStepOptions,
   checkMaxGradNorm,
@@ -46,6 +45,7 @@ import { type NamedList, TensorList } from '../step/tensor-list.js';
 import { MOST_UNRESOLVED } from '../step/unresolved-steps.js';
 import { Tensor } from '../tensor/tensor.js';
 import { deviceOf, resolve, type TensorLike, zerosBeside } from '../tensor/tensor-like.js';
+import { isOurs } from './lr-scheduler.js';
 import { OPTIMIZER_OPTIONS, OPTION_SYNONYMS, Optimizer, type OptimizerOptions, register } from './optimizer.js';
 import { type OneOrMany, type StepArguments, toLists } from './step-arguments.js';
 
@@ -427,7 +427,8 @@ export class AdamW extends Optimizer<AdamWState> {
   async #queue(options: AsyncStepOptions | undefined, take: () => () => BoundStep): Promise<StepResult> {
     const { signal, step, lossScale, bind } = this.exclusive.runInTurn(() => {
       const read = readAsyncStepOptions(options);
-      return { ...read, lossScale: scaleOf(read.step.lossScaler), bind: take() };
+      const { lossScaler } = read.step;
+      return { ...read, lossScale: lossScaler === null ? undefined : scaleOf(lossScaler), bind: take() };
     });
     return this.exclusive.queue(() => this.#stepAsync(bind, step, lossScale, signal));
   }
@@ -435,7 +436,7 @@ export class AdamW extends Optimizer<AdamWState> {
   async #stepAsync(
     bind: () => BoundStep,
     options: ReadStepOptions,
-    lossScale: number,
+    lossScale: number | undefined,
     signal: AbortSignal | null,
   ): Promise<StepResult> {
     signal?.throwIfAborted();
@@ -595,7 +596,8 @@ export class AdamW extends Optimizer<AdamWState> {
   #prepare(bound: BoundStep, aggregateNum: number, options: ReadStepOptions, lossScale?: number): PreparedStep {
     const { tensors, groups } = bound;
     const { zeroGrads, lossScaler } = options;
-    if (this.#failure !== undefined) throw this.#failure;
+    const failure = this.#failure ?? this.counts.unresolved.failure;
+    if (failure !== undefined) throw failure;
     if (this.counts.isBroken) throw interrupted();
     if (isSkipped(this.rescaleGrad, tensors)) {
       this.#scalars(tensors);
@@ -603,8 +605,7 @@ export class AdamW extends Optimizer<AdamWState> {
     }
     // Schedulers and parameters are the caller's code: whatever they assign is read after both.
     groups.update(tensors, this.counts, this.multipliers);
-    const maxGradNorm = this.#maxGradNormOf(options);
-    if (lossScale === undefined && this.#decidesOnDevice(tensors, lossScaler, maxGradNorm)) {
+    if (lossScale === undefined && this.#decidesOnDevice(tensors, options)) {
       return this.#prepareDecision(bound, aggregateNum, options);
     }
     const { counts } = this;
@@ -612,6 +613,7 @@ export class AdamW extends Optimizer<AdamWState> {
     const learningRate = this.learningRateAt(counts.numUpdateAfter(groups.counters, 1));
     const scale = lossScale ?? scaleOf(lossScaler);
     const skips = !withSubnormals(() => this.#writeScalars(groups, learningRate, tensors, scale, zeroGrads));
+    const maxGradNorm = this.#maxGradNormOf(options);
     const isRepeated = this.#isRepeated(groups);
     const measurement =
       lossScaler === null && maxGradNorm === null ? undefined : new Measurement(tensors, groups.table, maxGradNorm);
@@ -640,8 +642,9 @@ export class AdamW extends Optimizer<AdamWState> {
   }
 
   /** Whether the GPU of the tensors decides if a step takes place, so that nobody waits for it. */
-  #decidesOnDevice(tensors: TensorList, lossScaler: LossScaler | null, maxGradNorm: number | null): boolean {
-    if (lossScaler === null && maxGradNorm === null) return false;
+  #decidesOnDevice(tensors: TensorList, options: ReadStepOptions): boolean {
+    const { lossScaler } = options;
+    if (lossScaler === null && this.#maxGradNormOf(options) === null) return false;
     const device = tensors.decidingDevice;
     return device !== null && (lossScaler?.canFollow(device) ?? true);
   }
@@ -650,25 +653,24 @@ export class AdamW extends Optimizer<AdamWState> {
   #prepareDecision(bound: BoundStep, aggregateNum: number, options: ReadStepOptions): PreparedStep {
     const { tensors, groups } = bound;
     const { zeroGrads, lossScaler } = options;
-    const { counts } = this;
+    const { counts, lrScheduler } = this;
     const { unresolved } = counts;
     const candidates = groups.candidates(MOST_UNRESOLVED);
-    let written: number;
-    do {
-      unresolved.makeRoom(tensors, lossScaler);
-      written = unresolved.size;
-      for (let skips = 0; skips <= written; skips++) {
-        const updates = written - skips + 1;
-        const learningRate = this.learningRateAt(counts.numUpdateAfter(groups.counters, updates));
-        withSubnormals(() => {
-          const scalars = this.#scalars(tensors);
-          if (skips === 0) candidates.writeStep({ ...scalars, zeroGrads });
-          this.#writeGroups(candidates, skips, groups.groups, updates, learningRate, tensors, scalars);
-        });
-      }
-    } while (unresolved.size !== written); // a scheduler has asked for counts
+    // A scheduler of the caller's may do anything, so it is asked once a step, as on the CPU.
+    if (lrScheduler !== null && !isOurs(lrScheduler)) counts.settle();
+    unresolved.makeRoom(tensors, lossScaler);
+    const written = unresolved.size;
+    for (let skips = 0; skips <= written; skips++) {
+      const updates = written - skips + 1;
+      const learningRate = this.learningRateAt(counts.numUpdateAfter(groups.counters, updates));
+      withSubnormals(() => {
+        const scalars = this.#scalars(tensors);
+        if (skips === 0) candidates.writeStep({ ...scalars, zeroGrads });
+        this.#writeGroups(candidates, skips, groups.groups, updates, learningRate, tensors, scalars);
+      });
+    }
     const maxGradNorm = this.#maxGradNormOf(options);
-    const isRepeated = this.#isRepeated(groups);
+    const isRepeated = this.#isRepeated(groups, written);
     const start = written === 0 && lossScaler !== null ? lossScaler.stateDict() : { scale: 1, growthTracker: 0 };
     const decision = decisionArray({
       clips: maxGradNorm === null ? 0 : 1,
@@ -684,7 +686,6 @@ export class AdamW extends Optimizer<AdamWState> {
       skips: unresolved.skips,
     });
     const scalars = candidates.first((written + 1) * groups.groups.length);
-    const settle = (): void => counts.settle();
     let hasBegun = false;
     return {
       plan: {
@@ -692,17 +693,13 @@ export class AdamW extends Optimizer<AdamWState> {
         aggregateNum,
         zeroGrads,
         decide: () => {
-          const scale = lossScaler?.scaleOnDevice(settle);
+          const scale = lossScaler?.scaleOnDevice(counts.settle);
           groups.table.clearProgress();
           counts.announce([], tensors.size, groups.table);
-          try {
-            tensors.decide(scalars, decision, scale, settle);
-          } catch (error) {
-            settle(); // so that the next step does not begin with what this one may have left on the GPU
-            throw error;
-          }
+          unresolved.begin(tensors, lossScaler);
+          tensors.decide(scalars, decision, scale, counts.settle);
           hasBegun = true;
-          return unresolved.add(tensors, lossScaler, groups.counters);
+          return unresolved.add(groups.counters);
         },
       },
       settle: () => {
@@ -711,13 +708,14 @@ export class AdamW extends Optimizer<AdamWState> {
       },
       fail: (error) => {
         if (hasBegun) this.#failure = error;
+        else unresolved.forgetBegun();
       },
     };
   }
 
   /** Whether some of the tensors were updated before, so that a multiplier whose key nobody has met is not met later. */
-  #isRepeated({ counters }: ScalarGroups): boolean {
-    return this.multipliers.hasUnmet && counters.some(({ count }) => count > this.counts.begin);
+  #isRepeated({ counters }: ScalarGroups, unresolved = 0): boolean {
+    return this.multipliers.hasUnmet && (unresolved > 0 || counters.some(({ count }) => count > this.counts.begin));
   }
 
   /** The bound of the norm of a step: its own, or the optimizer's. */

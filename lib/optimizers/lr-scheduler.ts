@@ -262,3 +262,19 @@ export class CosineScheduler extends DecayScheduler {
     return (1 + Math.cos(Math.PI * progress)) / 2;
   }
 }
+
+const OURS: readonly object[] = [
+  FactorScheduler.prototype,
+  MultiFactorScheduler.prototype,
+  PolyScheduler.prototype,
+  CosineScheduler.prototype,
+];
+
+/**
+ * Whether nothing but the update decides about the rate, so that it can be asked about updates that may not take place.
+ *
+ * @internal
+ */
+export function isOurs(scheduler: LRScheduler): boolean {
+  return OURS.includes(Object.getPrototypeOf(scheduler)) && !Object.hasOwn(scheduler, 'learningRateAt');
+}

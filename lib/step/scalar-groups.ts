@@ -18,6 +18,8 @@ export interface ScalarGroup {
 export class ScalarGroups {
   readonly #indices: readonly Index[];
   #groups: readonly ScalarGroup[] = [];
+  /** The group of each tensor. */
+  #groupOf = new Uint32Array(0);
   #counters: readonly Counter[] = [];
   #table = new ScalarTable(0);
   #candidates: ScalarTable | null = null;
@@ -52,7 +54,13 @@ export class ScalarGroups {
   /** Groups the tensors again where a counter or a multiplier may have changed. */
   update(tensors: TensorList, counts: UpdateCounts, multipliers: Multipliers): void {
     const multipliersVersion = multipliers.version;
-    if (this.#countsVersion === counts.version && this.#multipliersVersion === multipliersVersion) return;
+    if (this.#countsVersion === counts.version) {
+      if (this.#multipliersVersion === multipliersVersion) return;
+      if (this.#hasMultipliersOf(multipliers)) {
+        this.#multipliersVersion = multipliersVersion;
+        return;
+      }
+    }
     const counterOf = this.#claimCounters(tensors, counts);
     const groupOf = new Uint32Array(tensors.size);
     const groups: ScalarGroup[] = [];
@@ -77,12 +85,24 @@ export class ScalarGroups {
     }
     const table = new ScalarTable(groups.length);
     tensors.setGroups(groupOf, table.values);
+    this.#groupOf = groupOf;
     this.#table = table;
     this.#candidates = null;
     this.#groups = groups;
     this.#counters = [...known.keys()];
     this.#countsVersion = counts.version;
     this.#multipliersVersion = multipliersVersion;
+  }
+
+  /** Whether every tensor is in a group of its multipliers, which may have been set again to what they were. */
+  #hasMultipliersOf(multipliers: Multipliers): boolean {
+    let hasAll = true;
+    this.#indices.forEach((index, i) => {
+      multipliers.meet(index);
+      const { lrMult, wdMult } = this.#groups[this.#groupOf[i]];
+      if (multipliers.lr(index) !== lrMult || multipliers.wd(index) !== wdMult) hasAll = false;
+    });
+    return hasAll;
   }
 
   #claimCounters(tensors: TensorList, counts: UpdateCounts): Counter[] {

@@ -9,7 +9,6 @@ import { cudaTensorList } from '../backend/addon-tensor-list.js';
 import type {
   Arrays,
   BackendTensorList,
-  Decided,
   HostBackend,
   Memory,
   Overlap,
@@ -300,7 +299,7 @@ export class TensorList {
   /**
    * In place of begin(), as of a backend.
    *
-   * @param settle called before dispose(): waits for all steps that takeDecision() was not called for
+   * @param settle called before dispose(): waits for all steps that are not resolved
    */
   decide(candidates: Float64Array, decision: Float64Array, scale: DeviceMemory | undefined, settle: () => void): void {
     this.#settle = settle;
@@ -308,15 +307,13 @@ export class TensorList {
   }
 
   /** As of a backend. */
-  get isDecided(): boolean {
-    return this.#partitions[0].tensors.isDecided?.() ?? true;
+  isDecided(number: number): boolean {
+    return this.#partitions[0].tensors.isDecided?.(number) ?? true;
   }
 
   /** As of a backend. */
-  takeDecision(): Decided {
-    const decided = this.#partitions[0].tensors.takeDecision?.();
-    if (!decided) throw new Error('Expected tensors on a GPU for takeDecision()');
-    return decided;
+  readDecision(number: number, to: Float64Array): void {
+    this.#partitions[0].tensors.readDecision?.(number, to);
   }
 
   /** Updates all tensors in place, `aggregateNum` in one native call; begin() comes before it. */

@@ -124,10 +124,10 @@ export class UpdateCounts {
   }
 
   /** Has every step counted that is to be counted. Waits for those that a GPU decides about. */
-  settle(): void {
+  readonly settle = (): void => {
     this.settleAnnounced();
     this.unresolved.settle();
-  }
+  };
 
   /** Advances the counters of a step that is complete, drops one that never began, and notes one that broke off. */
   settleAnnounced(): void {

@@ -187,7 +187,10 @@ void Step::decide(const StepScalars& step, const ScalarGroup* candidates, size_t
   if (uses_f32_) make_room(resources_->f32, table_size * sizeof(DeviceGroup<float>));
   if (uses_f64_) make_room(resources_->f64, table_size * sizeof(DeviceGroup<double>));
   if (memory) use_memory(std::move(memory));
-  if (scalars.restarts != 0) undecided_.clear();
+  if (scalars.restarts != 0) {
+    decided_.clear();
+    decisions_ = 0;
+  }
   auto copy = device_.allocate_staging(sizeof(Decision));
   const std::lock_guard lock(device_.mutex());
   device_.begin_step(stream_, resources_->memories);
@@ -201,7 +204,9 @@ void Step::decide(const StepScalars& step, const ScalarGroup* candidates, size_t
     FUSED_ADAMW_CUDA(cuMemcpyDtoHAsync_v2, copy->data(), resources_->decision->pointer(), sizeof(Decision), stream_);
   });
   device_.retire(copy, after);
-  undecided_.push_back({std::move(after), std::move(copy)});
+  if (decided_.size() == kMostCandidates) decided_.pop_front();
+  decided_.push_back({std::move(after), std::move(copy)});
+  ++decisions_;
 }
 
 /// Keeps one more memory with the tensors, from now on.
@@ -240,19 +245,22 @@ void Step::launch_decision(const StepScalars& step, const DecisionScalars& scala
   run(GradientKernel::choose_scalars, (group_count + kBlock - 1) / kBlock);
 }
 
-bool Step::is_decided() const {
-  if (undecided_.empty()) return true;
-  const ContextGuard guard(device_.context());
-  return undecided_.front().after->state() != Event::State::pending;
+const Step::Decided& Step::decided(size_t number) const {
+  const size_t first = decisions_ - decided_.size();
+  if (number < first || number >= decisions_) throw std::logic_error("Expected a step that the device decides about");
+  return decided_[number - first];
 }
 
-Decision Step::take_decision() {
-  if (undecided_.empty()) throw std::logic_error("Expected a step that the device decides about");
-  const Undecided first = std::move(undecided_.front());
-  undecided_.pop_front();
+bool Step::is_decided(size_t number) const {
   const ContextGuard guard(device_.context());
-  first.after->wait();
-  return *static_cast<const Decision*>(first.copy->data());
+  return decided(number).after->state() != Event::State::pending;
+}
+
+Decision Step::decision(size_t number) const {
+  const Decided& of_step = decided(number);
+  const ContextGuard guard(device_.context());
+  of_step.after->wait();
+  return *static_cast<const Decision*>(of_step.copy->data());
 }
 
 template <class Run>

@@ -41,10 +41,11 @@ class Step {
   /// null. Does not wait for the device.
   void decide(const StepScalars& step, const ScalarGroup* candidates, size_t candidate_count,
               const DecisionScalars& scalars, std::shared_ptr<Memory> memory, float* scale);
-  /// Whether take_decision() would not wait.
-  bool is_decided() const;
-  /// What was decided about the first step that was not asked about before. Waits for it.
-  Decision take_decision();
+  /// Whether decision() would not wait.
+  bool is_decided(size_t number) const;
+  /// What was decided about a step, by its number since the last start. Waits for it. Those of kMostCandidates are
+  /// kept.
+  Decision decision(size_t number) const;
 
   /// Writes the sum of the squares of each gradient; false if an element is infinite or NaN. Waits for the device.
   bool sums_of_squares(double* sums);
@@ -71,10 +72,11 @@ class Step {
     std::shared_ptr<SquareSums> square_sums;
     std::shared_ptr<Memory> decision;
   };
-  struct Undecided {
+  struct Decided {
     std::shared_ptr<Event> after;
     std::shared_ptr<PinnedMemory> copy;  // of the Decision
   };
+  const Decided& decided(size_t number) const;
 
   void fill_tables();
   void upload_grads();
@@ -109,7 +111,8 @@ class Step {
   bool uses_f32_ = false, uses_f64_ = false;
   bool stochastic_weights_ = false, zero_grads_ = false;  // in the current step
   bool is_decided_there_ = false;                         // whether decide() began it
-  std::deque<Undecided> undecided_;
+  std::deque<Decided> decided_;                           // the last ones
+  size_t decisions_ = 0;                                  // since the last start
   bool new_tables_ = true, new_grads_ = false, new_groups_ = false;
 };
 

@@ -49,9 +49,9 @@ class CudaSteps : public TensorSteps {
                    static_cast<float*>(scale->address()));
     has_begun_ = true;
   }
-  bool is_decided() const override { return step_.is_decided(); }
-  std::array<double, 3> take_decision() override {
-    const cuda::Decision decision = step_.take_decision();
+  bool is_decided(size_t number) const override { return step_.is_decided(number); }
+  std::array<double, 3> decision(size_t number) const override {
+    const cuda::Decision decision = step_.decision(number);
     return {static_cast<double>(decision.outcome), decision.norm, static_cast<double>(decision.finite)};
   }
   bool sums_of_squares(double* sums) override { return step_.sums_of_squares(sums); }

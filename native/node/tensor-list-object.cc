@@ -39,7 +39,7 @@ Napi::Function TensorListObject::define(Napi::Env env) {
                          InstanceMethod<&TensorListObject::step>("step"),
                          InstanceMethod<&TensorListObject::decide>("decide"),
                          InstanceMethod<&TensorListObject::is_decided>("isDecided"),
-                         InstanceMethod<&TensorListObject::take_decision>("takeDecision"),
+                         InstanceMethod<&TensorListObject::read_decision>("readDecision"),
                          InstanceMethod<&TensorListObject::start_step>("startStep"),
                          InstanceMethod<&TensorListObject::start_sums_of_squares>("startSumsOfSquares"),
                          InstanceMethod<&TensorListObject::sums_of_squares>("sumsOfSquares"),
@@ -163,16 +163,18 @@ void TensorListObject::decide(const Napi::CallbackInfo& info) {
 
 Napi::Value TensorListObject::is_decided(const Napi::CallbackInfo& info) {
   const Napi::Env env = info.Env();
-  return guarded(env, [&]() -> Napi::Value { return Napi::Boolean::New(env, steps(env).is_decided()); });
+  return guarded(env, [&]() -> Napi::Value {
+    return Napi::Boolean::New(env, steps(env).is_decided(info[0].As<Napi::Number>().Uint32Value()));
+  });
 }
 
-Napi::Value TensorListObject::take_decision(const Napi::CallbackInfo& info) {
+void TensorListObject::read_decision(const Napi::CallbackInfo& info) {
   const Napi::Env env = info.Env();
-  return guarded(env, [&]() -> Napi::Value {
-    const auto found = steps(env).take_decision();
-    Napi::Array result = Napi::Array::New(env, found.size());
-    for (uint32_t i = 0; i < found.size(); ++i) result[i] = found[i];
-    return result;
+  guarded(env, [&] {
+    const auto found = steps(env).decision(info[0].As<Napi::Number>().Uint32Value());
+    const View to = read_view(env, info[1], napi_float64_array, "to");
+    if (to.length != found.size()) throw Napi::Error::New(env, "Expected an array of a decision's size for to");
+    std::copy(found.begin(), found.end(), static_cast<double*>(to.data));
   });
 }
 

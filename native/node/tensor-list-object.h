@@ -41,11 +41,12 @@ class TensorListObject : public Napi::ObjectWrap<TensorListObject> {
   /// scalars of setGroups(), with all groups for each number of steps that may have been skipped. The decision is
   /// DecisionScalars; the scale of the next step goes into `scale`, a float32. `progress` becomes 0.5.
   void decide(const Napi::CallbackInfo& info);
-  /// isDecided(): whether takeDecision() would return at once.
+  /// isDecided(number): whether readDecision() would return at once.
   Napi::Value is_decided(const Napi::CallbackInfo& info);
-  /// takeDecision(): waits for the first decision that was not taken yet. Returns [outcome, norm, finite], where the
-  /// outcome is a cuda::Decision::Outcome and finite 0 or 1.
-  Napi::Value take_decision(const Napi::CallbackInfo& info);
+  /// readDecision(number, to: Float64Array): what was decided about a step, by its number since the last start. Waits
+  /// for it, and may be called again. Writes the outcome (a cuda::Decision::Outcome), the norm, and whether all
+  /// gradients are finite (0 or 1).
+  void read_decision(const Napi::CallbackInfo& info);
   /// startStep(): Promise; as step() over all tensors, on the background thread and with the scalars as they are now.
   /// `progress` stays as it is.
   Napi::Value start_step(const Napi::CallbackInfo& info);

@@ -49,9 +49,9 @@ class TensorSteps {
   virtual void decide(const ScalarTable&, const DecisionScalars&, const DeviceMemoryObject*) {
     throw std::logic_error("Expected tensors on a GPU");
   }
-  virtual bool is_decided() const { throw std::logic_error("Expected tensors on a GPU"); }
+  virtual bool is_decided(size_t) const { throw std::logic_error("Expected tensors on a GPU"); }
   /// The outcome (cuda::Decision::Outcome), the norm, and whether all gradients are finite.
-  virtual std::array<double, 3> take_decision() { throw std::logic_error("Expected tensors on a GPU"); }
+  virtual std::array<double, 3> decision(size_t) const { throw std::logic_error("Expected tensors on a GPU"); }
   /// Writes the sum of the squares of each gradient; false if an element is infinite or NaN.
   virtual bool sums_of_squares(double* sums) = 0;
   virtual void zero_grads() = 0;

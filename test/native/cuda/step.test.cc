@@ -107,15 +107,18 @@ TEST_P(Steps, TellWhatWasDecidedInOrder) {
     scalars.restarts = 0;
   }
   std::vector<Decision> decisions(kMostCandidates);
-  for (Decision& decision : decisions) decision = twins.step().take_decision();
-  EXPECT_TRUE(twins.step().is_decided());
-  EXPECT_THROW(twins.step().take_decision(), std::logic_error);
+  for (size_t i = 0; i < kMostCandidates; ++i) decisions[i] = twins.step().decision(i);
+  EXPECT_TRUE(twins.step().is_decided(kMostCandidates - 1));
+  EXPECT_THROW(twins.step().decision(kMostCandidates), std::logic_error);
   for (size_t i = 0; i < kMostCandidates; ++i) {
     EXPECT_EQ(decisions[i].outcome, Decision::Outcome::taken);
     EXPECT_EQ(decisions[i].scale, std::ldexp(8, static_cast<int>(i)));
     EXPECT_EQ(decisions[i].norm, 0);
   }
   EXPECT_EQ(scale.get(1).front(), 1024);
+  twins.step().decide(step, groups.data(), 1, scalars, nullptr, nullptr);
+  EXPECT_EQ(twins.step().decision(kMostCandidates).scale, 2048);
+  EXPECT_THROW(twins.step().decision(0), std::logic_error) << "it keeps so many";
 }
 
 TEST_P(Steps, RunWithoutWaiting) {
@@ -333,12 +336,12 @@ TEST_F(SteadySteps, NeitherWaitForADecisionNorAllocate) {
     {
       const testing::Paused paused;
       decide_all();
-      EXPECT_FALSE(twins.step().is_decided());
+      EXPECT_FALSE(twins.step().is_decided(0));
       for (size_t i = 0; i < std::size(functions); ++i)
         EXPECT_EQ(testing::count(functions[i]), before[i]) << functions[i] << " was called";
     }
     ASSERT_TRUE(twins.are_equal());
-    twins.step().take_decision();
+    EXPECT_TRUE(twins.step().is_decided(0)) << "each of them starts";
   }
 }
 
