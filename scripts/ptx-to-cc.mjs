@@ -70,7 +70,6 @@ const INSTRUCTIONS = [
   [/^cvt\.([su](?:16|32|64))\.([su](?:16|32|64))$/, ([to, from], a) => `static_cast<${TYPES[to]}>(${a(from)})`],
   [/^cvt\.f64\.f32$/, (_, a) => `static_cast<double>(${a('f32')})`],
   [/^cvt\.rn\.f32\.f64$/, (_, a) => `static_cast<float>(${a('f64')})`],
-  [/^cvt\.rn\.f64\.([su](?:16|32|64))$/, ([from], a) => `static_cast<double>(${a(from)})`],
   [/^cvt\.rzi\.([su](?:32|64))\.f64$/, ([to], a) => `static_cast<${TYPES[to]}>(${a('f64')})`],
   [/^cvt\.f32\.f16$/, (_, a) => `from_f16(${a('b16')})`],
   [/^cvt\.rn\.f16\.f32$/, (_, a) => `to_f16(${a('f32')})`],

@@ -119,12 +119,18 @@ export class LossScaler {
    * no power of 2. Only to be read.
    */
   get scaleTensor(): Tensor<'float32'> {
-    if (this.#scaleTensor === null || this.#scaleTensor.disposed) {
-      const { scale } = this;
-      this.#scaleTensor = Tensor.zeros([], { device: resolveDevice(this.#device, 'device') });
-      this.#write(this.#scaleTensor, scale);
-    }
-    return this.#scaleTensor;
+    const known = this.#liveTensor;
+    if (known) return known;
+    const { scale } = this;
+    const tensor = Tensor.zeros([], { device: resolveDevice(this.#device, 'device') });
+    this.#write(tensor, scale);
+    this.#scaleTensor = tensor;
+    return tensor;
+  }
+
+  /** What `scaleTensor` has handed out, unless it was disposed of. */
+  get #liveTensor(): Tensor<'float32'> | null {
+    return this.#scaleTensor?.disposed ? null : this.#scaleTensor;
   }
 
   /**
@@ -161,7 +167,8 @@ export class LossScaler {
    */
   canFollow(device: ResolvedDevice): boolean {
     if (Object.getPrototypeOf(this) !== LossScaler.prototype || Object.hasOwn(this, 'update')) return false;
-    return this.#scaleTensor === null || this.#scaleTensor.disposed || this.#scaleTensor.device === device;
+    const tensor = this.#liveTensor;
+    return tensor === null || tensor.device === device;
   }
 
   /**
@@ -172,13 +179,13 @@ export class LossScaler {
    */
   scaleOnDevice(settle: () => void): DeviceMemory | undefined {
     this.#settle = settle;
-    if (this.#scaleTensor === null || this.#scaleTensor.disposed) return undefined;
-    return this.#scaleTensor.memory as DeviceMemory;
+    return this.#liveTensor?.memory as DeviceMemory | undefined;
   }
 
   /** @internal */
   writeTensor(): void {
-    if (this.#scaleTensor !== null && !this.#scaleTensor.disposed) this.#write(this.#scaleTensor, this.current.scale);
+    const tensor = this.#liveTensor;
+    if (tensor) this.#write(tensor, this.current.scale);
   }
 
   /** Waits until it is there: whoever reads it may be on a stream that copies do not come before. */

@@ -96,13 +96,11 @@ export class ScalarGroups {
 
   /** Whether every tensor is in a group of its multipliers, which may have been set again to what they were. */
   #hasMultipliersOf(multipliers: Multipliers): boolean {
-    let hasAll = true;
-    this.#indices.forEach((index, i) => {
+    return this.#indices.every((index, i) => {
       multipliers.meet(index);
       const { lrMult, wdMult } = this.#groups[this.#groupOf[i]];
-      if (multipliers.lr(index) !== lrMult || multipliers.wd(index) !== wdMult) hasAll = false;
+      return multipliers.lr(index) === lrMult && multipliers.wd(index) === wdMult;
     });
-    return hasAll;
   }
 
   #claimCounters(tensors: TensorList, counts: UpdateCounts): Counter[] {

@@ -33,9 +33,14 @@ ADAMW_INLINE double sum_lanes(double* lanes) {
   X(Float16, Float16)                \
   X(BFloat16, BFloat16)
 
-#define FUSED_ADAMW_COUNT(into, grad) +1
-inline constexpr int kAccumulations = FUSED_ADAMW_ACCUMULATIONS(FUSED_ADAMW_COUNT);
-#undef FUSED_ADAMW_COUNT
+/// The bytes of each element of the arrays of accumulate(), by position in FUSED_ADAMW_ACCUMULATIONS.
+struct AccumulationBytes {
+  size_t into, grad;
+};
+#define FUSED_ADAMW_BYTES(Into, Grad) {sizeof(Into), sizeof(Grad)},
+inline constexpr AccumulationBytes kAccumulationBytes[] = {FUSED_ADAMW_ACCUMULATIONS(FUSED_ADAMW_BYTES)};
+#undef FUSED_ADAMW_BYTES
+inline constexpr int kAccumulations = sizeof kAccumulationBytes / sizeof *kAccumulationBytes;
 
 /// Two arrays of accumulate(), of `length` elements.
 struct Accumulation {

@@ -4,6 +4,7 @@
 #include <mutex>
 
 #include "accumulate-loop.h"
+#include "launch.h"
 #include "staged-buffer.h"
 
 namespace fused_adamw::cuda {
@@ -39,9 +40,7 @@ void accumulate(Device& device, const std::vector<Accumulation>& accumulations, 
     const auto* uploaded = static_cast<const char*>(tables->address());
     AccumulateParameters parameters = {reinterpret_cast<const ArrayPair*>(uploaded),
                                        reinterpret_cast<const AccumulateItem*>(uploaded + array_bytes), scale};
-    void* arguments[] = {&parameters};
-    FUSED_ADAMW_CUDA(cuLaunchKernel, device.kernel(GradientKernel::accumulate), static_cast<unsigned>(items.size()), 1,
-                     1, kBlock, 1, 1, 0, nullptr, arguments, nullptr);
+    launch_kernel(device.kernel(GradientKernel::accumulate), items.size(), parameters, nullptr);
   } catch (...) {
     finish();  // some of it may be in flight
     throw;

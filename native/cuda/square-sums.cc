@@ -4,6 +4,8 @@
 #include <mutex>
 #include <tuple>
 
+#include "launch.h"
+
 namespace fused_adamw::cuda {
 namespace {
 
@@ -20,10 +22,6 @@ constexpr GradType kGradTypes[] = {
 #define DTYPE_CONFIG(identifier, ...) kGradType<RoleType<DTypeConfig::identifier, Role::grad>>,
 #include "../core/dtype-configs.def"
 };
-
-unsigned blocks_for(size_t count, size_t of_a_block) {
-  return static_cast<unsigned>((count + of_a_block - 1) / of_a_block);
-}
 
 }  // namespace
 
@@ -66,13 +64,8 @@ void SquareSums::launch(const void* const* grads, StreamHandle stream) {
                                sums,
                                sums + item_count_,
                                static_cast<uint32_t>(size_)};
-  void* arguments[] = {&parameters};
-  const auto run = [&](GradientKernel kernel, unsigned blocks) {
-    if (blocks == 0) return;
-    FUSED_ADAMW_CUDA(cuLaunchKernel, device_.kernel(kernel), blocks, 1, 1, kBlock, 1, 1, 0, stream, arguments, nullptr);
-  };
-  run(GradientKernel::sum_items, blocks_for(item_count_, kItemsOfBlock));
-  run(GradientKernel::sum_tensors, blocks_for(size_, kBlock));
+  launch_kernel(device_.kernel(GradientKernel::sum_items), blocks_for(item_count_, kItemsOfBlock), parameters, stream);
+  launch_kernel(device_.kernel(GradientKernel::sum_tensors), blocks_for(size_, kBlock), parameters, stream);
 }
 
 std::shared_ptr<PinnedMemory> SquareSums::start_copy(StreamHandle stream) {

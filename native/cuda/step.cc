@@ -6,6 +6,7 @@
 #include <stdexcept>
 
 #include "../cpu/float-environment.h"
+#include "launch.h"
 
 namespace fused_adamw::cuda {
 
@@ -164,9 +165,13 @@ void Step::upload_groups(const std::vector<DeviceGroup<T>>& groups, StagedBuffer
 }
 
 template <typename T>
-void* Step::chosen(const StagedBuffer* table) const {
-  if (!table) return nullptr;
-  return static_cast<DeviceGroup<T>*>(table->address()) + kMostCandidates * list_.group_count();
+DeviceGroup<T>* candidates(const StagedBuffer* table) {
+  return table ? static_cast<DeviceGroup<T>*>(table->address()) : nullptr;
+}
+
+template <typename T>
+DeviceGroup<T>* Step::chosen(const StagedBuffer* table) const {
+  return table ? candidates<T>(table) + kMostCandidates * list_.group_count() : nullptr;
 }
 
 SquareSums& Step::square_sums() {
@@ -220,8 +225,7 @@ void Step::use_memory(std::shared_ptr<Memory> memory) {
 
 void Step::launch_decision(const StepScalars& step, const DecisionScalars& scalars, float* scale) {
   const auto group_count = static_cast<uint32_t>(list_.group_count());
-  const auto* f32 = uses_f32_ ? resources_->f32.get() : nullptr;
-  const auto* f64 = uses_f64_ ? resources_->f64.get() : nullptr;
+  const StagedBuffer *f32 = resources_->f32.get(), *f64 = resources_->f64.get();
   DecisionParameters parameters = {
       square_sums().of_tensors(),
       static_cast<uint32_t>(list_.size()),
@@ -231,18 +235,13 @@ void Step::launch_decision(const StepScalars& step, const DecisionScalars& scala
       scalars,
       static_cast<Decision*>(resources_->decision->address()),
       scale,
-      f32 ? static_cast<const DeviceGroup<float>*>(f32->address()) : nullptr,
-      f64 ? static_cast<const DeviceGroup<double>*>(f64->address()) : nullptr,
-      static_cast<DeviceGroup<float>*>(chosen<float>(f32)),
-      static_cast<DeviceGroup<double>*>(chosen<double>(f64)),
+      candidates<float>(f32),
+      candidates<double>(f64),
+      chosen<float>(f32),
+      chosen<double>(f64),
   };
-  void* arguments[] = {&parameters};
-  const auto run = [&](GradientKernel kernel, unsigned blocks) {
-    FUSED_ADAMW_CUDA(cuLaunchKernel, device_.kernel(kernel), blocks, 1, 1, kBlock, 1, 1, 0, stream_, arguments,
-                     nullptr);
-  };
-  run(GradientKernel::decide, 1);
-  run(GradientKernel::choose_scalars, (group_count + kBlock - 1) / kBlock);
+  launch_kernel(device_.kernel(GradientKernel::decide), 1, parameters, stream_);
+  launch_kernel(device_.kernel(GradientKernel::choose_scalars), blocks_for(group_count, kBlock), parameters, stream_);
 }
 
 const Step::Decided& Step::decided(size_t number) const {
@@ -348,11 +347,7 @@ void Step::launch(const ConfigItems& items, size_t first, size_t last, const std
       is_decided_there_ ? static_cast<const Decision*>(resources_->decision->address()) : nullptr,
   };
   if (by_value) std::copy(groups.begin(), groups.end(), parameters.groups);
-  const auto blocks = static_cast<unsigned>(block_count(parameters.tables));
-  if (blocks == 0) return;
-  FunctionHandle kernel = device_.kernel(list_.rule(), items.config);
-  void* arguments[] = {&parameters};
-  FUSED_ADAMW_CUDA(cuLaunchKernel, kernel, blocks, 1, 1, kBlock, 1, 1, 0, stream_, arguments, nullptr);
+  launch_kernel(device_.kernel(list_.rule(), items.config), block_count(parameters.tables), parameters, stream_);
 }
 
 }  // namespace fused_adamw::cuda

@@ -92,7 +92,7 @@ class Step {
   void upload_groups(const std::vector<DeviceGroup<T>>& groups, StagedBuffer* table);
   /// Where a decision puts the scalars that it chooses.
   template <typename T>
-  void* chosen(const StagedBuffer* table) const;
+  DeviceGroup<T>* chosen(const StagedBuffer* table) const;
   void use_memory(std::shared_ptr<Memory> memory);
   void launch_decision(const StepScalars& step, const DecisionScalars& scalars, float* scale);
   template <typename T>

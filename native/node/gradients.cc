@@ -12,14 +12,6 @@
 namespace fused_adamw {
 namespace {
 
-/// The bytes of each element of the arrays of accumulate().
-struct ElementBytes {
-  size_t into, grad;
-};
-#define FUSED_ADAMW_BYTES(Into, Grad) {sizeof(Into), sizeof(Grad)},
-constexpr ElementBytes kElementBytes[] = {FUSED_ADAMW_ACCUMULATIONS(FUSED_ADAMW_BYTES)};
-#undef FUSED_ADAMW_BYTES
-
 View read_bytes(Napi::Env env, const Napi::Value& value, size_t length, size_t end, const char* name) {
   const View view = read_view(env, value, napi_uint8_array, name);
   const auto* bytes = static_cast<const uint8_t*>(view.data);
@@ -81,8 +73,8 @@ std::vector<Accumulation> read_accumulations(const Napi::CallbackInfo& info, siz
   std::vector<Accumulation> accumulations(dtypes.length);
   for_each_tensor(env, accumulations.size(), [&](uint32_t i) {
     const uint8_t kind = static_cast<const uint8_t*>(dtypes.data)[i];
-    const View sum = read(into[i], kElementBytes[kind].into, into.name());
-    const View grad = read(grads[i], kElementBytes[kind].grad, grads.name());
+    const View sum = read(into[i], kAccumulationBytes[kind].into, into.name());
+    const View grad = read(grads[i], kAccumulationBytes[kind].grad, grads.name());
     if (sum.length != grad.length) throw Napi::RangeError::New(env, "Expected arrays of equal length for grads");
     accumulations[i] = {kind, sum.data, grad.data, sum.length};
   });

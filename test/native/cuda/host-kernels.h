@@ -43,15 +43,20 @@ std::array<HostStepKernel, kKernels> make_host_kernels(std::integer_sequence<int
 inline const std::array<HostStepKernel, kKernels> kHostKernels =
     make_host_kernels(std::make_integer_sequence<int, kKernels>{});
 
+/// One of those around the step.
+struct HostGradientKernel : HostKernel {
+  GradientKernel kernel;
+};
+
 template <class Parameters, auto run_thread>
-HostKernel make_host_kernel(GradientKernel kernel) {
+HostGradientKernel make_host_kernel(GradientKernel kernel) {
   const auto run_block = [](const void* parameters, unsigned block) {
     for (unsigned thread = 0; thread < kBlock; ++thread)
       run_thread(*static_cast<const Parameters*>(parameters), block, thread);
   };
-  return {kernel_name(kernel), sizeof(Parameters), run_block};
+  return {{kernel_name(kernel), sizeof(Parameters), run_block}, kernel};
 }
-inline const HostKernel kHostGradientKernels[] = {
+inline const HostGradientKernel kHostGradientKernels[] = {
     make_host_kernel<NormParameters, sum_items_thread>(GradientKernel::sum_items),
     make_host_kernel<NormParameters, sum_tensors_thread>(GradientKernel::sum_tensors),
     make_host_kernel<DecisionParameters, decide_thread>(GradientKernel::decide),

@@ -62,6 +62,7 @@
 
 using namespace fused_adamw;
 using namespace fused_adamw::cuda;
+using fused_adamw::cuda::testing::HostGradientKernel;
 using fused_adamw::cuda::testing::HostKernel;
 using fused_adamw::cuda::testing::HostStepKernel;
 using fused_adamw::cuda::testing::kHostGradientKernels;
@@ -333,7 +334,8 @@ using TranslatedThread = void(const char* parameters, uint32_t ctaid, uint32_t n
 struct CUfunc_st {
   ContextHandle context;
   const HostKernel* kernel;
-  const HostStepKernel* step;    // null: one of those around the step
+  const HostStepKernel* step;  // one of these two
+  const HostGradientKernel* gradient;
   TranslatedThread* translated;  // null: the host's own kernel runs
 };
 
@@ -674,18 +676,13 @@ void check_decision(const Accesses& accesses, const DecisionParameters& paramete
 }
 
 void check_accumulate(const Accesses& accesses, const AccumulateParameters& parameters, unsigned blocks) {
-  struct Bytes {
-    size_t into, grad;
-  };
-#define BYTES(Into, Grad) {sizeof(Into), sizeof(Grad)},
-  constexpr Bytes kBytes[] = {FUSED_ADAMW_ACCUMULATIONS(BYTES)};
-#undef BYTES
   const AccumulateItem* items = accesses.expect(parameters.items, blocks, "the items of sums");
   for (unsigned i = 0; i < blocks; ++i) {
     const AccumulateItem& item = items[i];
     const ArrayPair arrays = *accesses.expect(parameters.arrays + item.tensor, 1, "the arrays of sums");
-    accesses.expect_array(arrays.into, item.start, item.length, kBytes[item.dtypes].into, "a sum");
-    accesses.expect_array(arrays.grad, item.start, item.length, kBytes[item.dtypes].grad, "what a sum adds");
+    accesses.expect_array(arrays.into, item.start, item.length, kAccumulationBytes[item.dtypes].into, "a sum");
+    accesses.expect_array(arrays.grad, item.start, item.length, kAccumulationBytes[item.dtypes].grad,
+                          "what a sum adds");
   }
 }
 
@@ -699,14 +696,17 @@ T read_parameters(const std::string& parameters) {
 void check_launch(const Arena& arena, const CUfunc_st& function, const std::string& parameters, unsigned blocks) {
   const std::lock_guard lock(state().mutex);
   const Accesses accesses(arena);
-  if (function.step)
-    check_step(accesses, *function.step, read_parameters<StepTables>(parameters));
-  else if (function.kernel->parameter_bytes == sizeof(DecisionParameters))
-    check_decision(accesses, read_parameters<DecisionParameters>(parameters));
-  else if (function.kernel->parameter_bytes == sizeof(AccumulateParameters))
-    check_accumulate(accesses, read_parameters<AccumulateParameters>(parameters), blocks);
-  else
-    check_norm(accesses, read_parameters<NormParameters>(parameters));
+  if (function.step) return check_step(accesses, *function.step, read_parameters<StepTables>(parameters));
+  switch (function.gradient->kernel) {
+    case GradientKernel::sum_items:
+    case GradientKernel::sum_tensors:
+      return check_norm(accesses, read_parameters<NormParameters>(parameters));
+    case GradientKernel::decide:
+    case GradientKernel::choose_scalars:
+      return check_decision(accesses, read_parameters<DecisionParameters>(parameters));
+    case GradientKernel::accumulate:
+      return check_accumulate(accesses, read_parameters<AccumulateParameters>(parameters), blocks);
+  }
 }
 
 /// The tables of a launch; the arrays are checked when it runs.
@@ -719,15 +719,26 @@ std::vector<Range> tables_of(const CUfunc_st& function, const std::string& param
   if (function.step) {
     const auto tables = read_parameters<StepTables>(parameters);
     add({tables.tensors, tables.grads, tables.group_of, tables.groups, tables.decision});
-  } else if (function.kernel->parameter_bytes == sizeof(DecisionParameters)) {
-    const auto decision = read_parameters<DecisionParameters>(parameters);
-    add({decision.of_tensors, decision.decision, decision.scale, decision.candidates_f32, decision.candidates_f64});
-  } else if (function.kernel->parameter_bytes == sizeof(AccumulateParameters)) {
-    const auto sums = read_parameters<AccumulateParameters>(parameters);
-    add({sums.arrays, sums.items});
-  } else {
-    const auto norm = read_parameters<NormParameters>(parameters);
-    add({norm.grads, norm.items, norm.of_items});
+    return uses;
+  }
+  switch (function.gradient->kernel) {
+    case GradientKernel::sum_items:
+    case GradientKernel::sum_tensors: {
+      const auto norm = read_parameters<NormParameters>(parameters);
+      add({norm.grads, norm.items, norm.of_items});
+      break;
+    }
+    case GradientKernel::decide:
+    case GradientKernel::choose_scalars: {
+      const auto decision = read_parameters<DecisionParameters>(parameters);
+      add({decision.of_tensors, decision.decision, decision.scale, decision.candidates_f32, decision.candidates_f64});
+      break;
+    }
+    case GradientKernel::accumulate: {
+      const auto sums = read_parameters<AccumulateParameters>(parameters);
+      add({sums.arrays, sums.items});
+      break;
+    }
   }
   return uses;
 }
@@ -895,16 +906,16 @@ EXPORT Status cuModuleLoadData(CUmod_st** module, const void* image) {
 EXPORT Status cuModuleGetFunction(FunctionHandle* function, CUmod_st* module, const char* name) {
   CALL(cuModuleGetFunction);
   if (!state().modules.count(module)) misuse("cuModuleGetFunction of a module that is not there");
-  const auto found = [&](const HostKernel& kernel, const HostStepKernel* step) {
+  const auto found = [&](const HostKernel& kernel, const HostStepKernel* step, const HostGradientKernel* gradient) {
     if (kernel.name != name) return false;
-    *function = new CUfunc_st{module->context, &kernel, step, find_translated(name)};
+    *function = new CUfunc_st{module->context, &kernel, step, gradient, find_translated(name)};
     state().functions.insert(*function);
     return true;
   };
   for (const HostStepKernel& kernel : kHostKernels)
-    if (found(kernel, &kernel)) return kSuccess;
-  for (const HostKernel& kernel : kHostGradientKernels)
-    if (found(kernel, nullptr)) return kSuccess;
+    if (found(kernel, &kernel, nullptr)) return kSuccess;
+  for (const HostGradientKernel& kernel : kHostGradientKernels)
+    if (found(kernel, nullptr, &kernel)) return kSuccess;
   return kNotFound;
 }
 
